@@ -1,0 +1,1 @@
+"""Raw media to vectors: videos, covers and titles through frozen encoders into feature files."""

@@ -1,0 +1,1 @@
+"""One small loader per library; each imports its library only when called."""

@@ -1,0 +1,107 @@
+"""Where a feature file comes from: recipe, fingerprint, weights hash, library versions, command.
+
+A recipe is plain JSON data that fixes the numbers: encoder, weights hash, frames, preprocessing, pooling, precision.
+Its fingerprint names the file, so two recipes can never share one. Versions, dates and commands are recorded but do
+not enter the fingerprint: the same recipe on another day or machine is the same recipe.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import platform
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from features.errors import StoreError
+
+FINGERPRINT_CHARS = 16  # 64 bits in file names; the whole sha256 stands inside the file
+
+
+def canonical_json(value: object) -> str:
+    """Return JSON with sorted keys and no spaces; NaN and infinities are refused (ValueError)."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def fingerprint(recipe: Mapping[str, Any]) -> str:
+    """Return the sha256 (64 hex characters) of a recipe; independent of key order."""
+    return hashlib.sha256(canonical_json(recipe).encode()).hexdigest()
+
+
+def file_sha256(path: Path) -> str:
+    """Return the sha256 of a file's bytes as 64 hex characters."""
+    with path.open("rb") as handle:
+        return hashlib.file_digest(handle, "sha256").hexdigest()
+
+
+def library_versions(names: Iterable[str]) -> dict[str, str]:
+    """Return installed versions of the named distributions, and Python's own; absent ones read 'absent'."""
+    versions = {"python": platform.python_version()}
+    for name in names:
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return versions
+
+
+@dataclass(frozen=True)
+class Provenance:
+    """What a feature file says of itself.
+
+    Attributes:
+        dataset: name of the dataset the ids belong to; readers refuse a file of another one.
+        recipe: plain JSON data that fixes the numbers (see module docstring).
+        weights_sha256: hash of the encoder's tensors as loaded, or "" where there is no encoder (imported features).
+        libraries: distribution name -> version.
+        command: the command line that made the file.
+        created: UTC time, ISO 8601.
+    """
+
+    dataset: str
+    recipe: Mapping[str, Any]
+    weights_sha256: str = ""
+    libraries: Mapping[str, str] = field(default_factory=dict)
+    command: str = ""
+    created: str = ""
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the sha256 of the recipe."""
+        return fingerprint(self.recipe)
+
+    def to_json(self) -> str:
+        """Return all fields as JSON text."""
+        return canonical_json(asdict(self))
+
+    @classmethod
+    def from_json(cls, text: str) -> Provenance:
+        """Read what `to_json` wrote; StoreError on anything else."""
+        try:
+            return cls(**json.loads(text))
+        except (TypeError, ValueError) as error:
+            raise StoreError(f"provenance is not readable: {error}") from error
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small text file so that readers see the old or the new content, never a part; safe against kill -9."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with temporary.open("w", encoding="utf-8") as handle:
+        handle.write(text)
+        handle.flush()
+        os.fsync(handle.fileno())
+    temporary.replace(path)
+    fsync_folder(path.parent)

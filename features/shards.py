@@ -1,0 +1,119 @@
+"""Crash-safe extraction: small immutable shards in a work folder, each with a record of its sha256, then one merge.
+
+A shard counts only when its record exists and its bytes match it; both are written by temporary file, fsync and
+rename. After any kill -9 the next run keeps what counts, cuts the rest into the same shards and ends
+with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.errors import StoreError
+from features.provenance import Provenance, canonical_json, file_sha256, write_atomic
+from features.store import FeatureFile, FeatureRows, State, merge, write_features
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The rows a finished feature file must hold, in order.
+
+    Attributes:
+        ids: item ids.
+        stamps: what the catalog knows of each source without opening it; "" where it is missing.
+    """
+
+    ids: Sequence[str]
+    stamps: Sequence[str]
+
+
+class FeatureJob:
+    """One feature file in the making: `target`, and a work folder beside it that holds its shards.
+
+    Args:
+        target: the feature file that `finish` writes. Its name should carry the fingerprint.
+        provenance: recipe, dataset and versions; parts of another recipe or dataset are refused.
+        wanted: the rows to end up with.
+        retry_failed: make FAILED rows of earlier runs again; otherwise they stand until their source changes.
+    """
+
+    def __init__(self, target: Path, provenance: Provenance, wanted: Wanted, *, retry_failed: bool = False) -> None:
+        self.target = target
+        self.folder = target.with_name(f"{target.stem}.shards")
+        self.provenance = provenance
+        self.wanted = wanted
+        self._current: dict[str, FeatureFile] = {}
+        stamps = dict(zip(wanted.ids, wanted.stamps, strict=True))
+        for part in self._parts():
+            for item, stamp, state in zip(
+                part.columns.ids, part.columns.stamps, part.columns.states.tolist(), strict=True
+            ):
+                stands = state != State.FAILED or not retry_failed or part.path != target
+                if stands and stamps.get(item) == stamp:
+                    self._current[item] = part
+
+    def _parts(self) -> list[FeatureFile]:
+        parts = [FeatureFile(self.target, dataset=self.provenance.dataset)] if self.target.exists() else []
+        if parts and parts[0].provenance.fingerprint != self.provenance.fingerprint:
+            raise StoreError(f"{self.target} was made by another recipe; choose another name or folder")
+        for record in sorted(self.folder.glob("*.json")):
+            shard = record.with_suffix(".h5")
+            if shard.is_file() and file_sha256(shard) == json.loads(record.read_text())["sha256"]:
+                parts.append(FeatureFile(shard, dataset=self.provenance.dataset))
+            else:  # damaged after it was recorded: its rows are simply made again
+                record.unlink()
+        return parts
+
+    @property
+    def pending(self) -> list[int]:
+        """Return positions in `wanted` that still have no row of this recipe and source."""
+        return [row for row, item in enumerate(self.wanted.ids) if item not in self._current]
+
+    @property
+    def unchanged(self) -> bool:
+        """Return whether the target already holds exactly the wanted rows, in order."""
+        return (
+            self.target.exists()
+            and not self.folder.exists()
+            and not self.pending
+            and FeatureFile(self.target).columns.ids == tuple(self.wanted.ids)
+        )
+
+    def shards(self, size: int) -> list[list[int]]:
+        """Cut `pending` into lists of at most `size` positions; the same cut after every restart."""
+        pending = self.pending
+        return [pending[start : start + size] for start in range(0, len(pending), size)]
+
+    def write(self, rows: FeatureRows) -> None:
+        """Store one shard and its record; its name is a hash of the rows it holds, so a repeat replaces itself."""
+        self.folder.mkdir(parents=True, exist_ok=True)
+        name = hashlib.sha256(canonical_json([list(rows.ids), list(rows.stamps)]).encode()).hexdigest()[:16]
+        shard = self.folder / f"{name}.h5"
+        write_features(shard, rows, self.provenance)
+        record = {"sha256": file_sha256(shard), "rows": len(rows.ids)}
+        write_atomic(shard.with_suffix(".json"), json.dumps(record))
+        part = FeatureFile(shard)
+        self._current |= dict.fromkeys(rows.ids, part)
+
+    def rejected(self) -> list[tuple[str, str, str]]:
+        """Return (item id, state, reason) of every wanted row that is known and not done, in wanted order."""
+        bad: dict[str, tuple[str, str]] = {}
+        for part in {id(part): part for part in self._current.values()}.values():
+            columns = part.columns
+            for item, state, reason in zip(columns.ids, columns.states.tolist(), columns.reasons, strict=True):
+                if state != State.DONE and self._current.get(item) is part:
+                    bad[item] = (State(state).name.lower(), reason)
+        return [(item, *bad[item]) for item in self.wanted.ids if item in bad]
+
+    def finish(self) -> FeatureFile:
+        """Merge everything into `target` (written whole or not at all), drop the work folder, return the file."""
+        if self.pending:
+            raise StoreError(f"{len(self.pending)} rows of {self.target} are not made yet; run `extract` again")
+        merge(self.target, {item: self._current[item] for item in self.wanted.ids}, self.provenance)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        return FeatureFile(self.target)

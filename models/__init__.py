@@ -1,0 +1,1 @@
+"""Recommenders: tensors in, vectors out. One paper, one file."""

@@ -1,0 +1,1 @@
+"""Interactions: readers, vocabularies, splits and batches."""
