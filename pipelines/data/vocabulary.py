@@ -1,0 +1,46 @@
+"""Raw ids and dense indices. Raw ids are strings as the user has them; '00017' stays '00017'."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import cached_property
+
+from features.errors import ConfigError, nearest
+
+
+@dataclass(frozen=True)
+class Vocabulary:
+    """A frozen bijection between raw ids and 0..n-1.
+
+    Attributes:
+        ids: raw ids; position = dense index.
+        what: 'user' or 'item', for error messages.
+    """
+
+    ids: tuple[str, ...]
+    what: str
+
+    def __post_init__(self) -> None:
+        """Refuse a repeated id."""
+        if len(self._index) != len(self.ids):
+            twice = next(item for row, item in enumerate(self.ids) if self._index[item] != row)
+            raise ConfigError(f"{self.what} id {twice!r} occurs twice; ids must be unique")
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    @cached_property
+    def _index(self) -> dict[str, int]:
+        return {item: row for row, item in enumerate(self.ids)}
+
+    def index(self, raw: str) -> int:
+        """Return the dense index of one raw id; ConfigError offering the nearest id when it is unknown."""
+        if raw not in self._index:
+            close = nearest(raw, self.ids[:2000]).split("Known:")[0]
+            raise ConfigError(f"unknown {self.what} {raw!r} among {len(self)}; {close}ids look like {self.ids[0]!r}")
+        return self._index[raw]
+
+    def known(self, raw: Iterable[str]) -> list[int]:
+        """Return dense indices of those raw ids that are known, in order."""
+        return [self._index[item] for item in raw if item in self._index]
