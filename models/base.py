@@ -77,17 +77,19 @@ class TrainingFacts:
 class Recommender(nn.Module, ABC):
     """A recommender: score = inner product of a user vector and an item vector.
 
-    A model file holds a frozen dataclass `Config`, the subclass with `config_class = Config`, and `MODEL = TheSubclass`;
-    that is all its registration. It never knows where item vectors come from.
+    A model file holds a frozen dataclass `Config`, the subclass with `config_class = Config`, and
+    `MODEL = TheSubclass`; that is all its registration. It never knows where item vectors come from.
     """
 
     config_class: ClassVar[type]
     uses_items: ClassVar[bool] = True  # False: the model has no item representation (popularity)
+    items: ItemRepresentation  # absent where uses_items is False
 
-    def __init__(self, config: Any, items: ItemRepresentation, facts: TrainingFacts) -> None:
+    def __init__(self, config: Any, items: ItemRepresentation | None, facts: TrainingFacts) -> None:
         super().__init__()
         self.config = config
-        self.items = items
+        if items is not None:
+            self.items = items
         self.facts = facts
 
     @abstractmethod
