@@ -77,8 +77,8 @@ class TrainingFacts:
 class Recommender(nn.Module, ABC):
     """A recommender: score = inner product of a user vector and an item vector.
 
-    A model file holds a frozen dataclass `Config`, the subclass with `config_class = Config`, and `MODEL = TheSubclass`;
-    that is all its registration. It never knows where item vectors come from.
+    A model file holds a frozen dataclass `Config`, the subclass with `config_class = Config`, and
+    `MODEL = TheSubclass`; that is all its registration. It never knows where item vectors come from.
     """
 
     config_class: ClassVar[type]
