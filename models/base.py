@@ -83,11 +83,13 @@ class Recommender(nn.Module, ABC):
 
     config_class: ClassVar[type]
     uses_items: ClassVar[bool] = True  # False: the model has no item representation (popularity)
+    items: ItemRepresentation  # absent where uses_items is False
 
-    def __init__(self, config: Any, items: ItemRepresentation, facts: TrainingFacts) -> None:
+    def __init__(self, config: Any, items: ItemRepresentation | None, facts: TrainingFacts) -> None:
         super().__init__()
         self.config = config
-        self.items = items
+        if items is not None:
+            self.items = items
         self.facts = facts
 
     @abstractmethod

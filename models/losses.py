@@ -1,0 +1,147 @@
+"""Softmax losses over the items of a batch or over all items.
+
+Letters: B batch, L history length, D model width, I items, Q queries (real positions of a batch), C candidates.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.base import TrainBatch
+
+CHUNK_CPU = 2**20  # logits held at a time: 4 MB stay in the cache and are touched for the first time only once
+CHUNK_GPU = 2**26
+
+
+@dataclass(frozen=True)
+class BatchItems:
+    """The distinct items of a batch: vectors are made once per item, however often it occurs.
+
+    Attributes:
+        items: (C,) int64, ascending.
+        slots: (B, S) int64, where each slot's item stands in `items`; 0 where the slot is padding.
+        counts: (C,) int64, real slots holding the item.
+    """
+
+    items: Tensor
+    slots: Tensor
+    counts: Tensor
+
+
+def batch_items(items: Tensor, mask: Tensor) -> BatchItems:
+    """Return the distinct items of the real slots of (B, S) items."""
+    distinct, inverse, counts = torch.unique(items[mask], return_inverse=True, return_counts=True)
+    slots = torch.zeros_like(items)
+    slots[mask] = inverse
+    return BatchItems(distinct, slots, counts)
+
+
+def log_popularity(item_counts: Tensor) -> Tensor:
+    """Return (I,) float32 log shares of training occurrences; an item that never occurred counts as one occurrence."""
+    counts = item_counts.double().clamp(min=1)
+    return (counts / item_counts.sum().clamp(min=1)).log().float()
+
+
+def own_items(batch: TrainBatch, distinct: BatchItems) -> Tensor:
+    """Return (B, C) bool: item occurs in any window of the row's user in this batch, past or future."""
+    users, rows = torch.unique(batch.users, return_inverse=True)
+    own = torch.zeros(len(users), len(distinct.items), dtype=torch.bool, device=rows.device)
+    own[rows[:, None].expand_as(batch.items)[batch.mask], distinct.slots[batch.mask]] = True
+    return own[rows]
+
+
+def in_batch_softmax(
+    queries: Tensor, candidates: Tensor, labels: Tensor, log_counts: Tensor, log_shares: Tensor, excluded: Tensor
+) -> Tensor:
+    """Softmax over the slots of a batch with correction for popularity (MicroLens, arXiv 2309.15379; released code).
+
+    There a candidate is a slot, its logit `q . v - log p`, and an item that fills three slots counts three times. Here
+    a candidate is an item with its count inside the exponent, which is the same sum in fewer terms. The label counts
+    once; its other slots, and other items of the same user, do not count. The correction (Yi et al., RecSys 2019) is
+    for the label too; scores at inference are plain inner products.
+
+    Args:
+        queries: (Q, D).
+        candidates: (C, D) vectors of distinct items.
+        labels: (Q,) int64 in [0, C).
+        log_counts: (C,) log of the slots an item fills.
+        log_shares: (C,) log of its share p of training occurrences; zeros: no correction.
+        excluded: (Q, C) bool, items that are no negatives of a query; the label's own entry is not looked at.
+
+    Returns:
+        () mean over queries; 0 where there are none.
+    """
+    loss: Tensor = _Softmax.apply(queries, candidates, labels, log_counts, log_shares, excluded)
+    return loss
+
+
+def full_softmax(queries: Tensor, candidates: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross entropy () of queries (Q, D) over all items (I, D), labels (Q,); nothing is excluded."""
+    zeros = candidates.new_zeros(len(candidates))
+    loss: Tensor = _Softmax.apply(queries, candidates, labels, zeros, zeros, None)
+    return loss
+
+
+class _Softmax(torch.autograd.Function):
+    """Cross entropy of inner products whose (Q, C) logits never exist as a whole.
+
+    The gradient is made in the forward pass, chunk of queries by chunk, in two buffers that are used again: nothing
+    of size (Q, C) but the mask is kept for the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        candidates: Tensor,
+        labels: Tensor,
+        log_counts: Tensor,
+        log_shares: Tensor,
+        excluded: Tensor | None,
+    ) -> Tensor:
+        """Return the mean loss and keep both gradients."""
+        with torch.autocast(queries.device.type, enabled=False):
+            queries, candidates = queries.float(), candidates.float()
+            total, grad_queries, grad_candidates = _chunked(
+                queries, candidates, labels, log_counts, log_shares, excluded
+            )
+        scale = 1.0 / max(len(queries), 1)
+        ctx.save_for_backward(grad_queries.mul_(scale), grad_candidates.mul_(scale))
+        return total * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the kept gradients times the incoming one."""
+        grad_queries, grad_candidates = ctx.saved_tensors
+        return grad_queries * grads[0], grad_candidates * grads[0], None, None, None, None
+
+
+def _chunked(
+    queries: Tensor, candidates: Tensor, labels: Tensor, log_counts: Tensor, log_shares: Tensor, excluded: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the summed loss (), its gradients by queries (Q, D) and by candidates (C, D)."""
+    size = (CHUNK_CPU if queries.device.type == "cpu" else CHUNK_GPU) // max(len(candidates), 1)
+    size = min(max(size, 1), max(len(queries), 1))
+    buffers = queries.new_empty(2, size, len(candidates))
+    weights = log_counts - log_shares
+    grad_queries, grad_candidates = torch.empty_like(queries), torch.zeros_like(candidates)
+    total = queries.new_zeros(())
+    for start in range(0, len(queries), size):
+        part = slice(start, start + size)
+        query, label = queries[part], labels[part, None]
+        logits, softmax = buffers[0, : len(query)], buffers[1, : len(query)]
+        torch.mm(query, candidates.T, out=logits).add_(weights)
+        positive = logits.gather(1, label) - log_counts[label]
+        if excluded is not None:
+            logits.masked_fill_(excluded[part], -torch.inf)
+        logits.scatter_(1, label, positive)
+        torch.log_softmax(logits, 1, out=softmax)
+        total -= softmax.gather(1, label).sum()
+        softmax.exp_().scatter_add_(1, label, torch.full_like(positive, -1.0))
+        torch.mm(softmax, candidates, out=grad_queries[part])
+        grad_candidates.addmm_(softmax.T, query)
+    return total, grad_queries, grad_candidates

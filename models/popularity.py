@@ -1,0 +1,45 @@
+"""Popularity: every user is offered the items most frequent in training, as an inner product of width 1."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor
+
+from models.base import Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
+
+
+@dataclass(frozen=True)
+class Config:
+    """Popularity has no options."""
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+
+class Popularity(Recommender):
+    """Score = occurrences in the training part. Nothing is trained."""
+
+    config_class = Config
+    uses_items = False
+    counts: Tensor  # (I, 1)
+
+    def __init__(self, config: Config, items: Any, facts: TrainingFacts) -> None:  # noqa: ARG002 (has no items)
+        super().__init__(config, None, facts)
+        self.register_buffer("counts", facts.item_counts.float()[:, None], persistent=False)
+
+    def forward(self, batch: TrainBatch) -> TrainOutput:
+        """Return a loss of 0 without graph."""
+        return TrainOutput(torch.zeros((), device=batch.items.device), int(batch.mask[:, 1:].sum()))
+
+    def user_vectors(self, batch: UserBatch) -> Tensor:
+        """Return (B, 1) ones."""
+        return torch.ones(len(batch.users), 1, device=self.counts.device)
+
+    def item_vectors(self) -> Tensor:
+        """Return (I, 1) counts (exact in float32 below 2^24)."""
+        return self.counts
+
+
+MODEL = Popularity

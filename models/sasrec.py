@@ -1,0 +1,128 @@
+"""SASRec: self-attentive sequential recommendation (Kang and McAuley, ICDM 2018, arXiv 1808.09781).
+
+Sections of the paper: III-A learned positions, III-B causal self-attention and feed-forward layer, III-C blocks,
+III-D tied item vectors. Defaults follow the benchmark MicroLens (arXiv 2309.15379, released code): LayerNorm after each
+residual, inner width 4 D, softmax over the batch at all positions. With norm 'pre', inner 1 and heads 1 the blocks are
+the paper's.
+
+Deviations from the paper: the loss (there: binary cross entropy with one negative); several heads; positions are
+counted from the newest item, so that a shorter history needs no padding. Deviation from MicroLens: linear layers of the
+attention have biases; LayerNorm's eps is 1e-5 (there 1e-6).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.base import TrainingFacts
+from models.items import ItemRepresentation
+from models.sequential import SequentialConfig, SequentialRecommender
+
+
+@dataclass(frozen=True)
+class Config(SequentialConfig):
+    """Options of SASRec; the width D is that of the item representation.
+
+    Attributes:
+        layers: blocks.
+        heads: attention heads; D must be a multiple.
+        inner: width of the feed-forward layer in multiples of D.
+        dropout: on the input, attention weights and both sublayers, in [0, 1).
+        norm: LayerNorm 'post' (after each residual) or 'pre' (before each sublayer and once at the end).
+        activation: of the feed-forward layer.
+    """
+
+    layers: int = 2
+    heads: int = 2
+    inner: int = 4
+    dropout: float = 0.1
+    norm: Literal["post", "pre"] = "post"
+    activation: Literal["relu", "gelu"] = "relu"
+
+    def __post_init__(self) -> None:
+        """Refuse values no SASRec can have."""
+        super().__post_init__()
+        if min(self.layers, self.heads, self.inner) < 1:
+            raise ValueError(f"sasrec: layers {self.layers}, heads {self.heads} and inner {self.inner} must be >= 1")
+        if not 0 <= self.dropout < 1:
+            raise ValueError(f"sasrec: dropout is {self.dropout}; it must be in [0, 1)")
+        if self.norm not in ("post", "pre") or self.activation not in ("relu", "gelu"):
+            raise ValueError(f"sasrec: norm is {self.norm!r} (post, pre), activation {self.activation!r} (relu, gelu)")
+
+
+class Block(nn.Module):
+    """Self-attention and a feed-forward layer, each with dropout, residual and LayerNorm."""
+
+    def __init__(self, dim: int, config: Config) -> None:
+        super().__init__()
+        self.heads = config.heads
+        self.dropout = config.dropout
+        self.pre = config.norm == "pre"
+        self.qkv = nn.Linear(dim, 3 * dim)
+        self.out = nn.Linear(dim, dim)
+        self.up = nn.Linear(dim, config.inner * dim)
+        self.down = nn.Linear(config.inner * dim, dim)
+        self.activation = functional.relu if config.activation == "relu" else functional.gelu
+        self.norms = nn.ModuleList([nn.LayerNorm(dim), nn.LayerNorm(dim)])
+
+    def forward(self, states: Tensor, visible: Tensor) -> Tensor:
+        """Return (B, L, D) states; visible (B, 1, L, L) bool: query row sees key column."""
+        for norm, sublayer in zip(self.norms, (self._attend, self._feed), strict=True):
+            change = sublayer(norm(states) if self.pre else states, visible)
+            states = states + functional.dropout(change, self.dropout, self.training)
+            states = states if self.pre else norm(states)
+        return states
+
+    def _attend(self, states: Tensor, visible: Tensor) -> Tensor:
+        batch, length, dim = states.shape
+        query, key, value = self.qkv(states).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+        dropout = self.dropout if self.training else 0.0
+        mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, dim))
+        return out
+
+    def _feed(self, states: Tensor, _: Tensor) -> Tensor:
+        out: Tensor = self.down(self.activation(self.up(states)))
+        return out
+
+
+class SASRec(SequentialRecommender):
+    """Blocks of causal self-attention over the history."""
+
+    config_class = Config
+
+    def __init__(self, config: Config, items: ItemRepresentation, facts: TrainingFacts) -> None:
+        super().__init__(config, items, facts)
+        if items.dim % config.heads:
+            raise ValueError(f"sasrec: width {items.dim} is no multiple of {config.heads} heads; change one of them")
+        self.positions = nn.Parameter(torch.empty(config.max_length, items.dim))
+        self.norm = nn.LayerNorm(items.dim)
+        self.blocks = nn.ModuleList([Block(items.dim, config) for _ in range(config.layers)])
+        nn.init.normal_(self.positions, std=0.02)
+        for block in self.blocks:
+            for layer in block.children():
+                if isinstance(layer, nn.Linear):
+                    nn.init.xavier_normal_(layer.weight)
+                    nn.init.zeros_(layer.bias)
+
+    def encode(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Return (B, L, D) states of the histories."""
+        length = vectors.shape[1]
+        states = vectors + self.positions[-length:]
+        if self.config.norm == "post":
+            states = self.norm(states)
+        states = functional.dropout(states, self.config.dropout, self.training)
+        causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
+        itself = torch.eye(length, dtype=torch.bool, device=mask.device)  # padded queries see themselves: no NaN
+        visible = (causal & mask[:, None, :] | itself)[:, None]
+        for block in self.blocks:
+            states = block(states, visible)
+        return self.norm(states) if self.config.norm == "pre" else states
+
+
+MODEL = SASRec

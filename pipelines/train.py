@@ -1,0 +1,270 @@
+"""Training: epochs over the windows of a split, early stopping on full-ranking validation, exact resume.
+
+Letters: W windows, B windows of a batch.
+
+A run is a function of (model's initial weights, split, config, seed). The order of windows and the dropout of an epoch
+come from (seed, epoch) alone, so an interrupted run that resumes ends with the numbers of an unbroken one: bit for bit
+on a CPU with the same number of threads, within rounding on a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.errors import ConfigError
+from models.base import Recommender, TrainBatch
+from pipelines.checkpoint import CHECKPOINT, EpochRecord, Metrics, State, load, save
+from pipelines.data.split import Split
+from pipelines.evaluate import Mask, evaluate
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        epochs: at most.
+        batch_size: windows per step. In-batch negatives come from them: compare models at equal batch sizes.
+        lr: of AdamW, constant.
+        weight_decay: of AdamW, on matrices and tables; never on biases, LayerNorm gains and other vectors.
+        clip: largest norm of the gradient; None = no clipping.
+        patience: epochs without a strictly better `monitor` after which training stops.
+        monitor: validation metric that names the best epoch, HR@K or NDCG@K.
+        eval_every: epochs between validations; the last epoch is always validated.
+        eval_batch_size: users scored at a time.
+        precision: 'bfloat16' runs the model in mixed precision; losses and scores stay float32.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    epochs: int = 100
+    batch_size: int = 256
+    lr: float = 1e-3
+    weight_decay: float = 0.1
+    clip: float | None = 5.0
+    patience: int = 10
+    monitor: str = "NDCG@10"
+    eval_every: int = 1
+    eval_batch_size: int = 256
+    precision: Literal["float32", "bfloat16"] = "float32"
+
+    def __post_init__(self) -> None:
+        """Refuse values no run can have."""
+        for name in ("epochs", "batch_size", "patience", "eval_every", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.lr > 0 or not self.weight_decay >= 0 or not (self.clip is None or self.clip > 0):
+            raise ConfigError(
+                f"train: lr {self.lr} must be > 0, weight_decay {self.weight_decay} >= 0, clip {self.clip} > 0 or null"
+            )
+        name, _, k = self.monitor.partition("@")
+        if name not in ("HR", "NDCG") or not k.isdigit() or int(k) < 1:
+            raise ConfigError(f"train.monitor is {self.monitor!r}; it must be HR@K or NDCG@K, for example NDCG@10")
+
+    @property
+    def at(self) -> tuple[int, ...]:
+        """Return the list lengths of validation: 10, 20 and that of the monitor."""
+        return tuple(sorted({10, 20, int(self.monitor.partition("@")[2])}))
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: after a step (`record` None) or at the end of an epoch."""
+
+    epoch: int
+    step: int
+    steps: int
+    record: EpochRecord | None
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training did; the model holds the best weights afterwards.
+
+    Attributes:
+        history: epochs in order, those before a resume included.
+        best_epoch: the epoch whose weights the model holds; 0 = nothing was trained.
+        best: its validation metrics.
+        seconds: training and validation of all epochs.
+        stopped_early: patience ran out before the last epoch.
+    """
+
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    best: Metrics
+    seconds: float
+    stopped_early: bool
+
+
+def fit(
+    model: Recommender,
+    split: Split,
+    config: TrainConfig,
+    *,
+    seed: int,
+    run: Path | None,
+    mask: Mask,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+) -> FitResult:
+    """Train a model; afterwards it is on `device` with the weights of its best epoch.
+
+    Args:
+        model: freshly built; also when resuming.
+        split: training windows and validation part.
+        config: see TrainConfig.
+        seed: of the order of windows and of dropout.
+        run: folder of the checkpoint, written after every epoch; None = no checkpoint.
+        mask: which seen items validation hides (see pipelines.evaluate).
+        device: where to train.
+        resume: go on from the checkpoint in `run`; without one, or without this flag, start from the beginning.
+        progress: called after each step and each epoch; what it raises ends the run, the last checkpoint stays.
+
+    Raises:
+        ConfigError: a loss that is not finite, or a checkpoint of another seed, config, split or model.
+    """
+    device = torch.device(device)
+    model.to(device)
+    optimizer = _optimizer(model, config)
+    if optimizer is None:
+        metrics, seconds = _validate(model, split, config, mask, device)
+        return FitResult((), 0, metrics, seconds, False)
+    if not len(split.train.users):
+        raise ConfigError(f"dataset {split.dataset!r} has no training windows; are all histories shorter than 4 items?")
+    identity = _identity(seed, split, mask, config)
+    path = None if run is None else run / CHECKPOINT
+    state = State()
+    if resume and path is not None and path.exists():
+        state = load(path, model, optimizer, identity)
+    train = _Epochs(model, optimizer, split, config, seed, device, progress or _silent)
+    while state.epoch < config.epochs and not state.out_of_patience(config.patience):
+        epoch = state.epoch + 1
+        loss, train_s = train.one(epoch)
+        valid: Metrics | None = None
+        valid_s = 0.0
+        if epoch % config.eval_every == 0 or epoch == config.epochs:
+            valid, valid_s = _validate(model, split, config, mask, device)
+        record = EpochRecord(epoch, loss, train_s, valid_s, valid)
+        state.add(record, model, config.monitor)
+        if path is not None:
+            save(path, model, optimizer, state, identity)
+        train.progress(Progress(epoch, train.steps, train.steps, record))
+    model.load_state_dict(state.best_weights)
+    seconds = sum(record.train_s + record.valid_s for record in state.history)
+    return FitResult(tuple(state.history), state.best_epoch, state.best, seconds, state.epoch < config.epochs)
+
+
+class _Epochs:
+    """Training epochs over the windows of a split, whose arrays are moved to the device once."""
+
+    def __init__(
+        self,
+        model: Recommender,
+        optimizer: torch.optim.Optimizer,
+        split: Split,
+        config: TrainConfig,
+        seed: int,
+        device: torch.device,
+        progress: Callable[[Progress], None],
+    ) -> None:
+        self.model, self.optimizer, self.config = model, optimizer, config
+        self.seed, self.device, self.progress = seed, device, progress
+        windows = split.train
+        self.users, self.items, self.mask = (
+            torch.from_numpy(array).to(device) for array in (windows.users, windows.items, windows.mask)
+        )
+        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.steps = math.ceil(len(windows.users) / config.batch_size)
+
+    def one(self, epoch: int) -> tuple[float, float]:
+        """Train one epoch; return its mean loss per position and its seconds."""
+        began = time.perf_counter()
+        self.model.train()
+        total, positions = 0.0, 0
+        with _randomness(self.seed, epoch, self.device) as generator:
+            order = torch.randperm(len(self.users), generator=generator).to(self.device)
+            for step, rows in enumerate(torch.split(order, self.config.batch_size), start=1):
+                loss, count = self._step(rows, epoch, step)
+                total, positions = total + loss * count, positions + count
+                self.progress(Progress(epoch, step, self.steps, None))
+        return total / max(positions, 1), time.perf_counter() - began
+
+    def _step(self, rows: Tensor, epoch: int, step: int) -> tuple[float, int]:
+        batch = TrainBatch(self.users[rows], self.items[rows], self.mask[rows])
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            output = self.model(batch)
+        loss = float(
+            output.loss.detach()
+        )  # waits for the forward pass only; finding the distinct items has waited already
+        if not math.isfinite(loss):
+            raise ConfigError(
+                f"loss is {loss} at epoch {epoch}, step {step} of {self.steps}; the usual cause is train.lr "
+                f"({self.config.lr}): lower it, or lower train.clip ({self.config.clip}); the last checkpoint is kept"
+            )
+        self.optimizer.zero_grad()
+        output.loss.backward()
+        if self.config.clip is not None:
+            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+        self.optimizer.step()
+        return loss, output.positions
+
+
+def _silent(_: Progress) -> None:
+    """Report nothing."""
+
+
+def _optimizer(model: Recommender, config: TrainConfig) -> torch.optim.AdamW | None:
+    """Return AdamW over what trains, or None where nothing does."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    if not trained:
+        return None
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+
+@contextmanager
+def _randomness(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
+    """Give an epoch its own generator; dropout, which only knows the global ones, starts from the same seed inside."""
+    value = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    devices = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(value)
+        yield torch.Generator().manual_seed(value)
+
+
+def _validate(
+    model: Recommender, split: Split, config: TrainConfig, mask: Mask, device: torch.device
+) -> tuple[Metrics, float]:
+    """Return validation metrics and the seconds they took."""
+    began = time.perf_counter()
+    result = evaluate(
+        model,
+        split.valid,
+        split.train_counts,
+        mask=mask,
+        at=config.at,
+        batch_size=config.eval_batch_size,
+        device=device,
+    )
+    return result.metrics, time.perf_counter() - began
+
+
+def _identity(seed: int, split: Split, mask: Mask, config: TrainConfig) -> dict[str, Any]:
+    """Return what a checkpoint must share with the run that goes on from it; epochs and patience may grow."""
+    free = ("epochs", "patience", "eval_batch_size")
+    kept = {f"train.{name}": value for name, value in asdict(config).items() if name not in free}
+    return {"seed": seed, "split": split.fingerprint, "mask": mask, **kept}
