@@ -11,6 +11,7 @@ import hashlib
 import json
 import os
 import platform
+import uuid
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
@@ -75,8 +76,8 @@ class Provenance:
         return fingerprint(self.recipe)
 
     def to_json(self) -> str:
-        """Return all fields as JSON text."""
-        return canonical_json(asdict(self))
+        """Return all fields as JSON text; characters that are not Unicode (odd file names in a command) read '?'."""
+        return canonical_json(asdict(self)).encode(errors="replace").decode()
 
     @classmethod
     def from_json(cls, text: str) -> Provenance:
@@ -85,6 +86,12 @@ class Provenance:
             return cls(**json.loads(text))
         except (TypeError, ValueError) as error:
             raise StoreError(f"provenance is not readable: {error}") from error
+
+
+def fsync_file(path: Path) -> None:
+    """Make the bytes of a closed file survive a power cut."""
+    with path.open("rb+") as handle:
+        os.fsync(handle.fileno())
 
 
 def fsync_folder(folder: Path) -> None:
@@ -97,11 +104,18 @@ def fsync_folder(folder: Path) -> None:
 
 
 def write_atomic(path: Path, text: str) -> None:
-    """Write a small text file so that readers see the old or the new content, never a part; safe against kill -9."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
-    fsync_folder(path.parent)
+    """Write a small text file so that readers see the old or the new content, never a part; safe against kill -9.
+
+    Raises:
+        StoreError: it cannot be written (disk full, no permission); nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        fsync_file(temporary)
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"cannot write {path} ({error}); free some disk space or choose another folder") from error
+    finally:
+        temporary.unlink(missing_ok=True)
