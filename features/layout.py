@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,8 @@ def _created(path: Path) -> Iterator[h5py.File]:
             f"cannot write {path} ({_one_line(error)}); free some disk space or choose another folder"
         ) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def remove_leftovers(path: Path) -> None:
@@ -219,6 +220,8 @@ def _spans(
     rows: NDArray[np.int64], targets: NDArray[np.int64], row_bytes: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
     """Cut (row, target) pairs, sorted by row, into spans that are each read as one slice."""
+    if not len(rows):
+        return
     order = np.argsort(rows, kind="stable")
     rows, targets = rows[order], targets[order]
     starts = np.flatnonzero(np.diff(rows, prepend=np.iinfo(np.int64).min // 2) > 1 + GAP_BYTES // row_bytes)

@@ -13,6 +13,7 @@ import os
 import platform
 import uuid
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -118,4 +119,5 @@ def write_atomic(path: Path, text: str) -> None:
     except OSError as error:
         raise StoreError(f"cannot write {path} ({error}); free some disk space or choose another folder") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):
+            temporary.unlink()

@@ -15,8 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from features.errors import StoreError
+from features.merge import merge
 from features.provenance import Provenance, canonical_json, file_sha256, write_atomic
-from features.store import FeatureFile, FeatureRows, State, check_ids, merge, remove_leftovers, write_features
+from features.store import FeatureFile, FeatureRows, State, check_ids, remove_leftovers, write_features
 
 
 @dataclass(frozen=True)
