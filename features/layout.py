@@ -19,8 +19,9 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
+from features.atomic import fsync_file, fsync_folder
 from features.errors import StoreError
-from features.provenance import Provenance, fsync_file, fsync_folder
+from features.provenance import Provenance
 from features.rows import FeatureColumns, State, check_shape
 
 FORMAT = "freezeframe-features"

@@ -9,17 +9,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
-import uuid
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from features.atomic import fsync_folder, write_atomic
 from features.errors import StoreError
+
+__all__ = [
+    "Provenance",
+    "canonical_json",
+    "file_sha256",
+    "fingerprint",
+    "fsync_folder",
+    "library_versions",
+    "write_atomic",
+]
 
 FINGERPRINT_CHARS = 16  # 64 bits in file names; the whole sha256 stands inside the file
 
@@ -87,37 +95,3 @@ class Provenance:
             return cls(**json.loads(text))
         except (TypeError, ValueError) as error:
             raise StoreError(f"provenance is not readable: {error}") from error
-
-
-def fsync_file(path: Path) -> None:
-    """Make the bytes of a closed file survive a power cut."""
-    with path.open("rb+") as handle:
-        os.fsync(handle.fileno())
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a small text file so that readers see the old or the new content, never a part; safe against kill -9.
-
-    Raises:
-        StoreError: it cannot be written (disk full, no permission); nothing is left behind.
-    """
-    temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex}.tmp")
-    try:
-        temporary.write_text(text, encoding="utf-8", newline="")
-        fsync_file(temporary)
-        temporary.replace(path)
-        fsync_folder(path.parent)
-    except OSError as error:
-        raise StoreError(f"cannot write {path} ({error}); free some disk space or choose another folder") from error
-    finally:
-        with suppress(OSError):
-            temporary.unlink()

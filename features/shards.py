@@ -14,9 +14,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from features.atomic import write_atomic
 from features.errors import StoreError
 from features.merge import merge
-from features.provenance import Provenance, canonical_json, file_sha256, write_atomic
+from features.provenance import Provenance, canonical_json, file_sha256
 from features.store import FeatureFile, FeatureRows, State, check_ids, remove_leftovers, write_features
 
 
