@@ -1,1 +1,187 @@
-"""placeholder"""
+"""freezeframe's command line: every verb reads its arguments and calls one function of `pipelines`.
+
+Start with `python run_pipeline.py demo`, then `python run_pipeline.py VERB --help`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+# Only the standard library up here, so that `--help` does not wait for torch.
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Run one command; 0 when it did what was asked, 2 with one line on standard error when the user can mend it."""
+    arguments = vars(_parser().parse_args(argv))
+    function = arguments.pop("function")
+    from features.errors import FreezeframeError
+
+    try:
+        function(**arguments)
+    except FreezeframeError as error:
+        sys.stderr.write(f"error: {error}\n")
+        return 2
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped; the same command goes on from here\n")
+        return 130
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="run_pipeline.py", description="Micro-video recommendation, the whole way.")
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
+    for add in (_demo, _extract, _features, _train, _evaluate, _compare, _recommend, _similar, _export, _lists):
+        add(verbs)
+    return parser
+
+
+def _calls(parser: argparse.ArgumentParser, function: str) -> None:
+    """Make `parser` call `pipelines.<module>:<function>` with its arguments, imported only when it runs."""
+    module, name = function.split(":")
+
+    def call(**arguments: object) -> None:
+        run: Callable[..., None] = getattr(importlib.import_module(f"pipelines.{module}"), name)
+        run(**arguments)
+
+    parser.set_defaults(function=call)
+
+
+def _verb(
+    verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, function: str
+) -> argparse.ArgumentParser:
+    shape = argparse.ArgumentDefaultsHelpFormatter
+    parser = verbs.add_parser(name, help=what, description=what, formatter_class=shape)
+    if function:
+        _calls(parser, function)
+    return parser
+
+
+def _demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    what = "the whole job on a generated corpus: extract, train, compare, recommend, export"
+    parser = _verb(verbs, "demo", what, "demo:run_demo")
+    parser.add_argument("--out", type=Path, default=Path("demo"), help="folder for the corpus and all artefacts")
+    parser.add_argument("--seeds", type=int, default=3, help="training runs per row of the table")
+    parser.add_argument("--items", type=int, default=320, help="clips in the corpus")
+    parser.add_argument("--users", type=int, default=900, help="users in the corpus")
+
+
+def _extract(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    what = "raw videos, covers and titles into feature files, one per encoder"
+    parser = _verb(verbs, "extract", what, "extraction:run_extract")
+    parser.add_argument("--data", type=Path, required=True, help="dataset folder (docs/datasets.md)")
+    parser.add_argument("--encoders", required=True, help="names that `encoders` lists, comma-separated")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the feature files")
+    parser.add_argument("--weights", default="pretrained", help="pretrained, random, or a local folder or file")
+    parser.add_argument("--seed", type=int, default=0, help="of random weights")
+    parser.add_argument("--frames", help="middle:5, middle:16x4, uniform:16 and so on; without it the encoder's own")
+    parser.add_argument("--decoder", default="auto", help="auto, decord or pyav")
+    parser.add_argument("--dtype", default="float16", help="on disk: float16 or float32")
+    parser.add_argument("--batch-size", type=int, default=16, help="clips, covers or titles per forward pass")
+    parser.add_argument("--shard-size", type=int, default=256, help="rows per shard, the most a crash can cost")
+    parser.add_argument("--workers", type=int, default=2, help="decoding threads")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")
+    parser.add_argument("--max-failed", type=float, default=0.05, help="share of bad items above which it fails")
+    parser.add_argument("--retry-failed", action="store_true", help="try rows that failed in earlier runs again")
+    parser.add_argument("--json", action="store_true", help="print the report as JSON")
+
+
+def _features(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    what = "inspect, verify, merge, import and export feature files"
+    actions = _verb(verbs, "features", what, "").add_subparsers(title="actions", metavar="ACTION", required=True)
+
+    inspect = _verb(actions, "inspect", "what a feature file holds and whether it looks sound", "feature_files:inspect")
+    inspect.add_argument("file", type=Path, help="feature file")
+    inspect.add_argument("--json", action="store_true", help="print as JSON")
+
+    verify = _verb(actions, "verify", "re-read every vector; exit 2 if one changed", "feature_files:verify")
+    verify.add_argument("file", type=Path, help="feature file")
+
+    merge = _verb(actions, "merge", "several feature files of one recipe into one", "feature_files:merge_files")
+    merge.add_argument("out", type=Path, help="feature file to write")
+    merge.add_argument("parts", type=Path, nargs="+", help="feature files; a later one wins")
+
+    bring = _verb(actions, "import", "a published .npy into a feature file", "feature_files:bring")
+    bring.add_argument("npy", type=Path, help="2-d .npy file, one row per item")
+    bring.add_argument(
+        "--ids", required=True, help="row+1 (MicroLens), a text file of ids, or MMRec's i_id_mapping.csv"
+    )
+    bring.add_argument("--data", type=Path, required=True, help="dataset folder the ids belong to")
+    bring.add_argument("--name", required=True, help="what the features are, e.g. videomae-published")
+    bring.add_argument("--out", type=Path, required=True, help="folder for the feature file")
+    bring.add_argument("--dtype", default="float16", help="on disk: float16 or float32")
+
+    take = _verb(actions, "export", "a feature file into vectors.npy and ids.txt", "feature_files:take")
+    take.add_argument("file", type=Path, help="feature file")
+    take.add_argument("--out", type=Path, required=True, help="folder to write into")
+
+
+def _train(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "train", "train and test one recipe; goes on where it was stopped", "experiment:run_train")
+    parser.add_argument("recipe", type=Path, help="YAML file, such as one of pipelines/recipes/")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.lr=1e-4 data.folder=DIR")
+    parser.add_argument("--out", type=Path, help="run folder (without it: runs/<name of the recipe>)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
+
+
+def _evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "evaluate", "test a finished run again", "experiment:run_evaluate")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--mask", help="keep, hide or strict (without it: as in the run's recipe)")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")
+    parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
+
+
+def _compare(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    what = "train several recipes with several seeds, one table with the papers' numbers"
+    parser = _verb(verbs, "compare", what, "compare:run_compare")
+    parser.add_argument("recipes", type=Path, nargs="+", help="recipe files")
+    parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="key=value", help="for all recipes")
+    parser.add_argument("--seeds", type=int, default=1, help="runs per recipe, with seeds 0, 1, 2 ...")
+    parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the run folders")
+    parser.add_argument("--markdown", type=Path, help="write the table here, too")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")
+
+
+def _recommend(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "recommend", "top items for a user, seen items hidden", "retrieve:run_recommend")
+    parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--user", required=True, help="raw user id")
+    parser.add_argument("--top", type=int, default=10, help="how many")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def _similar(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    parser = _verb(verbs, "similar", "items with the most similar features (cosine)", "retrieve:run_similar")
+    parser.add_argument("file", type=Path, help="feature file")
+    parser.add_argument("--item", required=True, help="raw item id")
+    parser.add_argument("--top", type=int, default=10, help="how many")
+    parser.add_argument("--data", type=Path, help="dataset folder, to print titles")
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+def _export(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    formats = _verb(verbs, "export", "datasets and features for other toolboxes", "").add_subparsers(
+        title="formats", metavar="FORMAT", required=True
+    )
+    mmrec = _verb(formats, "mmrec", "a folder that MMRec trains on", "export:run_export_mmrec")
+    mmrec.add_argument("--data", type=Path, required=True, help="dataset folder")
+    mmrec.add_argument("--image", type=Path, help="feature file for MMRec's visual slot (covers or videos)")
+    mmrec.add_argument("--text", type=Path, help="feature file for MMRec's text slot")
+    mmrec.add_argument("--name", required=True, help="dataset name in MMRec")
+    mmrec.add_argument("--out", type=Path, required=True, help="folder to write into")
+    mmrec.add_argument("--overwrite", action="store_true", help="replace an earlier export")
+
+
+def _lists(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    for name, what in (("encoders", "the encoders there are"), ("models", "the recommenders there are")):
+        parser = _verb(verbs, name, what, f"listing:run_{name}")
+        parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
+if __name__ == "__main__":
+    sys.exit(main())

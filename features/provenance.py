@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -17,7 +16,18 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from features.atomic import fsync_folder, write_atomic
 from features.errors import StoreError
+
+__all__ = [
+    "Provenance",
+    "canonical_json",
+    "file_sha256",
+    "fingerprint",
+    "fsync_folder",
+    "library_versions",
+    "write_atomic",
+]
 
 FINGERPRINT_CHARS = 16  # 64 bits in file names; the whole sha256 stands inside the file
 
@@ -75,8 +85,8 @@ class Provenance:
         return fingerprint(self.recipe)
 
     def to_json(self) -> str:
-        """Return all fields as JSON text."""
-        return canonical_json(asdict(self))
+        """Return all fields as JSON text; characters that are not Unicode (odd file names in a command) read '?'."""
+        return canonical_json(asdict(self)).encode(errors="replace").decode()
 
     @classmethod
     def from_json(cls, text: str) -> Provenance:
@@ -85,23 +95,3 @@ class Provenance:
             return cls(**json.loads(text))
         except (TypeError, ValueError) as error:
             raise StoreError(f"provenance is not readable: {error}") from error
-
-
-def fsync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def write_atomic(path: Path, text: str) -> None:
-    """Write a small text file so that readers see the old or the new content, never a part; safe against kill -9."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("w", encoding="utf-8") as handle:
-        handle.write(text)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
-    fsync_folder(path.parent)

@@ -14,9 +14,11 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from features.atomic import write_atomic
 from features.errors import StoreError
-from features.provenance import Provenance, canonical_json, file_sha256, write_atomic
-from features.store import FeatureFile, FeatureRows, State, merge, write_features
+from features.merge import merge
+from features.provenance import Provenance, canonical_json, file_sha256
+from features.store import FeatureFile, FeatureRows, State, check_ids, remove_leftovers, write_features
 
 
 @dataclass(frozen=True)
@@ -26,10 +28,19 @@ class Wanted:
     Attributes:
         ids: item ids.
         stamps: what the catalog knows of each source without opening it; "" where it is missing.
+
+    Raises:
+        StoreError: an id twice or one that cannot be stored, or not one stamp per id.
     """
 
     ids: Sequence[str]
     stamps: Sequence[str]
+
+    def __post_init__(self) -> None:
+        """Check before hours of extraction, not after."""
+        check_ids(self.ids)
+        if len(self.stamps) != len(self.ids):
+            raise StoreError(f"{len(self.ids)} ids are wanted but {len(self.stamps)} stamps given; give one per id")
 
 
 class FeatureJob:
@@ -47,27 +58,34 @@ class FeatureJob:
         self.folder = target.with_name(f"{target.stem}.shards")
         self.provenance = provenance
         self.wanted = wanted
+        self._made = FeatureFile(target, dataset=provenance.dataset) if target.exists() else None
         self._current: dict[str, FeatureFile] = {}
         stamps = dict(zip(wanted.ids, wanted.stamps, strict=True))
-        for part in self._parts():
-            for item, stamp, state in zip(
-                part.columns.ids, part.columns.stamps, part.columns.states.tolist(), strict=True
-            ):
-                stands = state != State.FAILED or not retry_failed or part.path != target
-                if stands and stamps.get(item) == stamp:
+        for part in [self._made, *self._shards()] if self._made else self._shards():
+            self._check_recipe(part)
+            columns, skip_failed = part.columns, retry_failed and part is self._made
+            for item, stamp, state in zip(columns.ids, columns.stamps, columns.states.tolist(), strict=True):
+                if stamps.get(item) == stamp and not (skip_failed and state == State.FAILED):
                     self._current[item] = part
 
-    def _parts(self) -> list[FeatureFile]:
-        parts = [FeatureFile(self.target, dataset=self.provenance.dataset)] if self.target.exists() else []
-        if parts and parts[0].provenance.fingerprint != self.provenance.fingerprint:
-            raise StoreError(f"{self.target} was made by another recipe; choose another name or folder")
+    def _shards(self) -> list[FeatureFile]:
+        """Return the shards that count; drop records of the others, so that their rows are simply made again."""
+        shards = []
         for record in sorted(self.folder.glob("*.json")):
             shard = record.with_suffix(".h5")
-            if shard.is_file() and file_sha256(shard) == json.loads(record.read_text())["sha256"]:
-                parts.append(FeatureFile(shard, dataset=self.provenance.dataset))
-            else:  # damaged after it was recorded: its rows are simply made again
+            if shard.is_file() and file_sha256(shard) == _recorded_sha256(record):
+                shards.append(FeatureFile(shard, dataset=self.provenance.dataset))
+            else:
                 record.unlink()
-        return parts
+        return shards
+
+    def _check_recipe(self, part: FeatureFile) -> None:
+        if part.provenance.fingerprint != self.provenance.fingerprint:
+            what = part.path if part is self._made else self.folder
+            raise StoreError(
+                f"{what} was made by recipe {part.provenance.fingerprint[:12]}, this job is recipe "
+                f"{self.provenance.fingerprint[:12]}; choose another file name, or delete it to start over"
+            )
 
     @property
     def pending(self) -> list[int]:
@@ -78,10 +96,10 @@ class FeatureJob:
     def unchanged(self) -> bool:
         """Return whether the target already holds exactly the wanted rows, in order."""
         return (
-            self.target.exists()
+            self._made is not None
             and not self.folder.exists()
             and not self.pending
-            and FeatureFile(self.target).columns.ids == tuple(self.wanted.ids)
+            and self._made.columns.ids == tuple(self.wanted.ids)
         )
 
     def shards(self, size: int) -> list[list[int]]:
@@ -97,8 +115,7 @@ class FeatureJob:
         write_features(shard, rows, self.provenance)
         record = {"sha256": file_sha256(shard), "rows": len(rows.ids)}
         write_atomic(shard.with_suffix(".json"), json.dumps(record))
-        part = FeatureFile(shard)
-        self._current |= dict.fromkeys(rows.ids, part)
+        self._current |= dict.fromkeys(rows.ids, FeatureFile(shard))
 
     def rejected(self) -> list[tuple[str, str, str]]:
         """Return (item id, state, reason) of every wanted row that is known and not done, in wanted order."""
@@ -111,9 +128,23 @@ class FeatureJob:
         return [(item, *bad[item]) for item in self.wanted.ids if item in bad]
 
     def finish(self) -> FeatureFile:
-        """Merge everything into `target` (written whole or not at all), drop the work folder, return the file."""
+        """Merge everything into `target` (written whole or not at all), drop the work folder, return the file.
+
+        Raises:
+            StoreError: rows are still pending, a shard was damaged meanwhile, or the disk is full; shards are kept.
+        """
         if self.pending:
             raise StoreError(f"{len(self.pending)} rows of {self.target} are not made yet; run `extract` again")
         merge(self.target, {item: self._current[item] for item in self.wanted.ids}, self.provenance)
+        self._made = FeatureFile(self.target)
+        self._current = dict.fromkeys(self.wanted.ids, self._made)
         shutil.rmtree(self.folder, ignore_errors=True)
-        return FeatureFile(self.target)
+        remove_leftovers(self.target)
+        return self._made
+
+
+def _recorded_sha256(record: Path) -> str:
+    try:
+        return str(json.loads(record.read_text(encoding="utf-8"))["sha256"])
+    except (ValueError, LookupError, TypeError):  # a damaged record counts for nothing
+        return ""

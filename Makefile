@@ -1,0 +1,36 @@
+# One command per duty. PYTHON may name another Python 3.11 or newer; everything is installed into .venv.
+PYTHON ?= python3.11
+BIN := .venv/bin
+STAMP := .venv/.installed
+
+.PHONY: demo test test-fast lint format install clean
+
+demo: install  ## the whole job on a generated corpus, offline, into demo/
+	$(BIN)/python run_pipeline.py demo
+
+test: install  ## all tests that need no GPU and no download
+	$(BIN)/python -m pytest -m "not gpu and not weights" --cov --cov-report=term:skip-covered --cov-fail-under=90
+
+test-fast: install  ## without the slow ones
+	$(BIN)/python -m pytest -m "not gpu and not weights and not slow"
+
+lint: install  ## ruff, mypy strict, import rules
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+format: install
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+install: $(STAMP)
+
+# an existing .venv is reused; pip runs again only when pyproject.toml changed
+$(STAMP): pyproject.toml
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --editable '.[dev]'
+	touch $(STAMP)
+
+clean:
+	rm -rf demo runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

@@ -1,0 +1,74 @@
+"""Files and folders that appear whole or not at all, also after kill -9, a power cut or a full disk."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from features.errors import StoreError
+
+
+def fsync_file(path: Path) -> None:
+    """Make the bytes of a closed file survive a power cut."""
+    with path.open("rb+") as handle:
+        os.fsync(handle.fileno())
+
+
+def fsync_folder(folder: Path) -> None:
+    """Make a rename inside `folder` survive a power cut."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def write_atomic(path: Path, text: str) -> None:
+    """Write a small text file so that readers see the old or the new content, never a part; safe against kill -9.
+
+    Raises:
+        StoreError: it cannot be written (disk full, no permission); nothing is left behind.
+    """
+    temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex}.tmp")
+    try:
+        temporary.write_text(text, encoding="utf-8", newline="")
+        fsync_file(temporary)
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    except OSError as error:
+        raise StoreError(f"cannot write {path} ({error}); free some disk space or choose another folder") from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+@contextmanager
+def whole_folder(target: Path) -> Iterator[Path]:
+    """Yield an empty hidden folder beside `target` that takes its place at the end; an older `target` is deleted.
+
+    Raises:
+        StoreError: it cannot be written; `target` is as before and nothing else is left behind.
+    """
+    temporary = target.with_name(f".{target.name[:80]}.{uuid.uuid4().hex}.tmp")
+    older = temporary.with_suffix(".old")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+        for path in temporary.rglob("*"):
+            fsync_folder(path) if path.is_dir() else fsync_file(path)
+        fsync_folder(temporary)
+        if target.exists():  # two renames: POSIX cannot exchange folders in one
+            target.rename(older)
+        temporary.rename(target)
+        fsync_folder(target.parent)
+    except OSError as error:
+        if older.exists() and not target.exists():
+            older.rename(target)
+        raise StoreError(f"cannot write {target} ({error}); free some disk space or choose another folder") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    shutil.rmtree(older, ignore_errors=True)

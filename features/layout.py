@@ -1,0 +1,242 @@
+"""The HDF5 layout of feature files, version 1, known to no other code; docs/feature-files.md has it for h5py users.
+
+A file is written under a hidden name, flushed, fsynced and renamed, and never changed afterwards. So no reader can
+meet a half-written one, and no locks are needed (they fail on some network file systems).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import uuid
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from features.atomic import fsync_file, fsync_folder
+from features.errors import StoreError
+from features.provenance import Provenance
+from features.rows import FeatureColumns, State, check_shape
+
+FORMAT = "freezeframe-features"
+FORMAT_VERSION = 1
+MAX_REASON_BYTES = 200
+TEXT_COLUMNS = ("ids", "reasons", "stamps", "digests")
+WIDE_BYTES = 2**24  # a text column that would take more at one fixed width, mostly padding, is stored at variable width
+BLOCK_BYTES = 2**24  # vectors are read and hashed in blocks of about this size
+GAP_BYTES = 2**18  # unwanted rows up to this size are read through: cheaper than another call into HDF5 (about 0.1 ms)
+# What h5py raises on files with damaged or foreign content, by experience of flipping bytes.
+READ_ERRORS = (OSError, LookupError, RuntimeError, TypeError, AttributeError, ValueError, MemoryError, EOFError)
+
+
+@dataclass(frozen=True)
+class Contents:
+    """All of a feature file but its vectors, and their shape and type."""
+
+    provenance: Provenance
+    columns: FeatureColumns
+    vectors_sha256: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+
+@contextmanager
+def _opened(path: Path) -> Iterator[h5py.File]:
+    """Open for reading; StoreError instead of HDF5's own messages."""
+    if not path.is_file():
+        raise StoreError(f"feature file {path} does not exist; make it with `extract`, or check the path")
+    try:
+        with h5py.File(path, "r", locking=False) as handle:
+            yield handle
+    except StoreError:
+        raise
+    except READ_ERRORS as error:
+        raise StoreError(
+            f"{path} is damaged, truncated or no freezeframe feature file ({_one_line(error)}); "
+            "delete it, then copy or extract it again"
+        ) from error
+
+
+def _one_line(error: BaseException) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+@contextmanager
+def _created(path: Path) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file that appears under `path` whole or not at all, also after kill -9 or a full disk."""
+    temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with h5py.File(temporary, "w", libver="v110", locking=False) as handle:
+            yield handle
+        fsync_file(temporary)
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    except (OSError, RuntimeError) as error:  # h5py reports a full disk as either
+        raise StoreError(
+            f"cannot write {path} ({_one_line(error)}); free some disk space or choose another folder"
+        ) from error
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def remove_leftovers(path: Path) -> None:
+    """Delete hidden files that writers of `path` left behind when they were killed; none may be at work."""
+    prefix = f".{path.name[:80]}."
+    for stray in path.parent.glob(".*.tmp"):
+        if stray.name.startswith(prefix):
+            stray.unlink(missing_ok=True)
+
+
+def write_file(path: Path, columns: FeatureColumns, blocks: Iterable[NDArray[Any]], provenance: Provenance) -> None:
+    """Write one feature file atomically.
+
+    Args:
+        path: the file to write; an older one stays until the new one is whole.
+        columns: ids and the rest, I rows.
+        blocks: the vectors in order, at least one array of (some, F) or (some, S, F), I rows in all.
+        provenance: of the file.
+
+    Raises:
+        StoreError: the file cannot be written; nothing is left behind.
+    """
+    rest = iter(blocks)
+    first = next(rest)
+    check_shape(first.shape, first.dtype)
+    digest, start = hashlib.sha256(), 0
+    texts = _packed(columns)
+    with _created(path) as handle:
+        vectors = handle.create_dataset("vectors", shape=(len(columns.ids), *first.shape[1:]), dtype=first.dtype)
+        for block in itertools.chain([first], rest):
+            vectors[start : start + len(block)] = block
+            digest.update(np.ascontiguousarray(block).data)
+            start += len(block)
+        if start != len(columns.ids):
+            raise AssertionError(f"{start} vectors for {len(columns.ids)} ids")
+        for name, text in texts.items():
+            _write_texts(handle, name, text.split(b"\0") if columns.ids else [])
+        handle.create_dataset("states", data=np.asarray(columns.states, dtype=np.uint8))
+        handle.attrs["vectors_sha256"] = digest.hexdigest()
+        handle.attrs["table_sha256"] = _table_sha256(provenance.to_json(), texts, columns.states)
+        handle.attrs.update(_header(provenance, columns.states))
+
+
+def _packed(columns: FeatureColumns) -> dict[str, bytes]:
+    """Return each text column as one byte string, joined by NUL: a million rows at the speed of C."""
+    # Reasons quote error messages: whatever they hold must not stop the write.
+    reasons = [_cut(reason) if reason else "" for reason in columns.reasons]
+    return {name: "\0".join(getattr(columns, name)).encode() for name in ("ids", "stamps", "digests")} | {
+        "reasons": "\0".join(reasons).encode()
+    }
+
+
+def _cut(reason: str) -> str:
+    encoded = reason.replace("\0", " ").encode(errors="replace")
+    return encoded[:MAX_REASON_BYTES].decode(errors="ignore")
+
+
+def _write_texts(handle: h5py.File, name: str, values: Sequence[bytes]) -> None:
+    """Store at one fixed width, read 100 times faster, unless a few long values would blow up all of them."""
+    width = max(map(len, values), default=0) or 1
+    padded = width * len(values)
+    if padded > WIDE_BYTES and padded > 4 * sum(map(len, values)):
+        handle.create_dataset(name, data=np.array(values, dtype=object), dtype=h5py.string_dtype("utf-8"))
+    else:
+        handle.create_dataset(name, data=np.array(values, dtype=h5py.string_dtype("utf-8", width)))
+
+
+def _header(provenance: Provenance, states: NDArray[np.uint8]) -> dict[str, Any]:
+    return {
+        "format": FORMAT,
+        "format_version": FORMAT_VERSION,
+        "dataset": provenance.dataset,
+        "fingerprint": provenance.fingerprint,
+        "weights_sha256": provenance.weights_sha256,
+        "provenance": provenance.to_json(),
+    } | {f"count_{state.name.lower()}": int((states == state).sum()) for state in State}
+
+
+def _table_sha256(provenance: str, texts: dict[str, bytes], states: NDArray[np.uint8]) -> str:
+    """Hash what joins rows to items. Values hold no NUL and columns are equally long: no two tables hash alike."""
+    digest = hashlib.sha256(provenance.encode() + b"\0")
+    for name in TEXT_COLUMNS:
+        digest.update(texts[name] + b"\0")
+    digest.update(np.ascontiguousarray(states, dtype=np.uint8).data)
+    return digest.hexdigest()
+
+
+def read_contents(path: Path) -> Contents:
+    """Read all but the vectors; StoreError on a file that is absent, foreign, damaged or edited."""
+    with _opened(path) as handle:
+        stored = dict(handle.attrs)
+        _check_format(path, stored)
+        provenance = Provenance.from_json(stored["provenance"])
+        texts = {name: b"\0".join(handle[name][:].tolist()) for name in TEXT_COLUMNS}
+        states = handle["states"][:]
+        vectors = handle["vectors"]
+        check_shape(vectors.shape, vectors.dtype)
+        if vectors.is_virtual or vectors.external:
+            raise StoreError(f"{path} only points to vectors in other files; copy the whole feature file")
+        changed = [name for name, value in _header(provenance, states).items() if stored[name] != value]
+        if changed or stored["table_sha256"] != _table_sha256(stored["provenance"], texts, states):
+            where = f"attribute {changed[0]!r} does not fit its contents" if changed else "its table has another sha256"
+            raise StoreError(f"{path} was edited or damaged: {where}; delete it, then copy or extract it again")
+        decoded = {name: tuple(texts[name].decode().split("\0") if len(vectors) else []) for name in TEXT_COLUMNS}
+        if {len(column) for column in (*decoded.values(), states)} != {len(vectors)}:
+            raise StoreError(f"{path} has columns of different lengths; delete it, then copy or extract it again")
+        columns = FeatureColumns(states=states, **decoded)
+        return Contents(provenance, columns, str(stored["vectors_sha256"]), vectors.shape, vectors.dtype)
+
+
+def _check_format(path: Path, stored: dict[str, Any]) -> None:
+    if stored.get("format") != FORMAT:
+        raise StoreError(f"{path} is HDF5 but no freezeframe feature file; import it with `features import`")
+    if stored["format_version"] != FORMAT_VERSION:
+        raise StoreError(
+            f"{path} has layout version {stored['format_version']}, this program reads {FORMAT_VERSION}; "
+            "update freezeframe or extract again"
+        )
+
+
+def read_rows(
+    path: Path, rows: NDArray[np.int64], targets: NDArray[np.int64], into: NDArray[Any], *, row_bytes: int
+) -> None:
+    """Copy stored vectors: `into[targets[n]] = vectors[rows[n]]` for all n, in blocks, in the order of the file."""
+    with _opened(path) as handle:
+        vectors = handle["vectors"]
+        for source, target in _spans(rows, targets, row_bytes):
+            first, last = int(source[0]), int(source[-1])
+            block = vectors[first : last + 1]
+            into[target] = block if len(block) == len(source) else block[source - first]
+
+
+def _spans(
+    rows: NDArray[np.int64], targets: NDArray[np.int64], row_bytes: int
+) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Cut (row, target) pairs, sorted by row, into spans that are each read as one slice."""
+    if not len(rows):
+        return
+    order = np.argsort(rows, kind="stable")
+    rows, targets = rows[order], targets[order]
+    starts = np.flatnonzero(np.diff(rows, prepend=np.iinfo(np.int64).min // 2) > 1 + GAP_BYTES // row_bytes)
+    most = max(1, BLOCK_BYTES // row_bytes)
+    for start, stop in zip(starts.tolist(), [*starts[1:].tolist(), len(rows)], strict=True):
+        while start < stop:
+            cut = int(np.searchsorted(rows[start:stop], rows[start] + most)) + start
+            yield rows[start:cut], targets[start:cut]
+            start = cut
+
+
+def read_blocks(path: Path, count: int, row_bytes: int) -> Iterator[tuple[int, NDArray[Any]]]:
+    """Yield (first row, vectors) over the whole file in blocks of about BLOCK_BYTES."""
+    most = max(1, BLOCK_BYTES // row_bytes)
+    with _opened(path) as handle:
+        for start in range(0, count, most):
+            yield start, handle["vectors"][start : start + most]

@@ -1,0 +1,95 @@
+"""Assemble one feature file from parts (shards, or whole files of one recipe), by item id."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import StoreError
+from features.layout import write_file
+from features.provenance import Provenance
+from features.rows import FeatureColumns, check_ids
+from features.store import FeatureFile
+
+MERGE_BYTES = 2**28  # this much of the result is held in memory; a part is opened once per such window it has rows in
+
+
+def merge(path: Path, placed: Mapping[str, FeatureFile], provenance: Provenance) -> None:
+    """Assemble one feature file from parts of the same recipe, whole or not at all.
+
+    Every part is verified first: its bytes would otherwise get a fresh hash in the result, damage included.
+
+    Args:
+        path: the file to write; it may be one of the parts.
+        placed: item id -> the part that holds its row; the order of the ids is the order of the rows.
+        provenance: of the result.
+
+    Raises:
+        StoreError: a part of another recipe or dataset, damaged, or without its row; parts of different widths or
+            types; no parts.
+    """
+    ids = list(placed)
+    check_ids(ids)
+    parts = list({id(part): part for part in placed.values()}.values())
+    if not parts:
+        raise StoreError(f"nothing to write into {path}: no item is wanted; check the catalog")
+    _check_parts(parts, provenance)
+    number = {id(part): n for n, part in enumerate(parts)}
+    owner = np.array([number[id(part)] for part in placed.values()], dtype=np.int64)
+    source = np.empty(len(ids), dtype=np.int64)
+    for part, targets in _by_part(parts, owner):
+        source[targets] = part.rows([ids[target] for target in targets])
+        if (source[targets] < 0).any():
+            raise StoreError(f"{part.path} lacks item {ids[targets[int(np.argmin(source[targets]))]]!r}")
+    write_file(path, _gathered(ids, parts, owner, source), _vectors(parts, owner, source), provenance)
+
+
+def _check_parts(parts: Sequence[FeatureFile], provenance: Provenance) -> None:
+    for part in parts:
+        if part.provenance.fingerprint != provenance.fingerprint or part.provenance.dataset != provenance.dataset:
+            raise StoreError(f"{part.path} was made by another recipe or from another dataset; keep such files apart")
+        if (part.shape[1:], part.dtype) != (parts[0].shape[1:], parts[0].dtype):
+            raise StoreError(
+                f"{part.path} holds {part.dtype} of shape {part.shape[1:]} per item, {parts[0].path} "
+                f"{parts[0].dtype} of {parts[0].shape[1:]}; extract it again"
+            )
+        part.verify()
+
+
+def _by_part(parts: Sequence[FeatureFile], owner: NDArray[np.int64]) -> Iterator[tuple[FeatureFile, NDArray[np.int64]]]:
+    """Yield each part that owns some of these rows, with the rows' positions in ascending order."""
+    order = np.argsort(owner, kind="stable")
+    present, starts = np.unique(owner[order], return_index=True)
+    for number, targets in zip(present.tolist(), np.split(order, starts[1:]), strict=True):
+        yield parts[number], targets
+
+
+def _gathered(
+    ids: Sequence[str], parts: Sequence[FeatureFile], owner: NDArray[np.int64], source: NDArray[np.int64]
+) -> FeatureColumns:
+    places = list(zip(owner.tolist(), source.tolist(), strict=True))
+    columns = [part.columns for part in parts]
+    return FeatureColumns(
+        ids=tuple(ids),
+        states=np.array([columns[part].states[row] for part, row in places], dtype=np.uint8),
+        reasons=tuple([columns[part].reasons[row] for part, row in places]),
+        stamps=tuple([columns[part].stamps[row] for part, row in places]),
+        digests=tuple([columns[part].digests[row] for part, row in places]),
+    )
+
+
+def _vectors(
+    parts: Sequence[FeatureFile], owner: NDArray[np.int64], source: NDArray[np.int64]
+) -> Iterator[NDArray[Any]]:
+    """Yield the merged vectors window by window: written in order whatever the order of the parts."""
+    shape, dtype = parts[0].shape[1:], parts[0].dtype
+    most = max(1, MERGE_BYTES // (int(np.prod(shape)) * dtype.itemsize))
+    for start in range(0, len(owner), most):
+        window = np.empty((len(owner[start : start + most]), *shape), dtype=dtype)
+        for part, targets in _by_part(parts, owner[start : start + most]):
+            part.read_rows(source[start:][targets], targets, window)
+        yield window

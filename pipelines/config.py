@@ -1,0 +1,248 @@
+"""Recipes: one YAML file per experiment, loaded strictly into frozen dataclasses.
+
+An unknown key, a wrong type or a missing value stops the run with its dotted path; nothing is converted silently, there
+is no inheritance between files and no environment variable. YAML 1.2, so `1e-4` is a number and `no` is a word.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from pathlib import Path
+from typing import Any, ClassVar
+
+from models.items import ItemsConfig
+from pydantic import TypeAdapter, ValidationError
+from pydantic_core import ErrorDetails
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from features.errors import ConfigError, nearest
+from features.store import AbsentPolicy
+from models import recommenders
+from pipelines.data.split import DataConfig
+from pipelines.evaluate import Mask
+from pipelines.train import TrainConfig
+
+STRICT: dict[str, Any] = {"extra": "forbid"}
+
+
+@dataclass(frozen=True)
+class FeatureConfig:
+    """A feature file that the items are made from.
+
+    Attributes:
+        path: the file; may hold `*` as long as exactly one file matches (fingerprints need not be typed).
+        absent: what an item without a vector gets: 'error' stops, 'mean' the mean vector, 'zero' zeros.
+    """
+
+    path: str
+    absent: AbsentPolicy = "error"
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    def resolve(self) -> Path:
+        """Return the one file that `path` names; ConfigError when there are none or several."""
+        pattern = Path(self.path)
+        found = sorted(Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
+        if len(found) == 1:
+            return found[0]
+        if not found:
+            raise ConfigError(f"no feature file matches {self.path}; make it with `extract`, or check features.path")
+        raise ConfigError(
+            f"{len(found)} feature files match {self.path}: {', '.join(path.name for path in found[:3])}; name one"
+        )
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which recommender.
+
+    Attributes:
+        name: its file in models/.
+        settings: its own `Config`. In YAML the two stand side by side: `model: {name: sasrec, layers: 2}`.
+    """
+
+    name: str
+    settings: Any = None
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How ranks are made.
+
+    Attributes:
+        mask: what becomes of items the user has had: 'keep' ranks them, 'hide' leaves them out except the target,
+            'strict' leaves them out, the target too (such a user is a miss).
+        at: list lengths N of HR@N and NDCG@N.
+        batch_size: users scored at a time.
+    """
+
+    mask: Mask = "hide"
+    at: tuple[int, ...] = (10, 20)
+    batch_size: int = 512
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+
+@dataclass(frozen=True)
+class PaperResult:
+    """What the source published for this experiment, printed beside ours.
+
+    Attributes:
+        source: paper and table.
+        metrics: metric name such as 'HR@10' -> published value, as a share (0.0496, not 4.96).
+        note: what to know before comparing.
+    """
+
+    source: str
+    metrics: Mapping[str, float]
+    note: str = ""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment, complete.
+
+    Attributes:
+        name: names the run folder and the row in tables.
+        data: which dataset and how it is split.
+        model: the recommender and its settings.
+        items: where item vectors come from.
+        features: feature files for the representations that need them.
+        train: optimisation.
+        evaluate: ranking.
+        seed: of initialisation, order and dropout.
+        paper: the published result, if there is one.
+    """
+
+    name: str
+    data: DataConfig
+    model: ModelConfig
+    items: ItemsConfig = field(default_factory=ItemsConfig)
+    features: tuple[FeatureConfig, ...] = ()
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    seed: int = 0
+    paper: PaperResult | None = None
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
+    """Read a recipe file and apply `key.path=value` overrides; ConfigError on anything that cannot be meant."""
+    if not path.is_file():
+        raise ConfigError(f"recipe {path} does not exist; recipes that come with freezeframe are in pipelines/recipes/")
+    raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    if not isinstance(raw, dict):
+        raise ConfigError(f"recipe {path} is not a mapping of keys to values")
+    for override in overrides:
+        _override(raw, override)
+    return build_recipe(raw)
+
+
+def build_recipe(raw: Mapping[str, Any]) -> Recipe:
+    """Turn plain data (as in a YAML file) into a Recipe; ConfigError names the dotted path of what is wrong."""
+    sections = dict(raw)
+    model = sections.pop("model", None)
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+        raise ConfigError("model.name is missing; write e.g. `model: {name: sasrec}`")
+    known = recommenders()
+    if model["name"] not in known:
+        raise ConfigError(f"model.name {model['name']!r} is unknown; {nearest(model['name'], known)}")
+    settings = {key: value for key, value in model.items() if key != "name"}
+    config = structure(known[model["name"]].config_class, settings, "model.")
+    recipe: Recipe = structure(Recipe, sections | {"model": {"name": model["name"]}}, "")
+    return replace(recipe, model=ModelConfig(model["name"], config))
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return the resolved recipe as plain data, every default written out; `build_recipe` reads it back."""
+    plain = json.loads(json.dumps(asdict(recipe)))
+    plain["model"] = {"name": recipe.model.name} | plain["model"]["settings"]
+    return typing.cast("dict[str, Any]", plain)
+
+
+def dump_yaml(value: Mapping[str, Any]) -> str:
+    """Return YAML text of plain data, keys in their order."""
+    stream = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(dict(value), stream)
+    return stream.getvalue()
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML 1.2 without any object construction; ConfigError on bad syntax or a repeated key."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise ConfigError(f"{where} is no valid YAML: {' '.join(str(error).split())[:200]}") from error
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"override {override!r} is not of the form key.path=value, such as train.lr=1e-4")
+    node: Any = raw
+    *parents, last = path.split(".")
+    for key in parents:
+        node = (
+            node[int(key)] if isinstance(node, list) and key.isdigit() and int(key) < len(node) else _child(node, key)
+        )
+    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
+        node[int(last)] = parse_yaml(text, override)
+    elif isinstance(node, dict):
+        node[last] = parse_yaml(text, override)
+    else:
+        raise ConfigError(f"override {override!r} leads into a value that has no parts; check the path {path!r}")
+
+
+def _child(node: Any, key: str) -> Any:
+    if not isinstance(node, dict):
+        raise ConfigError(f"override path part {key!r} leads into a value that has no parts")
+    return node.setdefault(key, {})
+
+
+def structure(target: type, values: Mapping[str, Any], prefix: str) -> Any:
+    """Validate plain data into a dataclass, strictly; `prefix` is the dotted path for messages."""
+    try:
+        # by way of JSON: lists may become tuples there, and nothing else is converted in strict mode
+        return TypeAdapter(target).validate_json(json.dumps(values), strict=True)
+    except ValidationError as error:
+        details = error.errors()
+        raise ConfigError("; ".join(_explain(target, detail, prefix) for detail in details[:3])) from error
+    except TypeError as error:  # a YAML value that JSON has no word for, such as a date
+        raise ConfigError(
+            f"{prefix or 'recipe'} holds a value that is neither text, number, list nor mapping"
+        ) from error
+
+
+def _explain(target: type, detail: ErrorDetails, prefix: str) -> str:
+    loc = detail["loc"]
+    path = prefix + ".".join(str(part) for part in loc)
+    if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+        return f"unknown key {path!r}; {nearest(str(loc[-1]), _keys(target, loc[:-1]))}"
+    if detail["type"] in ("missing", "missing_argument"):
+        return f"{path} is missing"
+    if detail["type"] == "value_error":  # raised by a dataclass's own check
+        return str(detail["ctx"]["error"])
+    return f"{path} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
+
+
+def _keys(target: Any, loc: tuple[int | str, ...]) -> list[str]:
+    """Return the field names of the dataclass that `loc` leads to."""
+    for part in loc:
+        options = [target, *typing.get_args(target)]
+        holder = next((option for option in options if is_dataclass(option)), None)
+        if isinstance(part, str) and holder is not None:
+            target = typing.get_type_hints(holder).get(part)
+    options = [target, *typing.get_args(target)]
+    holder = next((option for option in options if is_dataclass(option)), None)
+    return list(holder.__dataclass_fields__) if holder is not None else []

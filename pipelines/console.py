@@ -1,0 +1,63 @@
+"""What a person sees: tables, progress bars, one-line errors. Silent bars where there is no terminal."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+Advance = Callable[[int, int], None]
+
+OUT = Console(soft_wrap=True, highlight=False)
+ERR = Console(stderr=True, soft_wrap=True, highlight=False)
+
+
+class _Rate(ProgressColumn):
+    """Items per second."""
+
+    def render(self, task: Task) -> Text:
+        """Return e.g. '12.3/s'."""
+        return Text(f"{task.speed:.1f}/s" if task.speed else "-/s")
+
+
+@contextmanager
+def progress(title: str) -> Iterator[Advance]:
+    """Yield `advance(done, total)`; draws a bar with items/s and time left on a terminal, nothing elsewhere."""
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    with Progress(*columns, console=ERR, disable=not sys.stderr.isatty(), transient=True) as bars:
+        task = bars.add_task(title, total=None)
+        yield lambda done, total: bars.update(task, completed=done, total=total)
+
+
+def say(text: str = "") -> None:
+    """Print one line on standard output, as it is."""
+    OUT.print(escape(text))
+
+
+def warn(text: str) -> None:
+    """Print a warning on standard error."""
+    ERR.print(f"warning: {escape(text)}", style="yellow")
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "") -> None:
+    """Print a table; the first column is text, the others are numbers."""
+    drawn = Table(title=escape(title), title_justify="left", caption=escape(note) or None, caption_justify="left")
+    for position, column in enumerate(columns):
+        drawn.add_column(escape(column), justify="left" if position == 0 else "right", overflow="fold")
+    for row in rows:
+        drawn.add_row(*(escape(cell) for cell in row))
+    # a pipe has no width of its own: keep rows whole rather than fold them at 80 columns
+    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(drawn)
+
+
+def print_json(value: Any) -> None:
+    """Print a value as JSON for machines."""
+    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")

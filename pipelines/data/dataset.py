@@ -1,0 +1,140 @@
+"""A dataset as read from a folder, whatever its layout, and the choice of the reader."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from features.errors import ConfigError, nearest
+
+COLUMNS = ("user", "item", "timestamp")
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """What a reader found.
+
+    Attributes:
+        name: dataset name; feature files carry it and are refused elsewhere.
+        layout: what kind of folder it is and which files were read, one line for the user.
+        interactions: columns user (str), item (str), timestamp (int64), in time order per user; may be empty for
+            folders that only hold media.
+        titles: item id -> title.
+        videos: folder of `{item}.mp4` and the like, or None.
+        covers: folder of `{item}.jpg` and the like, or None.
+    """
+
+    name: str
+    layout: str
+    interactions: pl.DataFrame
+    titles: dict[str, str]
+    videos: Path | None
+    covers: Path | None
+
+
+@dataclass(frozen=True)
+class Reader:
+    """One folder layout: `detect` returns what it recognises in a folder (or None), `read` reads it."""
+
+    name: str
+    detect: Callable[[Path], str | None]
+    read: Callable[[Path], Dataset]
+
+
+def read_dataset(folder: Path) -> Dataset:
+    """Read a dataset folder; ConfigError when no layout, or more than one, fits."""
+    from pipelines.data.iisan import IISAN
+    from pipelines.data.microlens import MICROLENS
+    from pipelines.data.plain import PLAIN
+
+    if not folder.is_dir():
+        raise ConfigError(f"dataset folder {folder} does not exist; check --data (or data.folder in the recipe)")
+    found = [(reader, what) for reader in (MICROLENS, IISAN, PLAIN) if (what := reader.detect(folder))]
+    if not found:
+        raise ConfigError(
+            f"{folder} is no dataset folder: it has neither MicroLens '*_pairs.tsv|csv', nor '*_users.tsv' with "
+            "'*_items.tsv', nor 'interactions.tsv|csv|parquet', nor videos/ or covers/; see docs/datasets.md"
+        )
+    if len(found) > 1:
+        readings = " or ".join(f"{reader.name} ({what})" for reader, what in found)
+        raise ConfigError(f"{folder} can be read as {readings}; move one of them elsewhere")
+    return found[0][0].read(folder)
+
+
+def subfolder(folder: Path, *names: str) -> Path | None:
+    """Return the first of the named subfolders that exists."""
+    return next((folder / name for name in names if (folder / name).is_dir()), None)
+
+
+def read_table(path: Path) -> pl.DataFrame:
+    """Read a csv, tsv or parquet table (text columns as strings); ConfigError when it cannot be read."""
+    try:
+        if path.suffix == ".parquet":
+            return pl.read_parquet(path)
+        separator = "\t" if path.suffix == ".tsv" else ","
+        return pl.read_csv(path, separator=separator, infer_schema=False)
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"cannot read table {path}: {reason}; check its separator, quotes and encoding") from error
+
+
+def require_columns(table: pl.DataFrame, needed: tuple[str, ...], path: Path) -> None:
+    """Raise ConfigError naming the first needed column that `table` lacks, and what it has."""
+    for column in needed:
+        if column not in table.columns:
+            raise ConfigError(f"{path} has no column {column!r}; {nearest(column, table.columns)}")
+
+
+def interactions_from_table(table: pl.DataFrame, path: Path) -> pl.DataFrame:
+    """Return user, item, timestamp sorted by time within users (file order breaks ties); ConfigError on bad cells."""
+    require_columns(table, COLUMNS, path)
+    if table.is_empty():
+        raise ConfigError(f"{path} holds no interactions; one row per interaction is needed")
+    typed = table.select(
+        pl.col("user").cast(pl.String),
+        pl.col("item").cast(pl.String),
+        pl.col("timestamp").cast(pl.Float64, strict=False).cast(pl.Int64, strict=False),
+    )
+    bad = typed.with_row_index("row", offset=2).filter(pl.any_horizontal(pl.col(COLUMNS).is_null()))
+    if not bad.is_empty():
+        raise ConfigError(
+            f"{path} has {len(bad)} rows with an empty cell or a timestamp that is no number, first in line "
+            f"{bad['row'][0]}; repair or remove them"
+        )
+    return typed.sort("user", "timestamp", maintain_order=True)
+
+
+def interactions_from_sequences(path: Path) -> pl.DataFrame:
+    """Read lines `user TAB item item ...` (oldest first); the timestamp is the position in the line."""
+    try:
+        lines = pl.read_csv(
+            path, separator="\t", has_header=False, new_columns=["user", "item"], infer_schema=False, quote_char=None
+        )
+    except pl.exceptions.NoDataError:
+        lines = pl.DataFrame()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise ConfigError(f"cannot read sequences {path}: {str(error).splitlines()[0]}") from error
+    if lines.is_empty():
+        raise ConfigError(f"{path} holds no interactions; one line per user is needed: user TAB items by spaces")
+    require_columns(lines, ("user", "item"), path)
+    return (
+        lines.with_columns(pl.col("item").str.strip_chars().str.split(" "))
+        .explode("item")
+        .filter(pl.col("item").is_not_null() & (pl.col("item") != ""))
+        .with_columns(pl.int_range(pl.len(), dtype=pl.Int64).over("user").alias("timestamp"))
+        .select(COLUMNS)
+        .sort("user", "timestamp", maintain_order=True)
+    )
+
+
+def unique_titles(items: list[str], titles: list[str], path: Path) -> dict[str, str]:
+    """Return item -> title; ConfigError naming the first item that has two rows."""
+    result: dict[str, str] = {}
+    for line, (item, title) in enumerate(zip(items, titles, strict=True), start=1):
+        if item in result:
+            raise ConfigError(f"{path} names item {item!r} twice (again in row {line}); keep one title per item")
+        result[item] = title
+    return result

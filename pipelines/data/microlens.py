@@ -1,0 +1,72 @@
+"""MicroLens folders as distributed (arXiv 2309.15379): `*_pairs.tsv|csv`, titles, `*_covers/`, `*_videos/`."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from features.errors import ConfigError
+from pipelines.data.dataset import (
+    Dataset,
+    Reader,
+    interactions_from_sequences,
+    interactions_from_table,
+    read_table,
+    subfolder,
+    unique_titles,
+)
+
+TITLES = ("*_title_en.csv", "*_titles.csv", "*_title.csv")
+
+
+def _pairs(folder: Path) -> Path | None:
+    """Return the pairs file: the tsv first, since its order is the one the benchmark's code trains on."""
+    for pattern in ("*_pairs.tsv", "*_pairs.csv"):
+        files = sorted(folder.glob(pattern))
+        if len(files) > 1:
+            raise ConfigError(f"{folder} holds {files[0].name} and {files[1].name}; keep one dataset per folder")
+        if files:
+            return files[0]
+    return None
+
+
+def _detect(folder: Path) -> str | None:
+    pairs = _pairs(folder)
+    return pairs.name if pairs else None
+
+
+def read_titles(path: Path) -> dict[str, str]:
+    """Read `item,title` lines, header optional. Titles hold stray quotes and commas: only the first comma separates."""
+    items: list[str] = []
+    titles: list[str] = []
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        item, comma, title = line.partition(",")
+        if not comma or (not items and item.strip().lower() in {"item", "itemid", "video"}):
+            continue
+        items.append(item.strip())
+        quoted = re.fullmatch(r'"(.*)"', title.strip())
+        titles.append(quoted[1].replace('""', '"') if quoted else title.strip())
+    return unique_titles(items, titles, path)
+
+
+def _read(folder: Path) -> Dataset:
+    pairs = _pairs(folder)
+    if pairs is None:
+        raise ConfigError(f"{folder} holds no *_pairs.tsv or *_pairs.csv")
+    name = pairs.stem.removesuffix("_pairs")
+    if pairs.suffix == ".tsv":
+        interactions = interactions_from_sequences(pairs)
+    else:
+        interactions = interactions_from_table(read_table(pairs), pairs)
+    titles = next((path for pattern in TITLES for path in sorted(folder.glob(pattern))), None)
+    return Dataset(
+        name=name,
+        layout=f"MicroLens folder: {pairs.name}, titles {titles.name if titles else 'none'}",
+        interactions=interactions,
+        titles=read_titles(titles) if titles else {},
+        videos=subfolder(folder, f"{name}_videos", "videos"),
+        covers=subfolder(folder, f"{name}_covers", "covers"),
+    )
+
+
+MICROLENS = Reader("MicroLens", _detect, _read)

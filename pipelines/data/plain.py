@@ -1,0 +1,61 @@
+"""The plain folder: `interactions.(tsv|csv|parquet)`, `items.(tsv|csv|parquet)`, `covers/`, `videos/`.
+
+Each part may be missing: a folder without interactions can be extracted, one without media can be trained on.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from features.errors import ConfigError
+from pipelines.data.dataset import (
+    COLUMNS,
+    Dataset,
+    Reader,
+    interactions_from_table,
+    read_table,
+    require_columns,
+    subfolder,
+    unique_titles,
+)
+
+SUFFIXES = (".tsv", ".csv", ".parquet")
+
+
+def _table(folder: Path, stem: str) -> Path | None:
+    files = [folder / f"{stem}{suffix}" for suffix in SUFFIXES if (folder / f"{stem}{suffix}").is_file()]
+    if len(files) > 1:
+        raise ConfigError(f"{folder} holds {files[0].name} and {files[1].name}; keep one")
+    return files[0] if files else None
+
+
+def _detect(folder: Path) -> str | None:
+    tables = [path.name for stem in ("interactions", "items") if (path := _table(folder, stem))]
+    media = [f"{name}/" for name in ("videos", "covers") if (folder / name).is_dir()]
+    return ", ".join(tables + media) or None
+
+
+def read_items(path: Path) -> dict[str, str]:
+    """Read the `item` and `title` columns (tags and others are ignored)."""
+    table = read_table(path)
+    require_columns(table, ("item", "title"), path)
+    columns = table.select(pl.col("item", "title").cast(pl.String).fill_null(""))
+    return unique_titles(columns["item"].to_list(), columns["title"].to_list(), path)
+
+
+def _read(folder: Path) -> Dataset:
+    interactions, items = _table(folder, "interactions"), _table(folder, "items")
+    empty = pl.DataFrame(schema=dict(zip(COLUMNS, (pl.String, pl.String, pl.Int64), strict=True)))
+    return Dataset(
+        name=folder.resolve().name,
+        layout=f"plain folder: {_detect(folder)}",
+        interactions=interactions_from_table(read_table(interactions), interactions) if interactions else empty,
+        titles=read_items(items) if items else {},
+        videos=subfolder(folder, "videos"),
+        covers=subfolder(folder, "covers"),
+    )
+
+
+PLAIN = Reader("plain", _detect, _read)

@@ -1,0 +1,95 @@
+"""Command line `extract`: a dataset folder through one or more encoders."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
+
+from extract.catalog import Catalog, build_catalog, media_ids
+from extract.encoders import EncoderSpec, get_encoder
+from extract.extractor import ExtractOptions, ExtractReport, extract
+from extract.frames import parse_frame_policy
+
+from pipelines.console import print_json, progress, say, table, warn
+from pipelines.data.dataset import Dataset, read_dataset
+from pipelines.experiment import resolve_device
+
+LISTED = 20  # bad items printed in full; all of them stand in the feature file
+
+
+def dataset_catalog(dataset: Dataset) -> Catalog:
+    """Return the catalog of everything a dataset names: interactions, titles and media files."""
+    ids = set(dataset.interactions["item"].unique().to_list()) | set(dataset.titles)
+    ids |= set(media_ids(videos=dataset.videos, covers=dataset.covers))
+    return build_catalog(dataset.name, sorted(ids), videos=dataset.videos, covers=dataset.covers, titles=dataset.titles)
+
+
+def extract_all(catalog: Catalog, specs: Sequence[EncoderSpec], options: ExtractOptions) -> list[ExtractReport]:
+    """Run each encoder over the catalog, with a progress bar each."""
+    options.out.mkdir(parents=True, exist_ok=True)
+    reports = []
+    for spec in specs:
+        with progress(f"extract {spec.name}") as advance:
+            reports.append(extract(catalog, spec, options, progress=advance))
+    return reports
+
+
+def run_extract(
+    data: Path,
+    encoders: str,
+    out: Path,
+    weights: str,
+    seed: int,
+    frames: str | None,
+    decoder: str,
+    dtype: str,
+    batch_size: int,
+    shard_size: int,
+    workers: int,
+    device: str,
+    max_failed: float,
+    retry_failed: bool,
+    json: bool,
+) -> None:
+    """Command line `extract`."""
+    specs = [get_encoder(name.strip()) for name in encoders.split(",")]
+    options = ExtractOptions(
+        out=out,
+        weights=weights,
+        seed=seed,
+        dtype=dtype,
+        frames=parse_frame_policy(frames) if frames else None,
+        decoder=decoder,
+        batch_size=batch_size,
+        shard_size=shard_size,
+        workers=workers,
+        device=str(resolve_device(device)),
+        max_failed=max_failed,
+        retry_failed=retry_failed,
+    )
+    dataset = read_dataset(data)
+    if not json:
+        say(dataset.layout)
+    reports = extract_all(dataset_catalog(dataset), specs, options)
+    if json:
+        print_json([asdict(replace(report, path=str(report.path))) for report in reports])
+    else:
+        print_reports(reports)
+
+
+def print_reports(reports: Sequence[ExtractReport]) -> None:
+    """Print what was made, what was not, and where it lies."""
+    rows = []
+    for report in reports:
+        if report.warning:
+            warn(report.warning)
+        counts = [str(report.counts[state]) for state in ("done", "missing", "failed")]
+        rows.append([report.encoder, *counts, str(report.new_rows), "unchanged" if report.unchanged else "written"])
+    table("features", ["encoder", "done", "missing", "failed", "new", "file"], rows)
+    for report in reports:
+        say(f"{report.path}{': nothing to do, all rows are there' if report.unchanged else ''}")
+        for item, state, reason in report.bad[:LISTED]:
+            say(f"  {state}  {item}: {reason}")
+        if len(report.bad) > LISTED:
+            say(f"  and {len(report.bad) - LISTED} more; `features inspect {report.path}` lists all")

@@ -1,0 +1,56 @@
+"""Command line `features`: inspect, verify, merge, import and export feature files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from features.convert import export_npy, import_npy, inspect_features
+from features.merge import merge
+
+from features.errors import StoreError
+from features.store import FeatureFile
+from pipelines.console import print_json, say, table
+from pipelines.data.dataset import read_dataset
+
+
+def inspect(file: Path, json: bool) -> None:
+    """Command line `features inspect`."""
+    opened = FeatureFile(file)
+    findings = inspect_features(opened)
+    if json:
+        print_json(findings)
+        return
+    table(str(file), ["what", "value"], [[name, str(value)] for name, value in findings.items()])
+    columns = opened.columns
+    for item, state, reason in zip(columns.ids, columns.states.tolist(), columns.reasons, strict=True):
+        if state:
+            say(f"  {item}: {reason}")
+
+
+def verify(file: Path) -> None:
+    """Command line `features verify`."""
+    opened = FeatureFile(file)
+    opened.verify()
+    say(f"{file}: {len(opened.columns.ids)} rows, every byte of the vectors as written")
+
+
+def merge_files(out: Path, parts: Sequence[Path]) -> None:
+    """Command line `features merge`."""
+    if out.exists():
+        raise StoreError(f"{out} exists; choose another name")
+    files = [FeatureFile(part) for part in parts]
+    merge(out, {item: file for file in files for item in file.columns.ids}, files[0].provenance)
+    say(f"{out}: {FeatureFile(out).counts()}")
+
+
+def bring(npy: Path, ids: str, data: Path, name: str, out: Path, dtype: str) -> None:
+    """Command line `features import`."""
+    file = import_npy(npy, out, dataset=read_dataset(data).name, ids=ids, name=name, dtype=dtype)
+    say(f"{file.path}: {file.counts()}, width {file.width}")
+
+
+def take(file: Path, out: Path) -> None:
+    """Command line `features export`."""
+    written = export_npy(FeatureFile(file), out)
+    say(f"written: {', '.join(str(path) for path in written)}")

@@ -1,0 +1,38 @@
+"""Command lines `encoders` and `models`: what there is."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+
+from models import recommenders
+from pipelines.console import print_json, table
+
+
+def run_encoders(json: bool) -> None:
+    """Command line `encoders`."""
+    from extract.encoders import ENCODERS
+
+    rows = []
+    for spec in ENCODERS.values():
+        frames = str(spec.frames) if spec.frames else "-"
+        size = f"{spec.size} px" if spec.size else f"{spec.max_tokens} tokens"
+        rows.append([spec.name, spec.modality, str(spec.width), frames, size, spec.blocks, *spec.weights.describe()])
+    header = ["encoder", "modality", "width", "frames", "input", "blocks", "weights", "licence"]
+    if json:
+        print_json([dict(zip(header, row, strict=True)) for row in rows])
+    else:
+        table("encoders", header, rows)
+
+
+def run_models(json: bool) -> None:
+    """Command line `models`."""
+    rows = []
+    for name, model in recommenders().items():
+        settings = ", ".join(f"{field.name}={field.default}" for field in dataclasses.fields(model.config_class))
+        rows.append([name, (inspect.getdoc(model) or "").split("\n")[0], settings])
+    header = ["model", "what", "settings"]
+    if json:
+        print_json([dict(zip(header, row, strict=True)) for row in rows])
+    else:
+        table("models", header, rows, note="item representations (items.kind): id, v, dnn, id+v")
