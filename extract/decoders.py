@@ -38,17 +38,18 @@ def read_decord(path: Path, policy: FramePolicy) -> Pixels:
         raise ConfigError("decord is not installed here; use --decoder pyav") from error
     _refuse_empty(path)
     try:
+        decord.logging.set_level(decord.logging.QUIET)  # the reason goes into the row, not to the terminal
         reader = decord.VideoReader(str(path), num_threads=1)
         frames: Pixels = reader.get_batch(frame_indices(policy, len(reader))).asnumpy()
     except MediaError:
         raise
     except Exception as error:  # decord raises its own and several built-in kinds
-        raise MediaError(f"decord cannot read {path.name}: {_reason(error)}") from error
+        raise MediaError(f"decord cannot read {path.name}: {_reason(error, path)}") from error
     return frames
 
 
 def read_pyav(path: Path, policy: FramePolicy) -> Pixels:
-    """Decode with PyAV: list the packets' times, seek to the key frame before the first wanted one, go on from there."""
+    """Decode with PyAV: list the packets' times, seek to the key frame before the first wanted one, decode on.
     import av
 
     _refuse_empty(path)
@@ -63,7 +64,7 @@ def read_pyav(path: Path, policy: FramePolicy) -> Pixels:
     except MediaError:
         raise
     except Exception as error:  # FFmpeg's errors come as many built-in kinds
-        raise MediaError(f"PyAV cannot read {path.name}: {_reason(error)}") from error
+        raise MediaError(f"PyAV cannot read {path.name}: {_reason(error, path)}") from error
     lost = [time for time in wanted if time not in frames]
     if lost:
         raise MediaError(f"{path.name}: {len(lost)} of {len(wanted)} wanted frames do not decode")
@@ -110,9 +111,9 @@ def read_cover(path: Path) -> Pixels:
     _refuse_empty(path)
     try:
         with Image.open(path) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
     except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and its own kinds
-        raise MediaError(f"cannot read cover {path.name}: {_reason(error)}") from error
+        raise MediaError(f"cannot read cover {path.name}: {_reason(error, path)}") from error
 
 
 def _refuse_empty(path: Path) -> None:
@@ -124,7 +125,8 @@ def _refuse_empty(path: Path) -> None:
         raise MediaError(f"{path.name} is empty (0 bytes)")
 
 
-def _reason(error: Exception) -> str:
-    """Return the last informative line of an exception, short; native stack traces are left out."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip() and not line.startswith("  ")]
-    return (lines[0] if lines else type(error).__name__)[:160]
+def _reason(error: Exception, path: Path) -> str:
+    """Return the first line of an exception, short, without the folder; native stack traces are left out."""
+    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return (lines[0] if lines else type(error).__name__).replace(str(path), path.name)[:160]

@@ -40,13 +40,14 @@ def load_clip_text(spec: EncoderSpec, weights: str, seed: int) -> Network:  # no
 class _Text(nn.Module):
     """CLIP's text encoding, not normalised; causal, so padding behind the end token changes nothing."""
 
-    def __init__(self, model: nn.Module) -> None:
+    def __init__(self, model: Any) -> None:
         super().__init__()
         self.model = model
+        self.encode = model.encode_text
 
     def forward(self, batch: Tensor) -> Tensor:
         """Map (B, 2, L) tokens and mask to (B, F)."""
-        vectors: Tensor = self.model.encode_text(batch[:, 0])
+        vectors: Tensor = self.encode(batch[:, 0])
         return vectors
 
 
