@@ -21,7 +21,7 @@ from features.rows import FeatureColumns, State, check_ids
 from features.store import FeatureFile
 
 ROW_PLUS_ONE = "row+1"  # MicroLens: row r of the published arrays is item id r + 1
-DTYPES = {"float16": np.float16, "float32": np.float32}
+DTYPES: dict[str, np.dtype[Any]] = {"float16": np.dtype(np.float16), "float32": np.dtype(np.float32)}
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -122,14 +122,14 @@ def _mapped(path: Path, rows: list[dict[str, str]]) -> list[str]:
     )
 
 
-def _blocks(array: NDArray[Any], dtype: type[np.floating[Any]]) -> Iterator[tuple[int, NDArray[Any]]]:
+def _blocks(array: NDArray[Any], dtype: np.dtype[Any]) -> Iterator[tuple[int, NDArray[Any]]]:
     most = max(1, BLOCK_BYTES // max(1, array.shape[1] * array.itemsize))
     for start in range(0, len(array), most):
         with np.errstate(over="ignore"):  # looked at afterwards
             yield start, array[start : start + most].astype(dtype)
 
 
-def _check_values(npy: Path, array: NDArray[Any], items: Sequence[str], dtype: type[np.floating[Any]]) -> None:
+def _check_values(npy: Path, array: NDArray[Any], items: Sequence[str], dtype: np.dtype[Any]) -> None:
     bad = [start + np.flatnonzero(~np.isfinite(block).all(axis=1)) for start, block in _blocks(array, dtype)]
     rows = np.concatenate(bad)
     if len(rows):
@@ -172,24 +172,7 @@ def inspect_features(file: FeatureFile) -> dict[str, Any]:
     Norms are Euclidean, over DONE rows; a constant column has one value in all of them; a duplicate row equals an
     earlier one.
     """
-    norms, lows, highs, duplicates, seen = [], [], [], 0, set[int]()
-    for start, block in file.blocks():
-        done = block[file.columns.states[start : start + len(block)] == State.DONE].astype(np.float32)
-        if len(done):
-            flat = done.reshape(len(done), -1)
-            norms.append(np.sqrt(np.square(flat, dtype=np.float64).sum(axis=1)))
-            lows.append(flat.min(axis=0))
-            highs.append(flat.max(axis=0))
-            hashes = [hash(row.tobytes()) for row in flat]
-            duplicates += len(hashes) - len(set(hashes) - seen)
-            seen.update(hashes)
-    numbers: dict[str, Any] = {}
-    if norms:
-        every = np.concatenate(norms)
-        numbers = {"norm_min": float(every.min()), "norm_mean": float(every.mean()), "norm_max": float(every.max())}
-        constant = np.min(lows, axis=0) == np.max(highs, axis=0)
-        numbers |= {"constant_columns": float(constant.mean()), "zero_rows": int((every == 0).sum())}
-        numbers |= {"rows_not_finite": int((~np.isfinite(every)).sum()), "duplicate_rows": duplicates}
+    numbers = _numbers(file)
     told = file.provenance
     return {
         "verdict": _verdict(file, numbers),
@@ -206,6 +189,32 @@ def inspect_features(file: FeatureFile) -> dict[str, Any]:
         "command": told.command,
         "created": told.created,
     }
+
+
+def _numbers(file: FeatureFile) -> dict[str, Any]:
+    norms, lows, highs, duplicates, seen = [], [], [], 0, set[int]()
+    for start, block in file.blocks():
+        done = block[file.columns.states[start : start + len(block)] == State.DONE].astype(np.float32)
+        if len(done):
+            flat = done.reshape(len(done), -1)
+            norms.append(np.sqrt(np.square(flat, dtype=np.float64).sum(axis=1)))
+            lows.append(flat.min(axis=0))
+            highs.append(flat.max(axis=0))
+            hashes = [hash(row.tobytes()) for row in flat]
+            duplicates += len(hashes) - len(set(hashes) - seen)
+            seen.update(hashes)
+    if not norms:
+        return {}
+    every = np.concatenate(norms)
+    numbers: dict[str, Any] = {
+        "norm_min": float(every.min()),
+        "norm_mean": float(every.mean()),
+        "norm_max": float(every.max()),
+    }
+    constant = np.min(lows, axis=0) == np.max(highs, axis=0)
+    numbers |= {"constant_columns": float(constant.mean()), "zero_rows": int((every == 0).sum())}
+    numbers |= {"rows_not_finite": int((~np.isfinite(every)).sum()), "duplicate_rows": duplicates}
+    return numbers
 
 
 def _verdict(file: FeatureFile, numbers: dict[str, Any]) -> str:
