@@ -49,7 +49,7 @@ def read_decord(path: Path, policy: FramePolicy) -> Pixels:
 
 
 def read_pyav(path: Path, policy: FramePolicy) -> Pixels:
-    """Decode with PyAV: list the packets' times, seek to the key frame before the first wanted one, decode on.
+    """Decode with PyAV: list the packets' times, seek to the key frame before the first wanted one, decode on."""
     import av
 
     _refuse_empty(path)
