@@ -60,7 +60,9 @@ def read_pyav(path: Path, policy: FramePolicy) -> Pixels:
             stream = container.streams.best("video")
             times = _frame_times(container, stream, path)
             wanted = [times[index] for index in frame_indices(policy, len(times)).tolist()]
-            frames = _decode(container, stream, set(wanted))
+            frames = _decode(container, stream, set(wanted), min(wanted))
+            if len(frames) < len(set(wanted)):  # open groups of pictures lean on the group before: take all of them
+                frames = _decode(container, stream, set(wanted), times[0])
     except MediaError:
         raise
     except Exception as error:  # FFmpeg's errors come as many built-in kinds
@@ -87,9 +89,9 @@ def _frame_times(container: Any, stream: Any, path: Path) -> list[int]:
     return sorted(packet.pts for packet in packets if not packet.is_discard)
 
 
-def _decode(container: Any, stream: Any, wanted: set[int]) -> dict[int, Pixels]:
-    """Return the frames at the wanted times, upright."""
-    container.seek(min(wanted), stream=stream, backward=True)
+def _decode(container: Any, stream: Any, wanted: set[int], start: int) -> dict[int, Pixels]:
+    """Return the frames at the wanted times, upright, decoding from the key frame before time `start`."""
+    container.seek(start, stream=stream, backward=True)
     last = max(wanted)
     frames: dict[int, Pixels] = {}
     for frame in container.decode(stream):
