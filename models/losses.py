@@ -89,7 +89,7 @@ def full_softmax(queries: Tensor, candidates: Tensor, labels: Tensor) -> Tensor:
 class _Softmax(torch.autograd.Function):
     """Cross entropy of inner products whose (Q, C) logits never exist as a whole.
 
-    The gradient is made in the forward pass, chunk of queries by chunk, in two buffers that are used again: nothing
+    The gradient is made in the forward pass, chunk of queries by chunk, in one buffer that is used again: nothing
     of size (Q, C) but the mask is kept for the backward pass.
     """
 
@@ -126,22 +126,23 @@ def _chunked(
     """Return the summed loss (), its gradients by queries (Q, D) and by candidates (C, D)."""
     size = (CHUNK_CPU if queries.device.type == "cpu" else CHUNK_GPU) // max(len(candidates), 1)
     size = min(max(size, 1), max(len(queries), 1))
-    buffers = queries.new_empty(2, size, len(candidates))
+    buffer = queries.new_empty(size, len(candidates))
     weights = log_counts - log_shares
     grad_queries, grad_candidates = torch.empty_like(queries), torch.zeros_like(candidates)
     total = queries.new_zeros(())
     for start in range(0, len(queries), size):
         part = slice(start, start + size)
         query, label = queries[part], labels[part, None]
-        logits, softmax = buffers[0, : len(query)], buffers[1, : len(query)]
-        torch.mm(query, candidates.T, out=logits).add_(weights)
+        logits = torch.mm(query, candidates.T, out=buffer[: len(query)]).add_(weights)
         positive = logits.gather(1, label) - log_counts[label]
         if excluded is not None:
             logits.masked_fill_(excluded[part], -torch.inf)
         logits.scatter_(1, label, positive)
-        torch.log_softmax(logits, 1, out=softmax)
-        total -= softmax.gather(1, label).sum()
-        softmax.exp_().scatter_add_(1, label, torch.full_like(positive, -1.0))
+        largest = logits.amax(1, keepdim=True)
+        softmax = logits.sub_(largest).exp_()  # in place: torch's log_softmax needs a second buffer and 4 times as long
+        norm = softmax.sum(1, keepdim=True)
+        total += (norm.log() + largest - positive).sum()
+        softmax.div_(norm).scatter_add_(1, label, torch.full_like(positive, -1.0))
         torch.mm(softmax, candidates, out=grad_queries[part])
         grad_candidates.addmm_(softmax.T, query)
     return total, grad_queries, grad_candidates

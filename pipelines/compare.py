@@ -64,7 +64,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return the header and the cells of the table; NDCG and HR at the first two list lengths, HR also warm and cold."""
+    """Return header and cells: HR and NDCG at the first two list lengths, HR also warm and cold."""
     lengths = rows[0].recipe.evaluate.at[:2]
     columns = [(group, f"{m}@{n}") for group in ("all",) for n in lengths for m in ("HR", "NDCG")]
     columns += [(group, f"HR@{lengths[0]}") for group in ("warm", "cold")]
@@ -92,8 +92,9 @@ def summary(rows: Sequence[Row]) -> str:
     users = rows[0].metrics[0]["test"]["users"]
     first = rows[0].recipe
     return (
-        f"{len(rows[0].metrics)} seed(s), mean ± standard deviation; {users['all']} test users, {users['warm']} warm and "
-        f"{users['cold']} cold targets, {rows[0].metrics[0]['candidates']} candidates, seen items: {first.evaluate.mask}"
+        f"{len(rows[0].metrics)} seed(s), mean ± standard deviation; {users['all']} test users, {users['warm']} warm "
+        f"and {users['cold']} cold targets, {rows[0].metrics[0]['candidates']} candidates, seen items: "
+        f"{first.evaluate.mask}"
     )
 
 

@@ -14,7 +14,6 @@ from dataclasses import asdict, dataclass, field, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
-from models.items import ItemsConfig
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
@@ -23,6 +22,7 @@ from ruamel.yaml.error import YAMLError
 from features.errors import ConfigError, nearest
 from features.store import AbsentPolicy
 from models import recommenders
+from models.items import ItemsConfig
 from pipelines.data.split import DataConfig
 from pipelines.evaluate import Mask
 from pipelines.train import TrainConfig

@@ -1,4 +1,4 @@
-"""The whole job on a generated corpus, in a few minutes on a laptop, offline. Every number printed comes from the run."""
+"""The whole job on a generated corpus, on a laptop, offline. Every number printed comes from the run."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from typing import Any
 
 from extract.encoders import get_encoder
 from extract.extractor import ExtractOptions, ExtractReport
-
 from features.errors import ConfigError
 from features.store import FeatureFile
 from pipelines.compare import Row, compare, print_comparison, write_markdown
@@ -22,8 +21,8 @@ from pipelines.export import export_mmrec
 from pipelines.extraction import dataset_catalog, extract_all, print_reports
 from pipelines.retrieve import run_recommend, run_similar
 
-ENCODERS = ("videomae-tiny", "slowfast-tiny", "resnet-tiny", "clip-tiny-image", "bert-tiny", "clip-tiny-text")
-TRAINED_ON = ("videomae-tiny", "bert-tiny")
+ENCODERS = ("videomae-tiny", "slowfast-tiny", "resnet-tiny", "clip-tiny-image", "minilm-tiny", "clip-tiny-text")
+TRAINED_ON = ("videomae-tiny", "minilm-tiny")
 KINDS = {
     "id": "item ids alone",
     "v": "frozen video and title vectors, linear projection",
@@ -112,7 +111,7 @@ def _export(run: Path, paths: Mapping[str, Path], out: Path) -> None:
         "demo",
         split,
         image=FeatureFile(paths["clip-tiny-image"]),
-        text=FeatureFile(paths["bert-tiny"]),
+        text=FeatureFile(paths["minilm-tiny"]),
         overwrite=True,
     )
     say(f"4. MMRec folder: {report.folder}, {report.users} users, {report.items} items; every rule checked")

@@ -18,13 +18,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from models.items import build_items
 
 from features.errors import ConfigError
 from features.provenance import library_versions, write_atomic
 from features.store import FeatureFile
 from models import build_recommender, recommenders
 from models.base import Recommender, TrainingFacts
+from models.items import build_items
 from pipelines.checkpoint import CHECKPOINT, load_best
 from pipelines.config import (
     Recipe,

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 
 from extract.catalog import Catalog, build_catalog, media_ids
 from extract.encoders import EncoderSpec, get_encoder
 from extract.extractor import ExtractOptions, ExtractReport, extract
 from extract.frames import parse_frame_policy
-
 from pipelines.console import print_json, progress, say, table, warn
 from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.experiment import resolve_device
@@ -67,13 +68,14 @@ def run_extract(
         device=str(resolve_device(device)),
         max_failed=max_failed,
         retry_failed=retry_failed,
+        command=shlex.join(sys.argv),
     )
     dataset = read_dataset(data)
     if not json:
         say(dataset.layout)
     reports = extract_all(dataset_catalog(dataset), specs, options)
     if json:
-        print_json([asdict(replace(report, path=str(report.path))) for report in reports])
+        print_json([asdict(report) | {"path": str(report.path)} for report in reports])
     else:
         print_reports(reports)
 

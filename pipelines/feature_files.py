@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from features.convert import export_npy, import_npy, inspect_features
-from features.merge import merge
-
 from features.errors import StoreError
+from features.merge import merge
 from features.store import FeatureFile
 from pipelines.console import print_json, say, table
 from pipelines.data.dataset import read_dataset

@@ -16,9 +16,11 @@ def run_encoders(json: bool) -> None:
     rows = []
     for spec in ENCODERS.values():
         frames = str(spec.frames) if spec.frames else "-"
-        size = f"{spec.size} px" if spec.size else f"{spec.max_tokens} tokens"
-        rows.append([spec.name, spec.modality, str(spec.width), frames, size, spec.blocks, *spec.weights.describe()])
-    header = ["encoder", "modality", "width", "frames", "input", "blocks", "weights", "licence"]
+        size = f"{spec.crop} px" if spec.crop else f"{spec.max_tokens} tokens"
+        weights = spec.weights
+        source = [weights.repo, weights.revision[:12], weights.licence] if weights else ["random only", "-", "-"]
+        rows.append([spec.name, spec.modality, str(spec.width), frames, size, " ".join(spec.blocks), *source])
+    header = ["encoder", "modality", "width", "frames", "input", "blocks", "weights", "revision", "licence"]
     if json:
         print_json([dict(zip(header, row, strict=True)) for row in rows])
     else:

@@ -128,7 +128,8 @@ def render_clip(taste: int, rng: np.random.Generator) -> NDArray[np.uint8]:
     dark = np.array(colorsys.hsv_to_rgb((hue + 0.08) % 1.0, 0.9, 0.35), dtype=np.float32)
     pixels = dark + stripes[..., None] * (light - dark)
     pixels += rng.normal(0, 0.03, (1, height, width, 1)).astype(np.float32)
-    return (pixels.clip(0, 1) * 255).astype(np.uint8)
+    frames: NDArray[np.uint8] = (pixels.clip(0, 1) * 255).astype(np.uint8)
+    return frames
 
 
 def write_clip(path: Path, frames: NDArray[np.uint8], *, rate: int, codec: str = "libx264") -> None:
