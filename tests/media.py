@@ -1,4 +1,4 @@
-"""Real media files for tests: H.264 and HEVC clips, covers, and broken ones. Frames carry their number in their pixels."""
+"""Real media files for tests: H.264 and HEVC clips and covers; numbered frames carry their number in their pixels."""
 
 from __future__ import annotations
 

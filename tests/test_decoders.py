@@ -19,8 +19,11 @@ POLICIES = ("middle:5", "middle:4x3", "uniform:8")
 needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason=f"real clips are not at {CLIPS}")
 
 
-@pytest.mark.parametrize("decoder", sorted(DECODERS))
-@pytest.mark.parametrize("codec", ["libx264", "libx265"])
+# HEVC comes in open groups of pictures, which decord alone misplaces
+PAIRS = [(decoder, codec) for decoder in sorted(DECODERS) for codec in ("libx264", "libx265")]
+
+
+@pytest.mark.parametrize(("decoder", "codec"), [pair for pair in PAIRS if pair != ("decord", "libx265")])
 @pytest.mark.parametrize("policy", POLICIES)
 def test_frames_are_exactly_those_asked_for(tmp_path: Path, decoder: str, codec: str, policy: str) -> None:
     path = numbered_clip(tmp_path / "a.mp4", 50, codec=codec)
@@ -39,7 +42,6 @@ def test_frames_are_exactly_those_asked_for(tmp_path: Path, decoder: str, codec:
         "v_ZNVhz7ctTq0.mp4",
         "nasa_13013.mp4",
         "nasa_13013_rotated.mp4",
-        "h265_video.mp4",
         "testsrc2_vp9.webm",
     ],
 )
@@ -50,6 +52,14 @@ def test_decord_and_pyav_agree_on_real_clips(name: str) -> None:
         assert first.shape == second.shape
         difference = np.abs(first.astype(int) - second.astype(int))
         assert difference.mean() < 2.0
+
+
+def test_auto_leaves_open_groups_of_pictures_to_pyav(tmp_path: Path) -> None:
+    """decord 0.6 returns later frames than asked for here, without an error; should that end, auto may trust it."""
+    path, policy = numbered_clip(tmp_path / "a.mp4", 50, codec="libx265"), parse_frame_policy("middle:5")
+    wanted = frame_indices(policy, 50).tolist()
+    assert frame_numbers(get_decoder("decord")(path, policy)) != wanted
+    assert frame_numbers(get_decoder("auto")(path, policy)) == wanted
 
 
 @needs_clips
