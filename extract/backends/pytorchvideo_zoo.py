@@ -1,0 +1,79 @@
+"""Video encoders of pytorchvideo 0.1.5. Its `transforms` cannot be imported any more and are not needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from extract.encoder import Encoder, EncoderSpec
+from extract.weights import load_strict, local_path, no_download, no_pretrained, read_state, seeded
+from features.errors import ConfigError
+
+ALPHA = 4  # the fast path sees 4 times as many frames as the slow one: stride of pytorchvideo's lateral convolutions
+
+
+def load_slowfast(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
+    """Build SlowFast (arXiv 1812.03982) whose output is both paths' pooled maps, slow before fast.
+
+    The stock head pools a window of fixed size and fails on other inputs; adaptive pooling gives the same numbers at
+    the native size and works for any T and size.
+
+    Args:
+        spec: `arch` holds the arguments of pytorchvideo's create_slowfast.
+        weights: 'pretrained', 'random' or a .pyth file as pytorchvideo publishes it.
+        seed: of random weights.
+
+    Raises:
+        ConfigError: no such weights, or too few frames; StoreError: weights that do not fit.
+    """
+    from pytorchvideo.models.slowfast import create_slowfast
+
+    if spec.frames is not None and spec.frames.count < ALPHA:
+        raise ConfigError(
+            f"encoder {spec.name!r} got {spec.frames.count} frames; its fast path needs at least {ALPHA}: use --frames "
+            "uniform:32, as in the paper"
+        )
+    arch: dict[str, Any] = dict(spec.arch)
+    with seeded(seed):
+        model = create_slowfast(**arch)
+    if weights != "random":
+        state, place = _state(spec, weights)
+        load_strict(model, state, place)
+    model.blocks[5].pool = nn.ModuleList([nn.AdaptiveAvgPool3d(1), nn.AdaptiveAvgPool3d(1)])
+    model.blocks[6].proj = nn.Identity()
+    return Encoder(spec, model, _pooled, weights="random" if weights == "random" else "checkpoint", seed=seed)
+
+
+def _state(spec: EncoderSpec, weights: str) -> tuple[dict[str, Tensor], str]:
+    if weights != "pretrained":
+        path = local_path(weights)
+        return read_state(path, key="model_state"), str(path)
+    if spec.weights is None:
+        raise no_pretrained(spec.name)
+    from pytorchvideo.models.hub.slowfast import checkpoint_paths
+    from torch.hub import load_state_dict_from_url
+
+    url = checkpoint_paths[spec.weights.place.split()[-1]]
+    try:
+        checkpoint = load_state_dict_from_url(url, map_location="cpu", progress=False, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise no_download(spec.name, spec.weights, error) from error
+    return dict(checkpoint["model_state"]), spec.weights.place
+
+
+def two_paths(clips: Tensor) -> list[Tensor]:
+    """Return [slow, fast] of clips (B, T, 3, H, W): (B, 3, ceil(T / 4), H, W) and (B, 3, T, H, W).
+
+    The lateral convolutions bring T fast frames to ceil(T / 4), so the slow path needs just as many.
+    """
+    fast = clips.transpose(1, 2)
+    count = fast.shape[2]
+    slow = torch.linspace(0, count - 1, -(-count // ALPHA)).long().to(fast.device)
+    return [fast.index_select(2, slow), fast]
+
+
+def _pooled(model: nn.Module, clips: Tensor) -> Tensor:
+    features: Tensor = model(two_paths(clips))
+    return features
