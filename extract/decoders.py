@@ -1,13 +1,16 @@
 """Video decoders behind one interface, frame-exact and upright, one thread each; and the reader of covers.
 
 decord and PyAV give the same bytes on ordinary files (measured on H.264, HEVC and VP9: no pixel differs). They part
-where a file is not ordinary: decord cannot open AV1, and counts frames that an edit list hides. `auto` therefore lists
-the packets of a file first (a few ms), lets decord read what is ordinary and PyAV the rest.
+where a file is not ordinary: decord cannot open AV1, counts frames that an edit list hides, and gives a frame two
+places off, without a word, around key frames that are shown after frames that follow them in the file ("open GOP":
+x265's default). `auto` therefore lists the packets of a file first (2 to 30 ms), lets decord read what is ordinary and
+PyAV the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +23,14 @@ from extract.frames import Decoder, FramePolicy, Frames, frame_indices
 from features.errors import ConfigError, FreezeframeError, MediaError, nearest
 
 REASON_CHARS = 160  # with the file name this fits the store's 200 bytes
-DECORD_CODECS = ("h264", "hevc", "vp8", "vp9", "mpeg4", "mpeg2video", "mpeg1video")
+DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
+DECORD_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # others (AVI) carry times that mislead it
 
 
 def one_line(error: BaseException) -> str:
-    """Return an error's message on one line of at most 160 characters; native stack traces are cut off."""
-    text = str(error).split("Stack trace")[0]
+    """Return an error's message on one line of at most 160 characters, without error numbers, stacks and C++ places."""
+    text = getattr(error, "strerror", None) or str(error).split("Stack trace")[0]
+    text = re.sub(r"\[\d\d:\d\d:\d\d\] \S+?:\d+: ", "", text)
     return " ".join(text.split())[:REASON_CHARS] or type(error).__name__
 
 
@@ -46,18 +51,16 @@ class PacketList:
 
     Attributes:
         stream: index of the stream in the file.
-        codec: FFmpeg's name of it, such as 'h264'.
         times: presentation times of the frames to show, in the stream's unit, sorted; None where packets carry no
             usable times.
         total: number of frames to show.
-        hidden: number of frames that an edit list hides.
+        ordinary: decord is exact on this file.
     """
 
     stream: int
-    codec: str
     times: tuple[int, ...] | None
     total: int
-    hidden: int
+    ordinary: bool
 
 
 def _check_not_empty(path: Path) -> None:
@@ -83,18 +86,29 @@ def list_packets(path: Path) -> PacketList:
         # A file cut off in transfer still opens when its index stands first; frames counted from what is left would
         # come from another part of the clip without a word.
         if len(packets) < stream.frames or any(packet.is_corrupt for packet in packets):
-            raise MediaError(
-                f"{path.name}: truncated or damaged, {len(packets)} of {stream.frames} frames are there; fetch it again"
-            )
+            whole = f" of {stream.frames}" if stream.frames else ""
+            raise MediaError(f"{path.name}: truncated or damaged after frame {len(packets)}{whole}; fetch it again")
         shown = [packet.pts for packet in packets if not packet.is_discard]
-        usable = None not in shown and len(set(shown)) == len(shown)
-        return PacketList(
-            stream=stream.index,
-            codec=stream.codec_context.codec.canonical_name,
-            times=tuple(sorted(shown)) if usable else None,
-            total=len(shown),
-            hidden=len(packets) - len(shown),
+        times = tuple(sorted(shown)) if None not in shown and len(set(shown)) == len(shown) else None
+        ordinary = (
+            stream.codec_context.codec.canonical_name in DECORD_CODECS
+            and container.format.name in DECORD_CONTAINERS
+            and len(shown) == len(packets)
+            and times is not None
+            and not _has_leading_frames([(packet.pts, packet.is_keyframe) for packet in packets])
         )
+        return PacketList(stream.index, times, len(shown), ordinary)
+
+
+def _has_leading_frames(packets: Sequence[tuple[int, bool]]) -> bool:
+    """Return whether a frame follows a key frame in the file and precedes it on the screen; (time, is key) each."""
+    key: int | None = None
+    for time, is_key in packets:
+        if is_key:
+            key = time
+        elif key is not None and time < key:
+            return True
+    return False
 
 
 def read_decord(path: Path, policy: FramePolicy) -> Frames:
@@ -125,20 +139,22 @@ def _read_listed(path: Path, policy: FramePolicy, packets: PacketList) -> Frames
 
 
 def _seek(path: Path, packets: PacketList, numbers: NDArray[np.int64]) -> NDArray[np.uint8] | None:
-    """Decode from the key frame before the first number; None when a frame does not turn up under its time."""
+    """Find frames by their times; None when one does not turn up, or the packets carry no usable times."""
     if packets.times is None:
         return None
     wanted = {packets.times[number]: place for place, number in enumerate(numbers.tolist())}
-    found: dict[int, NDArray[np.uint8]] = {}
-    with _opened(path) as container:
-        stream = container.streams[packets.stream]
-        stream.codec_context.thread_count = 1
-        container.seek(packets.times[int(numbers[0])], stream=stream, backward=True)
-        for frame in container.decode(stream):
-            if frame.pts in wanted:
-                found[wanted[frame.pts]] = _upright(frame)
-            if len(found) == len(wanted):
-                return np.stack([found[place] for place in range(len(wanted))])
+    # A frame before a key frame of an open GOP cannot be decoded from there: then from the start.
+    for start in (packets.times[int(numbers[0])], packets.times[0]):
+        found: dict[int, NDArray[np.uint8]] = {}
+        with _opened(path) as container:
+            stream = container.streams[packets.stream]
+            stream.codec_context.thread_count = 1
+            container.seek(start, stream=stream, backward=True)
+            for frame in container.decode(stream):
+                if frame.pts in wanted and not frame.is_corrupt:
+                    found[wanted[frame.pts]] = _upright(frame)
+                if len(found) == len(wanted):
+                    return np.stack([found[place] for place in range(len(wanted))])
     return None
 
 
@@ -172,9 +188,9 @@ def _frames(path: Path, frames: NDArray[np.uint8], total: int) -> Frames:
 
 
 def read_auto(path: Path, policy: FramePolicy) -> Frames:
-    """Read with decord where that is exact, else with PyAV: rare codecs, hidden frames, or when decord fails."""
+    """Read with decord where that is exact; with PyAV what is not ordinary or what decord fails on."""
     packets = list_packets(path)
-    if packets.codec in DECORD_CODECS and not packets.hidden:
+    if packets.ordinary:
         try:
             frames = read_decord(path, policy)
             if frames.total == packets.total:
