@@ -2,9 +2,9 @@
 
 decord and PyAV give the same bytes on ordinary files (measured on H.264, HEVC and VP9: no pixel differs). They part
 where a file is not ordinary: decord cannot open AV1, counts frames that an edit list hides, and gives a frame two
-places off, without a word, around key frames that are shown after frames that follow them in the file ("open GOP":
-x265's default). `auto` therefore lists the packets of a file first (2 to 30 ms), lets decord read what is ordinary and
-PyAV the rest.
+places off, without a word, in fragmented MP4 and around key frames that are shown after frames which follow them in
+the file ("open GOP": x265's default). `auto` therefore lists the packets of a file first (2 to 30 ms), lets decord
+read what is ordinary and PyAV the rest.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from features.errors import ConfigError, FreezeframeError, MediaError, nearest
 
 REASON_CHARS = 160  # with the file name this fits the store's 200 bytes
 DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
-DECORD_CONTAINERS = ("mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm")  # others (AVI) carry times that mislead it
+MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # other containers (AVI) carry times that mislead decord
 
 
 def one_line(error: BaseException) -> str:
@@ -92,7 +92,7 @@ def list_packets(path: Path) -> PacketList:
         times = tuple(sorted(shown)) if None not in shown and len(set(shown)) == len(shown) else None
         ordinary = (
             stream.codec_context.codec.canonical_name in DECORD_CODECS
-            and container.format.name in DECORD_CONTAINERS
+            and (container.format.name == MATROSKA or (container.format.name == MP4 and stream.frames == len(packets)))
             and len(shown) == len(packets)
             and times is not None
             and not _has_leading_frames([(packet.pts, packet.is_keyframe) for packet in packets])

@@ -16,7 +16,7 @@ COLOURS = ((200, 40, 40), (40, 180, 60), (50, 60, 210), (210, 200, 60), (30, 30,
 
 
 def pictures(count: int, *, size: tuple[int, int] = (64, 96), kind: int = 0) -> NDArray[np.uint8]:
-    """Return (T, H, W, 3) of a box that moves over a coloured ground; every frame differs, every kind looks different."""
+    """Return (T, H, W, 3) of a box moving over a coloured ground; every frame and every kind looks different."""
     height, width = size
     frames = np.empty((count, height, width, 3), dtype=np.uint8)
     frames[:] = COLOURS[kind % len(COLOURS)]

@@ -1,0 +1,228 @@
+"""Decoders: the same frames from each, the true ones, and one clear line for what cannot be read.
+
+Tolerance: none. decord and PyAV convert yuv to rgb with the same FFmpeg code; no byte differs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from extract.decoders import DECODERS, get_decoder, list_packets, read_auto, read_cover, read_decord, read_pyav
+from extract.frames import FramePolicy, frame_indices, parse_frame_policy
+from features.errors import ConfigError, MediaError
+from tests.media import CLIPS, NO_CLIPS, cut, pictures, write_clip, write_cover, write_sound
+
+POLICIES = ["middle:5", "middle:16x4", "uniform:32"]
+COUNT = 60
+FRAMES = pictures(COUNT)
+needs_clips = pytest.mark.skipif(not CLIPS.is_dir(), reason=NO_CLIPS)
+
+KINDS: dict[str, Callable[[Path], Path]] = {
+    "h264.mp4": lambda path: write_clip(path, FRAMES),
+    "h264.mkv": lambda path: write_clip(path, FRAMES),
+    "hevc.mp4": lambda path: write_clip(path, FRAMES, codec="libx265", b_frames=0),
+    "hevc-open-gop.mp4": lambda path: write_clip(path, FRAMES, codec="libx265"),
+    "uneven.mp4": lambda path: write_clip(path, FRAMES, times=[number + 3 * (number // 7) for number in range(COUNT)]),
+    "fragments.mp4": lambda path: write_clip(path, FRAMES, options={"movflags": "frag_keyframe+empty_moov"}),
+    "first-fragment.mp4": lambda path: write_clip(path, FRAMES, options={"movflags": "frag_keyframe"}),
+    "mpeg4.avi": lambda path: write_clip(path, FRAMES, codec="mpeg4"),
+    "vp9.webm": lambda path: write_clip(path, FRAMES, codec="libvpx-vp9"),
+}
+ORDINARY = ["h264.mp4", "h264.mkv", "hevc.mp4", "uneven.mp4", "vp9.webm"]
+
+
+@pytest.fixture(scope="module")
+def clips(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("clips")
+    return {name: make(folder / name) for name, make in KINDS.items()}
+
+
+def whole(path: Path) -> NDArray[np.uint8]:
+    """Return every frame in the order of showing, by plain decoding from the start: the truth."""
+    import av
+
+    with av.open(str(path)) as container:
+        stream = container.streams.best("video")
+        frames = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        return np.stack(frames)
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+@pytest.mark.parametrize("name", list(KINDS))
+def test_every_frame_is_the_true_one(clips: dict[str, Path], name: str, decoder: str, policy: str) -> None:
+    truth = whole(clips[name])
+    got = DECODERS[decoder](clips[name], parse_frame_policy(policy))
+    assert got.total == len(truth) == COUNT
+    assert (got.height, got.width) == (64, 96)
+    assert got.frames.dtype == np.uint8
+    assert np.array_equal(got.frames, truth[frame_indices(parse_frame_policy(policy), COUNT)])
+
+
+@pytest.mark.parametrize("policy", POLICIES)
+@pytest.mark.parametrize("name", ORDINARY)
+def test_decord_equals_pyav_on_ordinary_files(clips: dict[str, Path], name: str, policy: str) -> None:
+    assert list_packets(clips[name]).ordinary
+    first, second = (read(clips[name], parse_frame_policy(policy)) for read in (read_decord, read_pyav))
+    assert first.total == second.total
+    assert np.array_equal(first.frames, second.frames)
+
+
+def test_open_gop_is_kept_from_decord(clips: dict[str, Path]) -> None:
+    """The reason for the packet list: decord answers with frames two places on, without an error."""
+    policy, truth = FramePolicy("uniform", 60), whole(clips["hevc-open-gop.mp4"])
+    assert not list_packets(clips["hevc-open-gop.mp4"]).ordinary
+    seen = read_decord(clips["hevc-open-gop.mp4"], FramePolicy("uniform", 8)).frames
+    assert not np.array_equal(seen, truth[frame_indices(FramePolicy("uniform", 8), COUNT)])
+    assert np.array_equal(read_auto(clips["hevc-open-gop.mp4"], policy).frames, truth)
+
+
+@needs_clips
+@pytest.mark.parametrize(
+    ("name", "total", "size"),
+    [
+        ("archery.mp4", 300, (240, 320)),
+        ("v_GGSY1Qvo990.mp4", 355, (240, 320)),
+        ("v_ZNVhz7ctTq0.mp4", 420, (360, 480)),
+        ("nasa_13013.mp4", 390, (270, 480)),
+        ("nasa_13013_rotated.mp4", 17, (480, 270)),
+        ("h265_video.mp4", 10, (128, 128)),
+        ("av1_video.mkv", 125, (360, 640)),
+        ("testsrc2_vp9.webm", 30, (720, 1280)),
+    ],
+)
+def test_real_clips(name: str, total: int, size: tuple[int, int]) -> None:
+    policy = FramePolicy("middle", 5)
+    got = read_auto(CLIPS / name, policy)
+    assert (got.total, got.height, got.width) == (total, *size)
+    truth = whole(CLIPS / name)
+    turns = 1 if "rotated" in name else 0
+    assert np.array_equal(got.frames, np.rot90(truth[frame_indices(policy, total)], turns, axes=(1, 2)))
+    if list_packets(CLIPS / name).ordinary:
+        assert np.array_equal(got.frames, read_decord(CLIPS / name, policy).frames)
+
+
+@needs_clips
+def test_which_real_clips_decord_may_read() -> None:
+    """h265_video.mp4 has an open GOP: decord is wrong on it. AV1 it cannot open."""
+    ordinary = {path.name for path in CLIPS.iterdir() if path.suffix != ".md" and list_packets(path).ordinary}
+    every = {path.name for path in CLIPS.iterdir() if path.suffix != ".md"}
+    assert every - ordinary == {"h265_video.mp4", "av1_video.mkv"}
+
+
+@needs_clips
+def test_decord_cannot_read_av1_and_auto_can() -> None:
+    with pytest.raises(MediaError, match=r"^av1_video\.mkv: "):
+        read_decord(CLIPS / "av1_video.mkv", FramePolicy("middle", 5))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_very_short_clips(tmp_path: Path, count: int) -> None:
+    path = write_clip(tmp_path / "short.mp4", pictures(count, size=(66, 50)))
+    for read in DECODERS.values():
+        got = read(path, FramePolicy("middle", 5))
+        assert got.total == count
+        assert got.frames.shape == (5, 66, 50, 3)
+
+
+def bad_files(folder: Path) -> dict[str, Path]:
+    good = write_clip(folder / "good.mp4", FRAMES)
+    front = write_clip(folder / "front.mp4", FRAMES, options={"movflags": "faststart"})
+    (folder / "empty.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("<html>404</html>" * 50)
+    (folder / "zeros.mp4").write_bytes(bytes(5000))
+    return {
+        "empty": folder / "empty.mp4",
+        "text": folder / "text.mp4",
+        "zeros": folder / "zeros.mp4",
+        "no index": cut(good, folder / "cut.mp4", 0.6),
+        "index first": cut(front, folder / "cutfront.mp4", 0.6),
+        "sound only": write_sound(folder / "sound.mp4"),
+        "absent": folder / "absent.mp4",
+    }
+
+
+REASONS = {
+    "empty": "the file is empty",
+    "text": "Invalid data",
+    "zeros": "Invalid data",
+    "no index": "Invalid data",
+    "index first": "truncated or damaged after frame .* of 60",
+    "sound only": "no video stream",
+    "absent": "No such file",
+}
+
+
+@pytest.mark.parametrize("kind", list(REASONS))
+def test_bad_files_say_why_in_one_line(tmp_path: Path, kind: str) -> None:
+    path = bad_files(tmp_path)[kind]
+    for name, read in DECODERS.items():
+        with pytest.raises(MediaError) as caught:
+            read(path, FramePolicy("middle", 5))
+        message = str(caught.value)
+        assert message.startswith(f"{path.name}: ")
+        assert "\n" not in message
+        if name != "decord":
+            with pytest.raises(MediaError, match=REASONS[kind]):
+                read(path, FramePolicy("middle", 5))
+
+
+def test_a_hole_inside_is_an_error_not_grey_frames(tmp_path: Path) -> None:
+    path = write_clip(tmp_path / "hole.mp4", FRAMES, options={"movflags": "faststart"})
+    content = bytearray(path.read_bytes())
+    start, end = int(0.5 * len(content)), int(0.7 * len(content))
+    content[start:end] = bytes(end - start)
+    path.write_bytes(content)
+    with pytest.raises(MediaError, match=r"hole\.mp4"):
+        read_auto(path, FramePolicy("middle", 5))
+
+
+def test_unknown_decoder_names_the_nearest() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'decord'"):
+        get_decoder("decrod")
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
+def test_covers_are_rgb(tmp_path: Path, suffix: str) -> None:
+    got = read_cover(write_cover(tmp_path / f"a{suffix}", kind=2))
+    assert got.shape == (80, 60, 3)
+    assert got.dtype == np.uint8
+    assert got.mean(axis=(0, 1)).argmax() == 2  # kind 2 is blue
+
+
+def test_covers_follow_their_exif_orientation(tmp_path: Path) -> None:
+    from PIL import Image
+
+    image = Image.fromarray(pictures(1, size=(80, 60))[0])
+    exif = image.getexif()
+    exif[0x0112] = 6  # turn 90 degrees clockwise to show
+    image.save(tmp_path / "turned.png", exif=exif)
+    assert np.array_equal(read_cover(tmp_path / "turned.png"), np.rot90(np.asarray(image), -1))
+
+
+@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
+def test_covers_of_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
+    from PIL import Image
+
+    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
+    Image.fromarray(pictures(1)[0]).convert(mode).save(path)
+    assert read_cover(path).shape == (64, 96, 3)
+
+
+def test_broken_covers_say_why(tmp_path: Path) -> None:
+    good = write_cover(tmp_path / "good.jpg", size=(300, 300))
+    (tmp_path / "empty.jpg").write_bytes(b"")
+    (tmp_path / "text.jpg").write_text("no picture")
+    for path in (
+        cut(good, tmp_path / "cut.jpg", 0.5),
+        tmp_path / "empty.jpg",
+        tmp_path / "text.jpg",
+        tmp_path / "x.jpg",
+    ):
+        with pytest.raises(MediaError, match=rf"^{path.name}: \S"):
+            read_cover(path)
