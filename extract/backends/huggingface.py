@@ -194,7 +194,7 @@ def _from_hub(spec: EncoderSpec, weights: str, read: Any) -> Any:
     """Call a library's reader; one line instead of its errors."""
     try:
         return read()
-    except (OSError, ValueError, RuntimeError, KeyError) as error:
+    except Exception as error:  # hub, safetensors, pickle and tokenizers each have their own
         if weights == "pretrained" and spec.weights is not None:
             raise no_download(spec.name, spec.weights, error) from error
         reason = " ".join(str(error).split())[:200]
@@ -206,6 +206,7 @@ def _pretrained(
 ) -> nn.Module:
     """Load and refuse what does not fit: the library itself fills gaps with random numbers and carries on."""
     import torch
+    from transformers.utils import logging as transformers_logging
 
     extra = spec.weights.extra_keys if spec.weights is not None else ()
 
@@ -214,8 +215,13 @@ def _pretrained(
             folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
         )
 
-    with seeded(0):
-        model, report = _from_hub(spec, weights, read)
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its table of keys says at length what check_keys says in a line
+    try:
+        with seeded(0):
+            model, report = _from_hub(spec, weights, read)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
     unexpected = [key for key in report["unexpected_keys"] if not key.startswith(extra)]
     reshaped = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
     check_keys(folder, list(report["missing_keys"]), unexpected, reshaped)
