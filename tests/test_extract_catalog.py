@@ -59,7 +59,7 @@ def test_two_files_for_one_id_are_both_named(tmp_path: Path) -> None:
 
 
 def test_wrong_catalogs_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="folder of covers .*nowhere"):
+    with pytest.raises(ConfigError, match=r"folder of covers .*nowhere"):
         build_catalog("d", None, covers=tmp_path / "nowhere")
     with pytest.raises(ConfigError, match="has no items"):
         build_catalog("d", None, videos=tmp_path)
