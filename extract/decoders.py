@@ -24,7 +24,9 @@ from features.errors import ConfigError, FreezeframeError, MediaError, nearest
 
 REASON_CHARS = 160  # with the file name this fits the store's 200 bytes
 DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
-MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"  # other containers (AVI) carry times that mislead decord
+# The containers whose packets carry times that hold after a seek; in AVI, FLV and MPEG-TS they do not (measured: frames
+# up to ten places off), so those are decoded from the start.
+MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
 
 
 def one_line(error: BaseException) -> str:
@@ -89,14 +91,15 @@ def list_packets(path: Path) -> PacketList:
             whole = f" of {stream.frames}" if stream.frames else ""
             raise MediaError(f"{path.name}: truncated or damaged after frame {len(packets)}{whole}; fetch it again")
         shown = [packet.pts for packet in packets if not packet.is_discard]
-        times = tuple(sorted(shown)) if None not in shown and len(set(shown)) == len(shown) else None
+        usable = container.format.name in (MP4, MATROSKA) and None not in shown and len(set(shown)) == len(shown)
         ordinary = (
-            stream.codec_context.codec.canonical_name in DECORD_CODECS
-            and (container.format.name == MATROSKA or (container.format.name == MP4 and stream.frames == len(packets)))
+            usable
+            and stream.codec_context.codec.canonical_name in DECORD_CODECS
+            and (container.format.name == MATROSKA or stream.frames == len(packets))  # not a fragmented MP4
             and len(shown) == len(packets)
-            and times is not None
             and not _has_leading_frames([(packet.pts, packet.is_keyframe) for packet in packets])
         )
+        times = tuple(sorted(shown)) if usable else None
         return PacketList(stream.index, times, len(shown), ordinary)
 
 

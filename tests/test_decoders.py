@@ -31,6 +31,9 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "fragments.mp4": lambda path: write_clip(path, FRAMES, options={"movflags": "frag_keyframe+empty_moov"}),
     "first-fragment.mp4": lambda path: write_clip(path, FRAMES, options={"movflags": "frag_keyframe"}),
     "mpeg4.avi": lambda path: write_clip(path, FRAMES, codec="mpeg4"),
+    "h264.avi": lambda path: write_clip(path, FRAMES),
+    "h264.flv": lambda path: write_clip(path, FRAMES),
+    "h264.ts": lambda path: write_clip(path, FRAMES),
     "vp9.webm": lambda path: write_clip(path, FRAMES, codec="libvpx-vp9"),
 }
 ORDINARY = ["h264.mp4", "h264.mkv", "hevc.mp4", "uneven.mp4", "vp9.webm"]
