@@ -1,12 +1,10 @@
-"""The item catalog: which video, cover and title belong to each item id, and what is missing, known before any work.
-
-Folders are listed once and files matched by stem; an id is never joined into a path, so no id can lead outside.
-"""
+"""The item catalog: item id -> video, cover, title; what is missing is known before anything is opened."""
 
 from __future__ import annotations
 
 import hashlib
-import os
+import re
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,78 +13,124 @@ from typing import Literal
 from features.errors import ConfigError
 
 Modality = Literal["video", "cover", "title"]
-
+MODALITIES: tuple[Modality, ...] = ("video", "cover", "title")
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".gif"})
 COVER_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 
 
 @dataclass(frozen=True)
 class Item:
-    """One item: raw id and its sources, None where there is none."""
+    """One item: its id as the user has it, and where its video, cover and title are (None where there is none)."""
 
     id: str
-    video: Path | None = None
-    cover: Path | None = None
-    title: str | None = None
-
-    def source(self, modality: Modality) -> Path | str | None:
-        """Return the file or text of a modality; None where there is none or the title is blank."""
-        found: Path | str | None = getattr(self, modality)
-        return None if isinstance(found, str) and not found.strip() else found
-
-    def stamp(self, modality: Modality) -> str:
-        """Return what is known of a source without opening it: 'size:<bytes>', 'blake2b:<hex>' of a title, '' if none.
-
-        A changed stamp means the row is made again.
-        """
-        source = self.source(modality)
-        if source is None:
-            return ""
-        return f"blake2b:{digest(source.encode())}" if isinstance(source, str) else f"size:{source.stat().st_size}"
+    video: Path | None
+    cover: Path | None
+    title: str | None
 
 
 @dataclass(frozen=True)
 class Catalog:
-    """All items of a dataset, in the order of the rows to come."""
+    """The items of a dataset, in the order their rows will have."""
 
     dataset: str
     items: tuple[Item, ...]
 
-    def missing(self, modality: Modality) -> list[str]:
-        """Return ids of the items that lack a modality."""
-        return [item.id for item in self.items if item.source(modality) is None]
+    def count_missing(self) -> dict[Modality, int]:
+        """Return how many items have no video, cover or title; looks at no file."""
+        missing = Counter(kind for item in self.items for kind in MODALITIES if source(item, kind) is None)
+        return {kind: missing[kind] for kind in MODALITIES}
 
 
-def digest(content: bytes) -> str:
-    """Return blake2b-128 as 32 hex characters."""
-    return hashlib.blake2b(content, digest_size=16).hexdigest()
+def source(item: Item, modality: Modality) -> Path | str | None:
+    """Return what a modality of an item is made from: a path, a title, or None (a blank title counts as none)."""
+    if modality == "title":
+        return item.title if item.title and item.title.strip() else None
+    return item.video if modality == "video" else item.cover
 
 
-def media_ids(*, videos: Path | None, covers: Path | None) -> list[str]:
-    """Return the sorted ids for which a folder holds a video or a cover."""
-    return sorted(_by_stem(videos, VIDEO_SUFFIXES).keys() | _by_stem(covers, COVER_SUFFIXES).keys())
+def stamp(item: Item, modality: Modality) -> str:
+    """Return a cheap mark that changes with the source: 'size:<bytes>', 'blake2b:<32 hex>' of a title, '' if missing.
+
+    Only the file's size is looked at, so that a catalog of a million files takes seconds and a copied one stays the
+    same. An edit that keeps the size is not seen.
+    """
+    origin = source(item, modality)
+    if origin is None:
+        return ""
+    if isinstance(origin, str):
+        return f"blake2b:{hashlib.blake2b(origin.encode(errors='surrogatepass'), digest_size=16).hexdigest()}"
+    try:
+        return f"size:{origin.stat().st_size}"
+    except OSError:  # deleted since it was listed: missing, like one that never was
+        return ""
+
+
+def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
+    """Return a sort key under which 'a2' comes before 'a10'.
+
+    >>> sorted(["a10", "a2", "1"], key=natural_key)
+    ['1', 'a2', 'a10']
+    """
+    parts = re.findall(r"[0-9]+|[^0-9]+", text)
+    return (*((0, int(part), part) if part[0] in "0123456789" else (1, 0, part) for part in parts),)
+
+
+def media_ids(*, videos: Path | None, covers: Path | None) -> set[str]:
+    """Return the ids for which a folder holds a video or a cover; ConfigError as `build_catalog`."""
+    return {*_listing(videos, VIDEO_SUFFIXES, "videos"), *_listing(covers, COVER_SUFFIXES, "covers")}
 
 
 def build_catalog(
-    dataset: str, ids: Iterable[str], *, videos: Path | None, covers: Path | None, titles: Mapping[str, str]
+    dataset: str,
+    ids: Iterable[str] | None,
+    *,
+    videos: Path | None = None,
+    covers: Path | None = None,
+    titles: Mapping[str, str] | None = None,
 ) -> Catalog:
-    """Match ids with the files of two folders and with titles; ConfigError for two files of one id, or no items."""
-    video, cover = _by_stem(videos, VIDEO_SUFFIXES), _by_stem(covers, COVER_SUFFIXES)
-    items = tuple(Item(item, video.get(item), cover.get(item), titles.get(item)) for item in ids)
-    if not items:
-        raise ConfigError(f"dataset {dataset!r} has no items: no interactions, titles, videos or covers were found")
-    return Catalog(dataset, items)
+    """Match item ids with the files of two folders and a table of titles.
+
+    Each folder is listed once and files are matched by their stem ('17.mp4' is the video of '17'). An id is never
+    made part of a path, so no id can reach outside the folders.
+
+    Args:
+        dataset: name the feature files will carry.
+        ids: item ids in the order of the rows, or None for all that have a file or a title, in natural order.
+        videos: folder of videos named by item id.
+        covers: folder of covers named by item id.
+        titles: item id -> title.
+
+    Raises:
+        ConfigError: a folder that is none, two files for one id, an id given twice, or no item at all.
+    """
+    titles = titles or {}
+    video = _listing(videos, VIDEO_SUFFIXES, "videos")
+    cover = _listing(covers, COVER_SUFFIXES, "covers")
+    wanted = sorted({*video, *cover, *titles}, key=natural_key) if ids is None else list(ids)
+    if not wanted:
+        raise ConfigError(
+            f"dataset {dataset!r} has no items: no ids, titles or files with a known suffix were given "
+            f"({', '.join(sorted(VIDEO_SUFFIXES | COVER_SUFFIXES))}); check the folders"
+        )
+    twice = [item for item, times in Counter(wanted).items() if times > 1]
+    if twice:
+        raise ConfigError(f"item id {twice[0]!r} is listed {wanted.count(twice[0])} times; list each id once")
+    return Catalog(dataset, tuple(Item(item, video.get(item), cover.get(item), titles.get(item)) for item in wanted))
 
 
-def _by_stem(folder: Path | None, suffixes: frozenset[str]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
+def _listing(folder: Path | None, suffixes: frozenset[str], what: str) -> dict[str, Path]:
+    """Return stem -> file of a folder."""
     if folder is None:
-        return found
-    with os.scandir(folder) as entries:
-        paths = sorted(Path(entry.path) for entry in entries if entry.is_file())
-    for path in paths:
-        if path.suffix.lower() in suffixes:
-            if path.stem in found:
-                raise ConfigError(f"item {path.stem!r} has two files, {found[path.stem]} and {path}; keep one")
-            found[path.stem] = path
+        return {}
+    if not folder.is_dir():
+        raise ConfigError(f"folder of {what} {folder} does not exist; check the path")
+    found: dict[str, Path] = {}
+    for path in sorted(folder.iterdir()):
+        if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
+            continue
+        if path.stem in found:
+            raise ConfigError(
+                f"item {path.stem!r} has two files in {folder}: {found[path.stem].name} and {path.name}; keep one"
+            )
+        found[path.stem] = path
     return found

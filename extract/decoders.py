@@ -1,159 +1,224 @@
-"""Reading frames and covers. All decoders seek exactly: the same file and policy give the same frames.
+"""Video decoders behind one interface, frame-exact and upright, one thread each; and the reader of covers.
 
-decord is the default for ordinary files. It cannot open some codecs (AV1) and misplaces frames of some files; PyAV,
-with its own FFmpeg, takes those over in 'auto'.
+decord and PyAV give the same bytes on ordinary files (measured on H.264, HEVC and VP9: no pixel differs). They part
+where a file is not ordinary: decord cannot open AV1, counts frames that an edit list hides, and gives a frame two
+places off, without a word, in fragmented MP4 and around key frames that are shown after frames which follow them in
+the file ("open GOP": x265's default). `auto` therefore lists the packets of a file first (2 to 30 ms), lets decord
+read what is ordinary and PyAV the rest.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from contextlib import suppress
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.frames import FramePolicy, frame_indices
-from features.errors import ConfigError, MediaError, nearest
+from extract.frames import Decoder, FramePolicy, Frames, frame_indices
+from features.errors import ConfigError, FreezeframeError, MediaError, nearest
 
-Pixels = NDArray[np.uint8]
-Decoder = Callable[[Path, FramePolicy], Pixels]
-
-
-def get_decoder(name: str) -> Decoder:
-    """Return a decoder by name; ConfigError offering the nearest name.
-
-    A decoder takes a file and a policy and returns (T, H, W, 3) uint8 RGB frames, upright; it raises MediaError with a
-    one-line reason for whatever is wrong with the file.
-    """
-    if name not in DECODERS:
-        raise ConfigError(f"unknown decoder {name!r}; {nearest(name, DECODERS)}")
-    return DECODERS[name]
+REASON_CHARS = 160  # with the file name this fits the store's 200 bytes
+DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
+# The containers whose packets carry times that hold after a seek; in AVI, FLV and MPEG-TS they do not (measured: frames
+# up to ten places off), so those are decoded from the start.
+MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
 
 
-def read_decord(path: Path, policy: FramePolicy) -> Pixels:
-    """Decode with decord, one thread: many readers at once are faster than many threads in one."""
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line of at most 160 characters, without error numbers, stacks and C++ places."""
+    text = getattr(error, "strerror", None) or str(error).split("Stack trace")[0]
+    text = re.sub(r"\[\d\d:\d\d:\d\d\] \S+?:\d+: ", "", text)
+    return " ".join(text.split())[:REASON_CHARS] or type(error).__name__
+
+
+@contextmanager
+def _media_errors(path: Path) -> Iterator[None]:
+    """Turn whatever a decoder raises into a MediaError: their exception classes share no base but Exception."""
     try:
-        import decord
-    except ImportError as error:
-        raise ConfigError("decord is not installed here; use --decoder pyav") from error
-    _refuse_empty(path)
-    try:
-        decord.logging.set_level(decord.logging.QUIET)  # the reason goes into the row, not to the terminal
-        reader = decord.VideoReader(str(path), num_threads=1)
-        frames: Pixels = reader.get_batch(frame_indices(policy, len(reader))).asnumpy()
-    except MediaError:
+        yield
+    except FreezeframeError:
         raise
-    except Exception as error:  # decord raises its own and several built-in kinds
-        raise MediaError(f"decord cannot read {path.name}: {_reason(error, path)}") from error
-    return frames
+    except Exception as error:
+        raise MediaError(f"{path.name}: {one_line(error)}") from error
 
 
-def read_pyav(path: Path, policy: FramePolicy) -> Pixels:
-    """Decode with PyAV: list the packets' times, seek to the key frame before the first wanted one, decode on."""
+@dataclass(frozen=True)
+class PacketList:
+    """What the packets of a file's best video stream say, without decoding one.
+
+    Attributes:
+        stream: index of the stream in the file.
+        times: presentation times of the frames to show, in the stream's unit, sorted; None where packets carry no
+            usable times.
+        total: number of frames to show.
+        ordinary: decord is exact on this file.
+    """
+
+    stream: int
+    times: tuple[int, ...] | None
+    total: int
+    ordinary: bool
+
+
+def _check_not_empty(path: Path) -> None:
+    if path.stat().st_size == 0:
+        raise MediaError(f"{path.name}: the file is empty (0 bytes)")
+
+
+def _opened(path: Path) -> Any:
+    """Open a container. Absolute, so that a name like 'http:x' stays a file; a playlist in it reaches only files."""
     import av
 
-    _refuse_empty(path)
-    try:
-        with av.open(str(path)) as container:
-            if not container.streams.video:
-                raise MediaError(f"{path.name} has no video stream")
-            stream = container.streams.best("video")
-            times = _frame_times(container, stream, path)
-            wanted = [times[index] for index in frame_indices(policy, len(times)).tolist()]
-            frames = _decode(container, stream, set(wanted), min(wanted))
-            if len(frames) < len(set(wanted)):  # open groups of pictures lean on the group before: take all of them
-                frames = _decode(container, stream, set(wanted), times[0])
-    except MediaError:
-        raise
-    except Exception as error:  # FFmpeg's errors come as many built-in kinds
-        raise MediaError(f"PyAV cannot read {path.name}: {_reason(error, path)}") from error
-    lost = [time for time in wanted if time not in frames]
-    if lost:
-        raise MediaError(f"{path.name}: {len(lost)} of {len(wanted)} wanted frames do not decode")
-    return np.stack([frames[time] for time in wanted])
+    _check_not_empty(path)
+    return av.open(str(path.absolute()), options={"protocol_whitelist": "file"})
 
 
-def read_auto(path: Path, policy: FramePolicy) -> Pixels:
-    """Decode with decord where the packets show that its frame numbers are right, else with PyAV."""
-    _refuse_empty(path)
-    if _suits_decord(path):
-        with suppress(MediaError, ConfigError):
-            return read_decord(path, policy)
-    return read_pyav(path, policy)
+def list_packets(path: Path) -> PacketList:
+    """List a file's video packets; MediaError when it has no video or ends before its own header says."""
+    with _media_errors(path), _opened(path) as container:
+        stream = container.streams.best("video")
+        if stream is None or stream.codec_context is None:
+            raise MediaError(f"{path.name}: it holds no video stream")
+        packets = [packet for packet in container.demux(stream) if packet.size]
+        # A file cut off in transfer still opens when its index stands first; frames counted from what is left would
+        # come from another part of the clip without a word.
+        if len(packets) < stream.frames or any(packet.is_corrupt for packet in packets):
+            whole = f" of {stream.frames}" if stream.frames else ""
+            raise MediaError(f"{path.name}: truncated or damaged after frame {len(packets)}{whole}; fetch it again")
+        shown = [packet.pts for packet in packets if not packet.is_discard]
+        usable = container.format.name in (MP4, MATROSKA) and None not in shown and len(set(shown)) == len(shown)
+        ordinary = (
+            usable
+            and stream.codec_context.codec.canonical_name in DECORD_CODECS
+            and (container.format.name == MATROSKA or stream.frames == len(packets))  # not a fragmented MP4
+            and len(shown) == len(packets)
+            and not _has_leading_frames([(packet.pts, packet.is_keyframe) for packet in packets])
+        )
+        times = tuple(sorted(shown)) if usable else None
+        return PacketList(stream.index, times, len(shown), ordinary)
 
 
-def _suits_decord(path: Path) -> bool:
-    """Return whether decord numbers this file's frames rightly.
-
-    After a seek into an open group of pictures (usual in HEVC) it silently returns frames up to three places late, and
-    it counts frames that an edit list hides. Packets tell both without any decoding.
-    """
-    import av
-
-    try:
-        with av.open(str(path)) as container:
-            stream = container.streams.best("video")
-            packets = [packet for packet in container.demux(stream) if packet.pts is not None]
-    except Exception:  # whatever it is, the decoder that is used will say so
-        return False
-    key = None
-    for packet in packets:
-        if packet.is_discard or (key is not None and packet.pts < key):
-            return False
-        key = packet.pts if packet.is_keyframe else key
-    return True
+def _has_leading_frames(packets: Sequence[tuple[int, bool]]) -> bool:
+    """Return whether a frame follows a key frame in the file and precedes it on the screen; (time, is key) each."""
+    key: int | None = None
+    for time, is_key in packets:
+        if is_key:
+            key = time
+        elif key is not None and time < key:
+            return True
+    return False
 
 
-def _frame_times(container: Any, stream: Any, path: Path) -> list[int]:
-    """Return presentation times of all frames, in order, from the packets alone (no decoding)."""
-    packets = [packet for packet in container.demux(stream) if packet.pts is not None]
-    if stream.frames and len(packets) < stream.frames:
-        raise MediaError(f"{path.name} is cut off: {len(packets)} of {stream.frames} frames are there")
-    return sorted(packet.pts for packet in packets if not packet.is_discard)
+def read_decord(path: Path, policy: FramePolicy) -> Frames:
+    """Read with decord (0.6): quick and exact on ordinary files; no AV1, wrong where edit lists hide frames."""
+    import decord
+
+    with _media_errors(path):
+        reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
+        indices = frame_indices(policy, len(reader))
+        unique, inverse = np.unique(indices, return_inverse=True)
+        frames = reader.get_batch(unique.tolist()).asnumpy()
+        return _frames(path, frames[inverse], len(reader))
 
 
-def _decode(container: Any, stream: Any, wanted: set[int], start: int) -> dict[int, Pixels]:
-    """Return the frames at the wanted times, upright, decoding from the key frame before time `start`."""
-    container.seek(start, stream=stream, backward=True)
-    last = max(wanted)
-    frames: dict[int, Pixels] = {}
-    for frame in container.decode(stream):
-        if frame.pts in wanted:
-            pixels = frame.to_ndarray(format="rgb24")
-            frames[frame.pts] = np.rot90(pixels, k=round(frame.rotation / 90) % 4) if frame.rotation else pixels
-        if frame.pts is not None and frame.pts >= last and len(frames) == len(wanted):
-            break
-    return frames
+def read_pyav(path: Path, policy: FramePolicy) -> Frames:
+    """Read with PyAV: everything its FFmpeg knows, AV1 included. Seeks, then decodes on."""
+    return _read_listed(path, policy, list_packets(path))
+
+
+def _read_listed(path: Path, policy: FramePolicy, packets: PacketList) -> Frames:
+    with _media_errors(path):
+        indices = frame_indices(policy, packets.total)
+        unique, inverse = np.unique(indices, return_inverse=True)
+        found = _seek(path, packets, unique)
+        if found is not None:
+            return _frames(path, found[inverse], packets.total)
+        return _read_all(path, policy, packets)
+
+
+def _seek(path: Path, packets: PacketList, numbers: NDArray[np.int64]) -> NDArray[np.uint8] | None:
+    """Find frames by their times; None when one does not turn up, or the packets carry no usable times."""
+    if packets.times is None:
+        return None
+    wanted = {packets.times[number]: place for place, number in enumerate(numbers.tolist())}
+    # A frame before a key frame of an open GOP cannot be decoded from there: then from the start.
+    for start in (packets.times[int(numbers[0])], packets.times[0]):
+        found: dict[int, NDArray[np.uint8]] = {}
+        with _opened(path) as container:
+            stream = container.streams[packets.stream]
+            stream.codec_context.thread_count = 1
+            container.seek(start, stream=stream, backward=True)
+            for frame in container.decode(stream):
+                if frame.pts in wanted and not frame.is_corrupt:
+                    found[wanted[frame.pts]] = _upright(frame)
+                if len(found) == len(wanted):
+                    return np.stack([found[place] for place in range(len(wanted))])
+    return None
+
+
+def _read_all(path: Path, policy: FramePolicy, packets: PacketList) -> Frames:
+    """Decode from the start: once for the frames wanted, and once before that to count where packets mislead."""
+
+    def decoded() -> Iterator[Any]:
+        with _opened(path) as container:
+            stream = container.streams[packets.stream]
+            stream.codec_context.thread_count = 1
+            yield from container.decode(stream)
+
+    total = sum(1 for _ in decoded())
+    indices = frame_indices(policy, total)
+    unique, inverse = np.unique(indices, return_inverse=True)
+    wanted = set(unique.tolist())
+    frames = [_upright(frame) for number, frame in enumerate(decoded()) if number in wanted]
+    return _frames(path, np.stack(frames)[inverse], total)
+
+
+def _upright(frame: Any) -> NDArray[np.uint8]:
+    """Return a frame as (H, W, 3) RGB, turned as its display matrix says (PyAV leaves that to the caller)."""
+    pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
+    return np.rot90(pixels, round(frame.rotation / 90) % 4)
+
+
+def _frames(path: Path, frames: NDArray[np.uint8], total: int) -> Frames:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or 0 in frames.shape:
+        raise MediaError(f"{path.name}: the decoder gave frames of shape {frames.shape}, not (T, H, W, 3)")
+    return Frames(frames, total, width=frames.shape[2], height=frames.shape[1])
+
+
+def read_auto(path: Path, policy: FramePolicy) -> Frames:
+    """Read with decord where that is exact; with PyAV what is not ordinary or what decord fails on."""
+    packets = list_packets(path)
+    if packets.ordinary:
+        try:
+            frames = read_decord(path, policy)
+            if frames.total == packets.total:
+                return frames
+        except (MediaError, ImportError):  # decord has no wheels for some machines
+            pass
+    return _read_listed(path, policy, packets)
 
 
 DECODERS: dict[str, Decoder] = {"auto": read_auto, "decord": read_decord, "pyav": read_pyav}
 
 
-def read_cover(path: Path) -> Pixels:
-    """Return (H, W, 3) uint8 RGB pixels of an image file, turned as its EXIF says; MediaError with the reason."""
+def get_decoder(name: str) -> Decoder:
+    """Return the decoder of a name; ConfigError with the nearest one otherwise."""
+    if name not in DECODERS:
+        raise ConfigError(f"decoder {name!r} is unknown; {nearest(name, DECODERS)}")
+    return DECODERS[name]
+
+
+def read_cover(path: Path) -> NDArray[np.uint8]:
+    """Read an image as (H, W, 3) uint8 RGB, upright by its EXIF tag; MediaError (file name, reason) when broken."""
     from PIL import Image, ImageOps
 
-    _refuse_empty(path)
-    try:
+    with _media_errors(path):
+        _check_not_empty(path)
         with Image.open(path) as image:
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    except Exception as error:  # Pillow raises OSError, SyntaxError, ValueError and its own kinds
-        raise MediaError(f"cannot read cover {path.name}: {_reason(error, path)}") from error
-
-
-def _refuse_empty(path: Path) -> None:
-    try:
-        size = path.stat().st_size
-    except OSError as error:
-        raise MediaError(f"{path.name} cannot be opened: {error.strerror}") from error
-    if size == 0:
-        raise MediaError(f"{path.name} is empty (0 bytes)")
-
-
-def _reason(error: Exception, path: Path) -> str:
-    """Return the first line of an exception, short, without the folder; native stack traces are left out."""
-    text = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
-    lines = [line.strip() for line in text.splitlines() if line.strip()]
-    return (lines[0] if lines else type(error).__name__).replace(str(path), path.name)[:160]
+            image.load()
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))

@@ -1,26 +1,33 @@
-"""Which moments of a video to read: pure functions of the number of frames."""
+"""Which moments of a clip to read: pure functions from a policy and a number of frames to frame numbers.
+
+Letters: T frames, H W pixels.
+"""
 
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass
-from typing import Literal
+from pathlib import Path
+from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import ConfigError, MediaError
 
+MAX_FRAMES = 512  # 512 frames of 720p are 1.4 GB in one clip: more is a typing error
+
 
 @dataclass(frozen=True)
 class FramePolicy:
-    """A rule that picks `count` frames.
+    """Which frames of a clip an encoder sees.
 
     Attributes:
-        kind: 'middle' = consecutive frames, `stride` apart, around the middle (MicroLens: 5 at stride 1);
-            'uniform' = the centres of `count` equal segments of the whole video.
-        count: T, at least 1.
-        stride: frames from one to the next; 'middle' only.
+        kind: 'middle' takes `count` frames, `stride` apart, around the middle of the clip (MicroLens, arXiv
+            2309.15379, takes 5 neighbouring ones); 'uniform' takes the centres of `count` equal segments
+            (TSN, arXiv 1608.00859).
+        count: T, 1 to 512.
+        stride: distance of neighbouring frames, in frames; only 'middle' has one.
     """
 
     kind: Literal["middle", "uniform"]
@@ -28,37 +35,70 @@ class FramePolicy:
     stride: int = 1
 
     def __post_init__(self) -> None:
-        """Refuse policies that pick nothing."""
-        if self.count < 1 or self.stride < 1 or (self.kind == "uniform" and self.stride != 1):
-            raise ConfigError(f"frame policy {self} cannot be: count and stride start at 1, uniform has no stride")
+        """Check once; ConfigError names the value and its limit."""
+        if self.kind not in ("middle", "uniform"):
+            raise ConfigError(f"frame policy {self.kind!r} is unknown; use 'middle:5', 'middle:16x4' or 'uniform:32'")
+        if not 1 <= self.count <= MAX_FRAMES:
+            raise ConfigError(f"frame policy '{self}' asks for {self.count} frames; use 1 to {MAX_FRAMES}")
+        if self.stride < 1 or (self.kind == "uniform" and self.stride != 1):
+            raise ConfigError(
+                f"frame policy '{self}' has stride {self.stride}; 'middle' takes 1 or more, 'uniform' none"
+            )
 
     def __str__(self) -> str:
         """Return the text that `parse_frame_policy` reads."""
-        return f"{self.kind}:{self.count}{f'x{self.stride}' if self.stride > 1 else ''}"
+        return f"{self.kind}:{self.count}" + (f"x{self.stride}" if self.stride != 1 else "")
 
 
 def parse_frame_policy(text: str) -> FramePolicy:
-    """Read 'middle:5', 'middle:16x4' (16 frames, every 4th) or 'uniform:32'; ConfigError on anything else."""
-    match = re.fullmatch(r"(middle|uniform):(\d{1,4})(?:x(\d{1,4}))?", text.strip())
-    if not match:
-        raise ConfigError(f"frame policy {text!r} is not understood; write middle:5, middle:16x4 or uniform:32")
-    kind: Literal["middle", "uniform"] = "middle" if match[1] == "middle" else "uniform"
-    return FramePolicy(kind, int(match[2]), int(match[3] or 1))
+    """Read 'middle:5', 'middle:16x4' (16 frames, 4 apart) or 'uniform:32'; ConfigError on anything else."""
+    match = re.fullmatch(r"(middle|uniform):(\d{1,9})(?:x(\d{1,9}))?", text.strip())
+    if match is None:
+        raise ConfigError(
+            f"frame policy {text!r} is not understood; "
+            "use 'middle:5', 'middle:16x4' (16 frames, 4 apart) or 'uniform:32'"
+        )
+    kind, count, stride = match.groups()
+    return FramePolicy("middle" if kind == "middle" else "uniform", int(count), int(stride or 1))
 
 
 def frame_indices(policy: FramePolicy, total: int) -> NDArray[np.int64]:
-    """Return (T,) ascending frame numbers in [0, total).
+    """Return the frame numbers a policy picks from a clip, (T,) int64 in [0, total), not decreasing.
 
-    A video shorter than the policy asks for repeats its first and last frames ('middle') or some of all ('uniform'),
-    so that T never depends on the video.
+    'middle' of 5 gives total // 2 - 2 .. total // 2 + 2. In a clip too short for that the numbers beyond an end are
+    replaced by that end: its frame is repeated, T stays. 'uniform' repeats frames too when total < T.
 
     Raises:
-        MediaError: total is 0.
+        MediaError: `total` is below 1.
     """
     if total < 1:
-        raise MediaError("video has no frames")
+        raise MediaError(f"the clip has {total} frames; it needs at least 1: replace the file")
     steps = np.arange(policy.count, dtype=np.int64)
     if policy.kind == "uniform":
         return (2 * steps + 1) * total // (2 * policy.count)
-    wanted = total // 2 + (steps - policy.count // 2) * policy.stride
-    return np.clip(wanted, 0, total - 1)
+    return np.clip(total // 2 + (steps - policy.count // 2) * policy.stride, 0, total - 1)
+
+
+@dataclass(frozen=True)
+class Frames:
+    """Frames of one clip, upright.
+
+    Attributes:
+        frames: (T, H, W, 3) uint8 RGB in [0, 255], in the order of the policy.
+        total: number of frames the clip really has.
+        width: W in pixels, after rotation.
+        height: H in pixels, after rotation.
+    """
+
+    frames: NDArray[np.uint8]
+    total: int
+    width: int
+    height: int
+
+
+class Decoder(Protocol):
+    """What every video decoder does."""
+
+    def __call__(self, path: Path, policy: FramePolicy) -> Frames:
+        """Read the frames a policy picks; MediaError (file name, reason, one line) when that is not possible."""
+        ...

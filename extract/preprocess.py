@@ -1,37 +1,64 @@
-"""From pixels to what an encoder takes, by its entry alone: plain torch on whatever device the frames are.
+"""Frames and covers to the encoder's input, from its entry alone: plain tensor operations on any device.
 
-No library's own processor is used: their defaults change between releases and differ from the checkpoints' settings.
+No image processor of a library is used: their defaults differ from their checkpoints' (VideoMAE) and from each other.
+Letters: T frames, H W pixels.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-if TYPE_CHECKING:
-    from extract.encoders import EncoderSpec
+from extract.encoder import PixelInput
+from features.errors import MediaError
+
+CHUNK_FRAMES = 8  # of 1080p in float32: 200 MB at a time
+MAX_SHAPE = 20  # longest side over shortest
 
 
-def preprocess(frames: Tensor, spec: EncoderSpec) -> Tensor:
-    """Return (N, 3, crop, crop) float32: short side resized (antialiased), centre cropped, normalised.
+def preprocess(pixels: NDArray[np.uint8], inputs: PixelInput, device: torch.device | str = "cpu") -> Tensor:
+    """Resize, crop and normalise.
 
     Args:
-        frames: (N, H, W, 3) uint8 RGB in [0, 255].
-        spec: resize, crop, interpolation, mean and std.
+        pixels: (T, H, W, 3) or (H, W, 3) uint8 RGB in [0, 255].
+        inputs: the encoder's input contract.
+        device: where to compute.
+
+    Returns:
+        (T, 3, size, size) or (3, size, size) float32, normalised by mean and std of values in [0, 1].
+
+    Raises:
+        MediaError: one side is over 20 times the other.
     """
-    pixels = frames.permute(0, 3, 1, 2).float().div_(255)
-    height, width = pixels.shape[2:]
-    scale = spec.resize / min(height, width)
-    size = (max(round(height * scale), spec.crop), max(round(width * scale), spec.crop))
-    if size != (height, width):
-        pixels = functional.interpolate(
-            pixels, size=size, mode=spec.interpolation, antialias=True, align_corners=False
-        ).clamp_(0, 1)  # bicubic overshoots
-    top, left = (size[0] - spec.crop) // 2, (size[1] - spec.crop) // 2
-    pixels = pixels[:, :, top : top + spec.crop, left : left + spec.crop]
-    mean = torch.tensor(spec.mean, device=pixels.device)[:, None, None]
-    std = torch.tensor(spec.std, device=pixels.device)[:, None, None]
-    return (pixels - mean) / std
+    height, width = pixels.shape[-3:-1]
+    if max(height, width) > MAX_SHAPE * min(height, width):  # its resized long side would fill the memory
+        raise MediaError(f"{width}x{height} pixels: one side is over {MAX_SHAPE} times the other")
+    images = torch.tensor(pixels, device=device)
+    if images.ndim == 3:
+        return _chunk(images[None], inputs)[0]
+    return torch.cat([_chunk(part, inputs) for part in torch.split(images, CHUNK_FRAMES)])
+
+
+def _chunk(images: Tensor, inputs: PixelInput) -> Tensor:
+    values = images.permute(0, 3, 1, 2).float()
+    height, width = _target(values.shape[-2], values.shape[-1], inputs)
+    if (height, width) != values.shape[-2:]:
+        values = functional.interpolate(values, (height, width), mode=inputs.interpolation, antialias=True)
+        values = values.clamp(0, 255)  # bicubic overshoots
+    top, left = round((height - inputs.size) / 2), round((width - inputs.size) / 2)
+    values = values[..., top : top + inputs.size, left : left + inputs.size]
+    mean = values.new_tensor(inputs.mean)[:, None, None] * 255
+    std = values.new_tensor(inputs.std)[:, None, None] * 255
+    return (values - mean) / std
+
+
+def _target(height: int, width: int, inputs: PixelInput) -> tuple[int, int]:
+    """Return (H, W) after resizing; the long side is rounded down, as torchvision does."""
+    if inputs.mode == "stretch":
+        return inputs.size, inputs.size
+    if height < width:
+        return inputs.resize, int(inputs.resize * width / height)
+    return int(inputs.resize * height / width), inputs.resize

@@ -71,7 +71,7 @@ class Run:
 def load_data(config: DataConfig) -> Data:
     """Read the dataset folder and split it."""
     dataset = read_dataset(Path(config.folder))
-    extra: Sequence[str] = ()
+    extra: set[str] = set()
     if config.candidates == "catalog":
         from extract.catalog import media_ids
 

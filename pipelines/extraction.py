@@ -5,13 +5,16 @@ from __future__ import annotations
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
+from typing import Literal
 
-from extract.catalog import Catalog, build_catalog, media_ids
-from extract.encoders import EncoderSpec, get_encoder
+from extract.catalog import Catalog, build_catalog, media_ids, natural_key
+from extract.encoder import EncoderSpec
+from extract.encoders import get_encoder
 from extract.extractor import ExtractOptions, ExtractReport, extract
 from extract.frames import parse_frame_policy
+from features.errors import ConfigError
 from pipelines.console import print_json, progress, say, table, warn
 from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.experiment import resolve_device
@@ -22,17 +25,21 @@ LISTED = 20  # bad items printed in full; all of them stand in the feature file
 def dataset_catalog(dataset: Dataset) -> Catalog:
     """Return the catalog of everything a dataset names: interactions, titles and media files."""
     ids = set(dataset.interactions["item"].unique().to_list()) | set(dataset.titles)
-    ids |= set(media_ids(videos=dataset.videos, covers=dataset.covers))
-    return build_catalog(dataset.name, sorted(ids), videos=dataset.videos, covers=dataset.covers, titles=dataset.titles)
+    ids |= media_ids(videos=dataset.videos, covers=dataset.covers)
+    return build_catalog(
+        dataset.name, sorted(ids, key=natural_key), videos=dataset.videos, covers=dataset.covers, titles=dataset.titles
+    )
 
 
 def extract_all(catalog: Catalog, specs: Sequence[EncoderSpec], options: ExtractOptions) -> list[ExtractReport]:
     """Run each encoder over the catalog, with a progress bar each."""
-    options.out.mkdir(parents=True, exist_ok=True)
+    if options.frames is not None and all(spec.modality != "video" for spec in specs):
+        raise ConfigError(f"--frames {options.frames} is for videos; none of the encoders given reads them")
     reports = []
     for spec in specs:
+        own = options if spec.modality == "video" else replace(options, frames=None)
         with progress(f"extract {spec.name}") as advance:
-            reports.append(extract(catalog, spec, options, progress=advance))
+            reports.append(extract(catalog, spec, own, progress=advance))
     return reports
 
 
@@ -44,7 +51,7 @@ def run_extract(
     seed: int,
     frames: str | None,
     decoder: str,
-    dtype: str,
+    dtype: Literal["float16", "float32"],
     batch_size: int,
     shard_size: int,
     workers: int,
@@ -90,6 +97,8 @@ def print_reports(reports: Sequence[ExtractReport]) -> None:
         rows.append([report.encoder, *counts, str(report.new_rows), "unchanged" if report.unchanged else "written"])
     table("features", ["encoder", "done", "missing", "failed", "new", "file"], rows)
     for report in reports:
+        if not report.unchanged:
+            say(f"{report.encoder}: {', '.join(f'{stage} {spent:.1f} s' for stage, spent in report.seconds.items())}")
         say(f"{report.path}{': nothing to do, all rows are there' if report.unchanged else ''}")
         for item, state, reason in report.bad[:LISTED]:
             say(f"  {state}  {item}: {reason}")

@@ -11,14 +11,15 @@ from pipelines.console import print_json, table
 
 def run_encoders(json: bool) -> None:
     """Command line `encoders`."""
+    from extract.encoder import PixelInput
     from extract.encoders import ENCODERS
 
     rows = []
     for spec in ENCODERS.values():
         frames = str(spec.frames) if spec.frames else "-"
-        size = f"{spec.crop} px" if spec.crop else f"{spec.max_tokens} tokens"
+        size = f"{spec.inputs.size} px" if isinstance(spec.inputs, PixelInput) else f"{spec.inputs.max_tokens} tokens"
         weights = spec.weights
-        source = [weights.repo, weights.revision[:12], weights.licence] if weights else ["random only", "-", "-"]
+        source = [weights.place, weights.revision[:12], weights.licence] if weights else ["random only", "-", "-"]
         rows.append([spec.name, spec.modality, str(spec.width), frames, size, " ".join(spec.blocks), *source])
     header = ["encoder", "modality", "width", "frames", "input", "blocks", "weights", "revision", "licence"]
     if json:

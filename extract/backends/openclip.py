@@ -1,84 +1,95 @@
-"""CLIP's two towers from open_clip. Its tokeniser ships inside the library."""
+"""The two towers of CLIP (arXiv 2103.00020) by open_clip, each alone: covers or titles into their common space."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from extract.loading import Network, load_strictly, read_checkpoint, unreachable
-
-if TYPE_CHECKING:
-    from extract.encoders import EncoderSpec
-
-
-def load_clip_image(spec: EncoderSpec, weights: str, seed: int) -> Network:  # noqa: ARG001 (seeded by the caller)
-    """Load the image tower with its projection."""
-    visual = _clip(spec, weights).visual
-    return Network(visual, int(visual.output_dim), visual)
+from extract.encoder import Encoder, EncoderSpec, TextInput, Tokenizer, Tokens
+from extract.weights import check_keys, local_path, no_download, no_pretrained, read_state, seeded
+from features.errors import ConfigError
 
 
-def load_clip_text(spec: EncoderSpec, weights: str, seed: int) -> Network:  # noqa: ARG001 (seeded by the caller)
-    """Load the text tower with its projection; the image tower is dropped."""
+def load_image(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
+    """Build the image tower; output is the projected vector, (B, F), not normalised to length 1.
+
+    Args:
+        spec: `arch` holds the arguments of open_clip.CLIP.
+        weights: 'pretrained', 'random' or a checkpoint file of the whole CLIP.
+        seed: of random weights.
+
+    Raises:
+        ConfigError: no such weights; StoreError: weights that do not fit.
+    """
+    model = _clip(spec, weights, seed).visual
+    kind = "random" if weights == "random" else "checkpoint"
+    return Encoder(spec, model, lambda tower, pixels: tower(pixels), weights=kind, seed=seed)  # type: ignore[arg-type]
+
+
+def load_text(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
+    """Build the text tower with open_clip's own tokenizer; arguments and output as for `load_image`."""
+    from open_clip.tokenizer import SimpleTokenizer
+
+    if not isinstance(spec.inputs, TextInput):
+        raise ConfigError(f"encoder {spec.name!r} reads titles; its entry needs a TextInput")
+    model = _clip(spec, weights, seed)
+    del model.visual  # half of the weights, never used for titles
+    prefix, tokenizer = spec.inputs.prefix, SimpleTokenizer(context_length=spec.inputs.max_tokens)
+
+    def tokenise(titles: Sequence[str]) -> Tokens:
+        ids = tokenizer([prefix + title for title in titles])
+        return Tokens(ids, ids != 0)
+
+    return Encoder(
+        spec,
+        model,
+        _text_features,
+        weights="random" if weights == "random" else "checkpoint",
+        seed=seed,
+        tokenizer=Tokenizer("open_clip-bpe", tokenise),
+    )
+
+
+def _text_features(model: Any, tokens: Tokens) -> Tensor:
+    features: Tensor = model.encode_text(tokens.ids)
+    return features
+
+
+def _clip(spec: EncoderSpec, weights: str, seed: int) -> Any:
     import open_clip
 
-    model = _clip(spec, weights)
-    model.visual = nn.Identity()
-    tokeniser: Any = open_clip.SimpleTokenizer(context_length=int(model.context_length))
-
-    def tokenise(texts: Sequence[str]) -> Tensor:
-        tokens = tokeniser(list(texts))
-        return torch.stack([tokens, (tokens != 0).long()], dim=1)
-
-    width = model.text_projection.shape[1]
-    return Network(_Text(model), int(width), model, tokenise, "open_clip's byte pairs")
-
-
-class _Text(nn.Module):
-    """CLIP's text encoding, not normalised; causal, so padding behind the end token changes nothing."""
-
-    def __init__(self, model: Any) -> None:
-        super().__init__()
-        self.model = model
-        self.encode = model.encode_text
-
-    def forward(self, batch: Tensor) -> Tensor:
-        """Map (B, 2, L) tokens and mask to (B, F)."""
-        vectors: Tensor = self.encode(batch[:, 0])
-        return vectors
-
-
-def _clip(spec: EncoderSpec, weights: str) -> Any:
-    import open_clip
-
-    name = spec.arch.get("model")
-    if weights == "pretrained" and spec.weights is not None:
-        try:
-            return open_clip.create_model(name, pretrained=spec.weights.revision)
-        except Exception as error:  # network errors come as many kinds
-            raise unreachable(spec, error) from error
-    logging.disable(logging.WARNING)  # it warns of the random weights that are asked for here
-    try:
-        model = open_clip.create_model(name, pretrained=None) if name else open_clip.CLIP(**_settings(spec))
-    finally:
-        logging.disable(logging.NOTSET)
+    arch: dict[str, Any] = dict(spec.arch)
+    with seeded(seed):
+        model = open_clip.CLIP(**arch)
     if weights != "random":
-        checkpoint = read_checkpoint(Path(weights))
-        wrapped = isinstance(checkpoint, dict) and "state_dict" in checkpoint
-        load_strictly(model, checkpoint["state_dict"] if wrapped else checkpoint, f"--weights {weights}")
+        path = local_path(weights) if weights != "pretrained" else _download(spec)
+        _load(model, path)
     return model
 
 
-def _settings(spec: EncoderSpec) -> dict[str, Any]:
-    # open_clip takes its own config objects and writes into them
-    from open_clip.model import CLIPTextCfg, CLIPVisionCfg
+def _download(spec: EncoderSpec) -> Path:
+    import open_clip
 
-    return {
-        "embed_dim": spec.arch["embed_dim"],
-        "vision_cfg": CLIPVisionCfg(**spec.arch["vision_cfg"]),
-        "text_cfg": CLIPTextCfg(**spec.arch["text_cfg"]),
-    }
+    if spec.weights is None:
+        raise no_pretrained(spec.name)
+    config = open_clip.get_pretrained_cfg(spec.weights.place.split()[-1], spec.weights.revision)
+    try:
+        return Path(open_clip.download_pretrained(config))
+    except (OSError, RuntimeError, ValueError) as error:
+        raise no_download(spec.name, spec.weights, error) from error
+
+
+def _load(model: nn.Module, path: Path) -> None:
+    """Load a CLIP checkpoint in open_clip's layout; training scripts wrap it in 'state_dict' and prefix 'module.'."""
+    state = read_state(path, key="state_dict")
+    state = {name.removeprefix("module."): tensor for name, tensor in state.items()}
+    own = model.state_dict()
+    if "logit_scale" in state and "logit_scale" in own:  # stored as () or (1,); not part of any feature
+        state["logit_scale"] = state["logit_scale"].reshape(own["logit_scale"].shape)
+    reshaped = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    check_keys(str(path), list(own.keys() - state.keys()), list(state.keys() - own.keys()), reshaped)
+    model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()})

@@ -1,69 +1,79 @@
-"""Video CNNs from pytorchvideo's model zoo, cut before the classifier, for any number of frames and any size.
-
-Never import pytorchvideo.transforms: the released version needs a torchvision module that no longer exists.
-"""
+"""Video encoders of pytorchvideo 0.1.5. Its `transforms` cannot be imported any more and are not needed."""
 
 from __future__ import annotations
 
-import warnings
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from extract.loading import Network, load_strictly, read_checkpoint, unreachable
+from extract.encoder import Encoder, EncoderSpec
+from extract.weights import load_strict, local_path, no_download, no_pretrained, read_state, seeded
+from features.errors import ConfigError
 
-if TYPE_CHECKING:
-    from extract.encoders import EncoderSpec
+ALPHA = 4  # the fast path sees 4 times as many frames as the slow one: stride of pytorchvideo's lateral convolutions
 
 
-def load_slowfast(spec: EncoderSpec, weights: str, seed: int) -> Network:  # noqa: ARG001 (seeded by the caller)
-    """Load a SlowFast; its pooled vector is the slow pathway's beside the fast one's (2048 + 256 for r50)."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # fvcore scripts a function at import, which torch has deprecated
-        from pytorchvideo.models import hub
-        from pytorchvideo.models.hub import slowfast as published
-        from pytorchvideo.models.slowfast import create_slowfast
-    if "hub" in spec.arch:
-        model = getattr(hub, spec.arch["hub"])(pretrained=False)
-    else:
-        model = create_slowfast(**spec.arch["create"])
+def load_slowfast(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
+    """Build SlowFast (arXiv 1812.03982) whose output is both paths' pooled maps, slow before fast.
+
+    The stock head pools a window of fixed size and fails on other inputs; adaptive pooling gives the same numbers at
+    the native size and works for any T and size.
+
+    Args:
+        spec: `arch` holds the arguments of pytorchvideo's create_slowfast.
+        weights: 'pretrained', 'random' or a .pyth file as pytorchvideo publishes it.
+        seed: of random weights.
+
+    Raises:
+        ConfigError: no such weights, or too few frames; StoreError: weights that do not fit.
+    """
+    from pytorchvideo.models.slowfast import create_slowfast
+
+    if spec.frames is not None and spec.frames.count < ALPHA:
+        raise ConfigError(
+            f"encoder {spec.name!r} got {spec.frames.count} frames; its fast path needs at least {ALPHA}: use --frames "
+            "uniform:32, as in the paper"
+        )
+    arch: dict[str, Any] = dict(spec.arch)
+    with seeded(seed):
+        model = create_slowfast(**arch)
     if weights != "random":
-        # the zoo's files wrap the weights in 'model_state'; loading the wrapper leniently would load nothing at all
-        if weights == "pretrained":
-            checkpoint: Any = _download(spec, published.checkpoint_paths[spec.arch["hub"]])
-        else:
-            checkpoint = read_checkpoint(Path(weights))
-        wrapped = isinstance(checkpoint, dict) and "model_state" in checkpoint
-        load_strictly(model, checkpoint["model_state"] if wrapped else checkpoint, f"--weights {weights}")
-    pools, head = model.blocks[-2], model.blocks[-1]
-    pools.pool = nn.ModuleList(nn.AdaptiveAvgPool3d(1) for _ in pools.pool)
-    width = head.proj.in_features
-    head.proj = nn.Identity()
-    return Network(_TwoPathways(model), int(width), model)
+        state, place = _state(spec, weights)
+        load_strict(model, state, place)
+    model.blocks[5].pool = nn.ModuleList([nn.AdaptiveAvgPool3d(1), nn.AdaptiveAvgPool3d(1)])
+    model.blocks[6].proj = nn.Identity()
+    return Encoder(spec, model, _pooled, weights="random" if weights == "random" else "checkpoint", seed=seed)
 
 
-def _download(spec: EncoderSpec, address: str) -> object:
+def _state(spec: EncoderSpec, weights: str) -> tuple[dict[str, Tensor], str]:
+    if weights != "pretrained":
+        path = local_path(weights)
+        return read_state(path, key="model_state"), str(path)
+    if spec.weights is None:
+        raise no_pretrained(spec.name)
+    from pytorchvideo.models.hub.slowfast import checkpoint_paths
+    from torch.hub import load_state_dict_from_url
+
+    url = checkpoint_paths[spec.weights.place.split()[-1]]
     try:
-        return torch.hub.load_state_dict_from_url(address, map_location="cpu", progress=False, weights_only=True)
-    except Exception as error:  # network errors come as many kinds
-        raise unreachable(spec, error) from error
+        checkpoint = load_state_dict_from_url(url, map_location="cpu", progress=False, weights_only=True)
+    except (OSError, RuntimeError) as error:
+        raise no_download(spec.name, spec.weights, error) from error
+    return dict(checkpoint["model_state"]), spec.weights.place
 
 
-class _TwoPathways(nn.Module):
-    """Feeds all frames to the fast pathway and every fourth to the slow one (arXiv 1812.03982, alpha = 4)."""
+def two_paths(clips: Tensor) -> list[Tensor]:
+    """Return [slow, fast] of clips (B, T, 3, H, W): (B, 3, ceil(T / 4), H, W) and (B, 3, T, H, W).
 
-    ALPHA = 4
+    The lateral convolutions bring T fast frames to ceil(T / 4), so the slow path needs just as many.
+    """
+    fast = clips.transpose(1, 2)
+    count = fast.shape[2]
+    slow = torch.linspace(0, count - 1, -(-count // ALPHA)).long().to(fast.device)
+    return [fast.index_select(2, slow), fast]
 
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
 
-    def forward(self, batch: Tensor) -> Tensor:
-        """Map (B, T, 3, H, W) to (B, F)."""
-        fast = batch.transpose(1, 2)
-        frames = fast.shape[2]
-        slow = torch.linspace(0, frames - 1, frames // self.ALPHA, device=batch.device).long()
-        vectors: Tensor = self.model([fast[:, :, slow], fast])
-        return vectors
+def _pooled(model: nn.Module, clips: Tensor) -> Tensor:
+    features: Tensor = model(two_paths(clips))
+    return features

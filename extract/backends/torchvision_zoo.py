@@ -1,39 +1,54 @@
-"""Image CNNs from torchvision, cut before the classifier."""
+"""Image encoders of torchvision."""
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
-from extract.loading import Network, load_strictly, read_checkpoint, unreachable
-from features.errors import ConfigError
-
-if TYPE_CHECKING:
-    from extract.encoders import EncoderSpec
+from extract.encoder import Encoder, EncoderSpec
+from extract.weights import load_strict, local_path, no_download, no_pretrained, read_state, seeded
 
 
-def load_resnet(spec: EncoderSpec, weights: str, seed: int) -> Network:  # noqa: ARG001 (seeded by the caller)
-    """Load a ResNet; its pooled vector is what the classifier would get."""
+def load_resnet(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
+    """Build a ResNet (arXiv 1512.03385) whose output is the pooled map, (B, 512) or (B, 2048).
+
+    Args:
+        spec: `arch` holds 'block' ('BasicBlock' or 'Bottleneck'), 'layers' and further arguments of the library.
+        weights: 'pretrained', 'random' or a state-dict file as torchvision publishes it.
+        seed: of random weights.
+
+    Raises:
+        ConfigError: no such weights; StoreError: weights that do not fit.
+    """
     from torchvision.models import resnet
 
-    model = resnet.ResNet(getattr(resnet, spec.arch["block"]), list(spec.arch["layers"]))
-    if weights == "pretrained":
-        load_strictly(model, _download(spec), f"weights of {spec.name}")
-    elif weights != "random":
-        load_strictly(model, read_checkpoint(Path(weights)), f"--weights {weights}")
-    width = model.fc.in_features
+    arch: dict[str, Any] = dict(spec.arch)
+    block = {"BasicBlock": resnet.BasicBlock, "Bottleneck": resnet.Bottleneck}[arch.pop("block")]
+    with seeded(seed):
+        model = resnet.ResNet(block, **arch)
+    if weights != "random":
+        state, place = _state(spec, weights)
+        load_strict(model, state, place)
     model.fc = nn.Identity()
-    return Network(model, int(width), model)
+    return Encoder(spec, model, _pooled, weights="random" if weights == "random" else "checkpoint", seed=seed)
 
 
-def _download(spec: EncoderSpec) -> object:
-    from torchvision.models import get_weight
-
+def _state(spec: EncoderSpec, weights: str) -> tuple[dict[str, Tensor], str]:
+    if weights != "pretrained":
+        path = local_path(weights)
+        return read_state(path), str(path)
     if spec.weights is None:
-        raise ConfigError(f"{spec.name} has no pretrained weights; use --weights random")
-    try:
-        return get_weight(spec.weights.repo).get_state_dict(progress=False, check_hash=True)
-    except Exception as error:  # network errors come as many kinds
-        raise unreachable(spec, error) from error
+        raise no_pretrained(spec.name)
+    from torchvision.models import get_model_weights
+
+    tag = get_model_weights(spec.weights.place.split()[-1])[spec.weights.revision]
+    try:  # file names end in the first characters of their sha256, which is checked
+        return dict(tag.get_state_dict(progress=False, check_hash=True)), f"{spec.weights.place} {tag.name}"
+    except (OSError, RuntimeError) as error:
+        raise no_download(spec.name, spec.weights, error) from error
+
+
+def _pooled(model: nn.Module, pixels: Tensor) -> Tensor:
+    features: Tensor = model(pixels)
+    return features

@@ -1,0 +1,236 @@
+"""Video and text encoders of transformers (5.x)."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import inspect
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, nn
+
+from extract.encoder import Encoder, EncoderSpec, TextInput, Tokenizer, Tokens
+from extract.text import hashed_words
+from extract.weights import check_keys, local_path, no_download, no_pretrained, seeded
+from features.errors import ConfigError, StoreError
+from features.provenance import file_sha256
+
+# What a config says that changes the numbers and cannot be seen in the weights: part of the recipe.
+SETTINGS = (
+    *("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
+    *("layer_norm_eps", "qkv_bias", "image_size", "patch_size", "tubelet_size", "num_frames", "use_mean_pooling"),
+)
+
+
+def load_videomae(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
+    """Build VideoMAE (arXiv 2203.12602) whose output is the mean of its last tokens, (B, 768).
+
+    Only the number of frames is set here; everything else follows the checkpoint's own config, `use_mean_pooling`
+    above all: a fresh config would skip the final LayerNorm of a pre-trained checkpoint. Positions are sines and
+    cosines, so other numbers of frames load as well.
+
+    Args:
+        spec: `arch` holds arguments of VideoMAEConfig for random weights.
+        weights: 'pretrained', 'random' or a folder with config.json and model.safetensors.
+        seed: of random weights.
+
+    Raises:
+        ConfigError: no such weights, or an odd number of frames; StoreError: weights that do not fit.
+    """
+    from transformers import VideoMAEConfig, VideoMAEModel
+
+    count = spec.frames.count if spec.frames is not None else 0
+    if weights == "random":
+        config = VideoMAEConfig(**{**spec.arch, "num_frames": count})
+        _check_frames(spec, count, config.tubelet_size)
+        with seeded(seed):
+            model = VideoMAEModel(config)
+    else:
+        folder, revision = _place(spec, weights)
+        config = _from_hub(spec, weights, lambda: VideoMAEConfig.from_pretrained(folder, revision=revision))
+        config.num_frames = count
+        _check_frames(spec, count, config.tubelet_size)
+        model = _pretrained(spec, weights, VideoMAEModel, folder, {"config": config, "revision": revision})
+    return Encoder(
+        _settled(spec, config),
+        model,
+        _video_mean,
+        weights="random" if weights == "random" else "checkpoint",
+        seed=seed,
+    )
+
+
+def _check_frames(spec: EncoderSpec, count: int, tubelet: int) -> None:
+    if count < tubelet or count % tubelet:
+        raise ConfigError(
+            f"encoder {spec.name!r} got {count} frames but joins every {tubelet} into one token and would silently "
+            f"drop the rest; use a multiple of {tubelet}, such as --frames uniform:16"
+        )
+
+
+def _video_mean(model: Any, clips: Tensor) -> Tensor:
+    features: Tensor = model(pixel_values=clips).last_hidden_state.mean(dim=1)
+    return features
+
+
+def load_text(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
+    """Build a text encoder: `spec.pooling` 'cls' gives the first token, 'masked mean' the mean of the title's tokens.
+
+    With a folder (BERT, XLM-R, MPNet, sentence-transformers and the like) the width, the pooling and the longest
+    title are that folder's.
+
+    Args:
+        spec: `arch` holds arguments of BertConfig for random weights, whose tokenizer hashes words.
+        weights: 'pretrained', 'random' or a folder with config.json, weights and tokenizer files.
+        seed: of random weights.
+
+    Raises:
+        ConfigError: no such weights or tokenizer; StoreError: weights that do not fit.
+    """
+    from transformers import BertConfig, BertModel
+
+    if not isinstance(spec.inputs, TextInput):
+        raise ConfigError(f"encoder {spec.name!r} reads titles; its entry needs a TextInput")
+    if weights == "random":
+        config = BertConfig(**spec.arch)
+        with seeded(seed):
+            model = BertModel(config, add_pooling_layer=False)
+        tokenizer = hashed_words(spec.inputs, config.vocab_size)
+    else:
+        spec, config, model, tokenizer = _text_checkpoint(spec, spec.inputs, weights)
+    features = {"cls": _first_token, "masked mean": _masked_mean}[spec.pooling]
+    return Encoder(
+        _settled(spec, config),
+        model,
+        features,
+        weights="random" if weights == "random" else "checkpoint",
+        seed=seed,
+        tokenizer=tokenizer,
+    )
+
+
+def _text_checkpoint(
+    spec: EncoderSpec, inputs: TextInput, weights: str
+) -> tuple[EncoderSpec, Any, nn.Module, Tokenizer]:
+    from transformers import AutoConfig, AutoModel, AutoTokenizer
+
+    folder, revision = _place(spec, weights)
+    config = _from_hub(spec, weights, lambda: AutoConfig.from_pretrained(folder, revision=revision))
+    library_class = AutoModel._model_mapping[type(config)]
+    arguments: dict[str, Any] = {"config": config, "revision": revision}
+    if "add_pooling_layer" in inspect.signature(library_class.__init__).parameters:
+        arguments["add_pooling_layer"] = False  # its weights are absent from sentence encoders and never used here
+    model = _pretrained(spec, weights, library_class, folder, arguments)
+    tokenizer = _from_hub(spec, weights, lambda: AutoTokenizer.from_pretrained(folder, revision=revision))
+    if Path(folder).is_dir():
+        spec = replace(spec, pooling=_folder_pooling(Path(folder), spec.pooling))
+    return spec, config, model, _library_tokenizer(tokenizer, inputs)
+
+
+def _folder_pooling(folder: Path, default: str) -> str:
+    """Return the pooling a sentence-transformers folder was trained with, `default` for a plain folder."""
+    file = folder / "1_Pooling" / "config.json"
+    if not file.is_file():
+        return default
+    settings = json.loads(file.read_text(encoding="utf-8"))
+    chosen = sorted(name for name, value in settings.items() if name.startswith("pooling_mode_") and value is True)
+    known = {"pooling_mode_mean_tokens": "masked mean", "pooling_mode_cls_token": "cls"}
+    mode = settings.get("pooling_mode")
+    if mode in ("mean", "cls"):  # sentence-transformers 5.x writes one word
+        return "masked mean" if mode == "mean" else "cls"
+    if len(chosen) != 1 or chosen[0] not in known:
+        raise ConfigError(f"{file} asks for {', '.join(chosen) or mode}; only mean and cls pooling are known")
+    return known[chosen[0]]
+
+
+def _library_tokenizer(tokenizer: Any, inputs: TextInput) -> Tokenizer:
+    vocabulary = json.dumps(sorted(tokenizer.get_vocab().items())).encode()
+    lower = getattr(tokenizer, "do_lower_case", None)
+    mark = hashlib.blake2b(vocabulary, digest_size=8).hexdigest()
+
+    def tokenise(titles: Sequence[str]) -> Tokens:
+        texts = [inputs.prefix + title for title in titles]
+        encoded = tokenizer(texts, padding=True, truncation=True, max_length=inputs.max_tokens, return_tensors="pt")
+        return Tokens(encoded["input_ids"], encoded["attention_mask"].bool())
+
+    return Tokenizer(f"{type(tokenizer).__name__}:lower={lower}:{mark}", tokenise)
+
+
+def _first_token(model: Any, tokens: Tokens) -> Tensor:
+    features: Tensor = model(input_ids=tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state[:, 0]
+    return features
+
+
+def _masked_mean(model: Any, tokens: Tokens) -> Tensor:
+    """Average over the title's own tokens: padding must not change a vector."""
+    states: Tensor = model(input_ids=tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state
+    weights = tokens.mask.to(states.dtype)[..., None]
+    return (states * weights).sum(dim=1) / weights.sum(dim=1)
+
+
+def _place(spec: EncoderSpec, weights: str) -> tuple[str, str]:
+    """Return (folder or hub repository, revision)."""
+    if weights != "pretrained":
+        path = local_path(weights)
+        if not (path / "config.json").is_file():
+            raise ConfigError(f"weights {weights!r} of {spec.name!r} are no folder with config.json; check the path")
+        return str(path), "main"
+    if spec.weights is None:
+        raise no_pretrained(spec.name)
+    found = importlib.util.find_spec(spec.weights.package) if spec.weights.package else None
+    if found is not None and found.submodule_search_locations:
+        folder = Path(found.submodule_search_locations[0]) / "model"
+        file = folder / "model.safetensors"
+        if file.is_file() and file_sha256(file) == spec.weights.sha256:
+            return str(folder), "main"
+    return spec.weights.place, spec.weights.revision
+
+
+def _from_hub(spec: EncoderSpec, weights: str, read: Any) -> Any:
+    """Call a library's reader; one line instead of its errors."""
+    try:
+        return read()
+    except Exception as error:  # hub, safetensors, pickle and tokenizers each have their own
+        if weights == "pretrained" and spec.weights is not None:
+            raise no_download(spec.name, spec.weights, error) from error
+        reason = " ".join(str(error).split())[:200]
+        raise StoreError(f"weights {weights} of {spec.name!r} cannot be read ({reason}); copy them again") from error
+
+
+def _pretrained(
+    spec: EncoderSpec, weights: str, library_class: Any, folder: str, arguments: Mapping[str, Any]
+) -> nn.Module:
+    """Load and refuse what does not fit: the library itself fills gaps with random numbers and carries on."""
+    import torch
+    from transformers.utils import logging as transformers_logging
+
+    extra = spec.weights.extra_keys if spec.weights is not None else ()
+
+    def read() -> Any:
+        return library_class.from_pretrained(
+            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
+        )
+
+    verbosity = transformers_logging.get_verbosity()
+    transformers_logging.set_verbosity_error()  # its table of keys says at length what check_keys says in a line
+    try:
+        with seeded(0):
+            model, report = _from_hub(spec, weights, read)
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+    unexpected = [key for key in report["unexpected_keys"] if not key.startswith(extra)]
+    reshaped = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
+    check_keys(folder, list(report["missing_keys"]), unexpected, reshaped)
+    if not isinstance(model, nn.Module):
+        raise StoreError(f"weights {folder} gave {type(model).__name__}, not a module; give its own checkpoint")
+    return model
+
+
+def _settled(spec: EncoderSpec, config: Any) -> EncoderSpec:
+    """Return the entry with what the config settles: the width, and the settings that go into the recipe."""
+    arch = {name: getattr(config, name) for name in SETTINGS if getattr(config, name, None) is not None}
+    return replace(spec, width=int(config.hidden_size), arch=arch)

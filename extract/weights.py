@@ -1,0 +1,117 @@
+"""Weights: where they come from, reading them without running code, refusing those that do not fit, hashing them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from features.errors import ConfigError, StoreError
+
+
+@dataclass(frozen=True)
+class WeightsSource:
+    """Where pretrained weights come from.
+
+    Attributes:
+        place: hub repository, or 'library name' where the library knows the address.
+        revision: commit, tag or enum name that pins it.
+        licence: SPDX id, or what its publisher says.
+        sha256: of the weights file, "" where not known; checked after loading when given.
+        package: Python package that ships the same files in its folder `model/`; used when installed.
+        extra_keys: prefixes of tensors that the checkpoint holds and the encoder does not need (training heads).
+    """
+
+    place: str
+    revision: str
+    licence: str
+    sha256: str = ""
+    package: str = ""
+    extra_keys: tuple[str, ...] = ()
+
+
+def state_sha256(module: nn.Module) -> str:
+    """Return the sha256 (64 hex characters) of a module's state: names, types, shapes and bytes, by sorted name."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)};".encode())
+        digest.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Draw from a seed inside the block; the process' own random state is as before after it."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        yield
+
+
+def local_path(weights: str) -> Path:
+    """Return the path a user gave for `--weights`; ConfigError when nothing is there."""
+    path = Path(weights).expanduser()
+    if not path.exists():
+        raise ConfigError(f"weights {weights!r} are neither 'pretrained' nor 'random' nor an existing file or folder")
+    return path
+
+
+def no_download(name: str, source: WeightsSource, error: Exception) -> ConfigError:
+    """Return the error for a download that failed: what, which revision, and the way round."""
+    return ConfigError(
+        f"cannot get the weights of {name!r} from {source.place} (revision {source.revision}): "
+        f"{' '.join(str(error).split())[:160]}; fetch them on another machine and give their folder or file "
+        "with --weights PATH"
+    )
+
+
+def no_pretrained(name: str) -> ConfigError:
+    """Return the error for pretrained weights of a tiny encoder."""
+    return ConfigError(f"encoder {name!r} is tiny and has no pretrained weights; use --weights random or a local path")
+
+
+def read_state(path: Path, key: str = "") -> dict[str, Tensor]:
+    """Read a state dict from .safetensors or a torch file (tensors only, no code runs).
+
+    Args:
+        path: the file.
+        key: entry the tensors are wrapped in, if the file has it.
+
+    Raises:
+        StoreError: not a file of named tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # pickle, zip and safetensors each have their own
+        raise StoreError(
+            f"weights {path} cannot be read ({' '.join(str(error).split())[:160]}); copy them again"
+        ) from error
+    if isinstance(state, Mapping) and key in state:
+        state = state[key]
+    if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise StoreError(f"weights {path} hold no state dict of named tensors; give the publisher's file")
+    return dict(state)
+
+
+def check_keys(place: str, missing: Sequence[str], unexpected: Sequence[str], reshaped: Sequence[str] = ()) -> None:
+    """Raise StoreError unless a checkpoint fits: a partial load would give random features without a word."""
+    found = {"lacks": missing, "has unexpected": unexpected, "has another shape of": reshaped}
+    parts = [f"{what} {len(keys)} tensors ({', '.join(sorted(keys)[:3])})" for what, keys in found.items() if keys]
+    if parts:
+        raise StoreError(f"weights {place} do not fit the encoder: {'; '.join(parts)}; give its own checkpoint")
+
+
+def load_strict(model: nn.Module, state: Mapping[str, Tensor], place: str) -> None:
+    """Load a state dict; StoreError naming some keys unless every tensor has its place and shape."""
+    own = model.state_dict()
+    reshaped = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
+    check_keys(place, list(own.keys() - state.keys()), list(state.keys() - own.keys()), reshaped)
+    model.load_state_dict(state)

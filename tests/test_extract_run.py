@@ -1,0 +1,427 @@
+"""Extraction end to end: equality with the libraries, reuse, bad media, crashes."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from extract import extractor
+from extract.catalog import Catalog, build_catalog
+from extract.decoders import read_auto, read_cover
+from extract.encoder import EncoderSpec, PixelInput
+from extract.encoders import ENCODERS
+from extract.extractor import ExtractOptions, ExtractReport, extract, feature_name
+from extract.frames import parse_frame_policy
+from extract.preprocess import preprocess
+from features.errors import ConfigError, MediaError
+from features.store import FeatureFile, State
+from tests.media import CLIPS, NO_CLIPS, cut, pictures, write_clip, write_cover, write_sound
+
+TITLES = [
+    "cat plays piano",
+    "football goals",
+    "cooking rice",
+    "a cat and a dog",
+    "how to draw",
+    "night drive",
+    "猫 video",
+]
+
+
+@pytest.fixture(scope="module")
+def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("media")
+    (folder / "videos").mkdir()
+    (folder / "covers").mkdir()
+    for number in range(7):
+        size = (64, 96) if number % 2 else (90, 66)
+        write_clip(folder / "videos" / f"{number}.mp4", pictures(20, size=size, kind=number))
+        write_cover(folder / "covers" / f"{number}.jpg", kind=number)
+    return folder
+
+
+@pytest.fixture
+def catalog(media: Path) -> Catalog:
+    titles = {str(number): title for number, title in enumerate(TITLES)}
+    return build_catalog("toy", None, videos=media / "videos", covers=media / "covers", titles=titles)
+
+
+def options(out: Path, **changes: Any) -> ExtractOptions:
+    return replace(ExtractOptions(out, weights="random", batch_size=3, shard_size=4), **changes)
+
+
+def vectors(report: ExtractReport, ids: list[str]) -> np.ndarray[Any, Any]:
+    return FeatureFile(report.path).read(ids)
+
+
+def direct(spec: EncoderSpec, catalog: Catalog) -> torch.Tensor:
+    """Encode each item alone, by the library's model, without the extractor."""
+    encoder = spec.backend(spec, "random", 0)
+    rows = []
+    with torch.inference_mode():
+        for item in catalog.items:
+            if encoder.tokenizer is not None and item.title is not None:
+                tokens = encoder.tokenizer.tokenise([item.title])
+                if hasattr(encoder.model, "encode_text"):
+                    rows.append(encoder.model.encode_text(tokens.ids))
+                else:
+                    states = encoder.model(input_ids=tokens.ids).last_hidden_state
+                    rows.append(states[:, 0] if spec.pooling == "cls" else states.mean(1))
+                continue
+            assert isinstance(spec.inputs, PixelInput)
+            assert item.video is not None
+            assert item.cover is not None
+            if spec.frames is None:
+                rows.append(encoder.model(preprocess(read_cover(item.cover), spec.inputs)[None]))
+                continue
+            clip = preprocess(read_auto(item.video, spec.frames).frames, spec.inputs)[None]
+            if "videomae" in spec.name:
+                rows.append(encoder.model(clip).last_hidden_state.mean(1))
+            else:
+                fast = clip.transpose(1, 2)
+                rows.append(encoder.model([fast[:, :, [0, 7]], fast]))
+    return torch.cat(rows)
+
+
+@pytest.mark.parametrize("name", [name for name in ENCODERS if "-tiny" in name])
+def test_file_holds_what_the_librarys_model_gives(tmp_path: Path, catalog: Catalog, name: str) -> None:
+    spec = ENCODERS[name]
+    report = extract(catalog, spec, options(tmp_path, dtype="float32"))
+    assert report.counts == {"done": 7, "missing": 0, "failed": 0}
+    assert (report.new_rows, report.unchanged, report.bad) == (7, False, [])
+    assert report.path.name == f"toy.{name}.{report.fingerprint[:16]}.h5"
+    assert "random weights" in report.warning
+    assert set(report.seconds) == {"decode", "encode", "write"}
+    assert min(report.seconds.values()) > 0
+    file = FeatureFile(report.path, dataset="toy")
+    file.verify()
+    assert file.columns.ids == tuple(str(number) for number in range(7))
+    assert file.provenance.weights_sha256 == file.provenance.recipe["weights_sha256"]
+    assert all(len(digest) == 32 for digest in file.columns.digests)
+    ids = ["6", "0", "3", "1", "2", "4", "5"]
+    expected = direct(spec, catalog)[[int(item) for item in ids]]
+    np.testing.assert_allclose(file.read(ids), expected.numpy(), atol=1e-5, rtol=0)
+    assert not report.path.with_name(f"{report.path.stem}.shards").exists()
+
+
+def test_a_second_run_does_nothing(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = extract(catalog, ENCODERS["videomae-tiny"], options(tmp_path))
+    before = first.path.read_bytes(), first.path.stat().st_mtime_ns
+    monkeypatch.setattr(extractor, "_load", None)  # reading anything would fail
+    second = extract(catalog, ENCODERS["videomae-tiny"], options(tmp_path, batch_size=5, workers=1, command="other"))
+    assert second.unchanged
+    assert second.new_rows == 0
+    assert second.path == first.path
+    assert second.counts == first.counts
+    assert (first.path.read_bytes(), first.path.stat().st_mtime_ns) == before
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"frames": parse_frame_policy("middle:4")},
+        {"seed": 1},
+        {"dtype": "float32"},
+        {"decoder": "pyav"},
+    ],
+)
+def test_what_changes_numbers_changes_the_file(tmp_path: Path, catalog: Catalog, changes: dict[str, Any]) -> None:
+    first = extract(catalog, ENCODERS["videomae-tiny"], options(tmp_path))
+    other = extract(catalog, ENCODERS["videomae-tiny"], options(tmp_path, **changes))
+    assert other.path != first.path
+    assert len(list(tmp_path.glob("*.h5"))) == 2
+    if "decoder" in changes:
+        assert np.array_equal(vectors(first, ["3", "5"]), vectors(other, ["3", "5"]))
+
+
+def test_decoder_and_frames_do_not_concern_titles(tmp_path: Path, catalog: Catalog) -> None:
+    first = extract(catalog, ENCODERS["bert-tiny"], options(tmp_path))
+    assert extract(catalog, ENCODERS["bert-tiny"], options(tmp_path, decoder="pyav")).path == first.path
+    with pytest.raises(ConfigError, match="which have no frames"):
+        extract(catalog, ENCODERS["bert-tiny"], options(tmp_path, frames=parse_frame_policy("middle:5")))
+
+
+def test_batches_and_workers_do_not_matter(tmp_path: Path, catalog: Catalog) -> None:
+    ids = [item.id for item in catalog.items]
+    for name in ("slowfast-tiny", "resnet-tiny", "minilm-tiny"):
+        one = extract(catalog, ENCODERS[name], options(tmp_path / "a", dtype="float32", batch_size=1, workers=1))
+        many = extract(
+            catalog, ENCODERS[name], options(tmp_path / "b", dtype="float32", batch_size=16, shard_size=99, workers=4)
+        )
+        assert one.fingerprint == many.fingerprint
+        np.testing.assert_allclose(vectors(one, ids), vectors(many, ids), atol=1e-4, rtol=0)
+
+
+def test_a_changed_or_new_source_alone_is_made_again(tmp_path: Path, catalog: Catalog) -> None:
+    spec = ENCODERS["bert-tiny"]
+    first = extract(catalog, spec, options(tmp_path))
+    items = [replace(item, title="another title") if item.id == "2" else item for item in catalog.items]
+    changed = Catalog("toy", (*items[::-1], replace(items[0], id="new")))
+    second = extract(changed, spec, options(tmp_path))
+    assert second.new_rows == 2
+    file = FeatureFile(second.path)
+    assert file.columns.ids == ("6", "5", "4", "3", "2", "1", "0", "new")
+    assert first.path == second.path
+    assert np.array_equal(file.read(["0"]), file.read(["new"]))
+
+
+def test_progress_counts_up_to_all(tmp_path: Path, catalog: Catalog) -> None:
+    calls: list[tuple[int, int]] = []
+    extract(catalog, ENCODERS["bert-tiny"], options(tmp_path), progress=lambda done, total: calls.append((done, total)))
+    assert calls == [(3, 7), (4, 7), (7, 7)]
+
+
+# ---- bad media
+
+
+def spoiled(folder: Path) -> Catalog:
+    """Four good videos and one of each kind of trouble."""
+    for number in range(4):
+        write_clip(folder / f"good{number}.mp4", pictures(12, kind=number))
+    (folder / "zero.mp4").write_bytes(b"")
+    (folder / "text.mp4").write_text("not a video " * 100)
+    whole = write_clip(folder / "whole.mov", pictures(40), options={"movflags": "faststart"})
+    cut(whole, folder / "truncated.mp4", 0.6)
+    whole.unlink()
+    write_sound(folder / "sound.mp4")
+    ids = [*(f"good{number}" for number in range(4)), "zero", "text", "truncated", "sound", "absent"]
+    return build_catalog("bad/set", ids, videos=folder)
+
+
+def test_bad_videos_cost_their_row_and_say_why(tmp_path: Path) -> None:
+    catalog = spoiled(tmp_path)
+    spec = ENCODERS["videomae-tiny"]
+    report = extract(catalog, spec, options(tmp_path / "out", max_failed=0.6))
+    assert report.counts == {"done": 4, "missing": 1, "failed": 4}
+    reasons = {item: (state, reason) for item, state, reason in report.bad}
+    assert reasons["absent"] == ("missing", "no video")
+    assert {item: state for item, (state, _) in reasons.items() if item != "absent"} == dict.fromkeys(
+        ["zero", "text", "truncated", "sound"], "failed"
+    )
+    assert "empty" in reasons["zero"][1]
+    assert "Invalid data" in reasons["text"][1]
+    assert "truncated" in reasons["truncated"][1]
+    assert "no video stream" in reasons["sound"][1]
+    assert not any("\n" in reason for _, reason in reasons.values())
+    file = FeatureFile(report.path)
+    good = [f"good{number}" for number in range(4)]
+    alone = extract(Catalog("bad/set", catalog.items[:4]), spec, options(tmp_path / "alone"))
+    assert np.array_equal(file.read(good), vectors(alone, good))
+    assert report.path.name.startswith("bad-set.")
+    # The same again, under the strict default: nothing is to do, so nothing fails.
+    again = extract(catalog, spec, options(tmp_path / "out"))
+    assert again.unchanged
+    assert again.bad == report.bad
+    assert again.counts == report.counts
+
+
+def test_too_many_bad_rows_stop_the_run_and_keep_the_work(tmp_path: Path) -> None:
+    catalog = spoiled(tmp_path)
+    spec = ENCODERS["videomae-tiny"]
+    with pytest.raises(MediaError, match=r"5 of 9 items have no vector \(1 missing, 4 failed\)") as caught:
+        extract(catalog, spec, options(tmp_path / "out"))
+    assert "--max-failed 0.05 allows" in str(caught.value)
+    assert "zero: zero.mp4: the file is empty" in str(caught.value)
+    assert "--max-failed 0.556" in str(caught.value)
+    assert not list((tmp_path / "out").glob("*.h5"))
+    report = extract(catalog, spec, options(tmp_path / "out", max_failed=0.556))
+    assert report.new_rows == 0
+    assert not report.unchanged
+    assert report.counts["done"] == 4
+
+
+def test_repaired_videos_are_picked_up(tmp_path: Path) -> None:
+    catalog = spoiled(tmp_path)
+    spec = ENCODERS["videomae-tiny"]
+    extract(catalog, spec, options(tmp_path / "out", max_failed=1))
+    write_clip(tmp_path / "zero.mp4", pictures(12, kind=5))
+    write_clip(tmp_path / "absent.mp4", pictures(12, kind=3))
+    ids = [item.id for item in catalog.items]
+    report = extract(build_catalog("bad/set", ids, videos=tmp_path), spec, options(tmp_path / "out", max_failed=0.5))
+    assert report.new_rows == 2
+    assert report.counts == {"done": 6, "missing": 0, "failed": 3}
+
+
+def test_failed_rows_are_tried_again_only_when_asked(tmp_path: Path) -> None:
+    catalog = spoiled(tmp_path)
+    spec = ENCODERS["videomae-tiny"]
+    extract(catalog, spec, options(tmp_path / "out", max_failed=1))
+    report = extract(catalog, spec, options(tmp_path / "out", max_failed=1, retry_failed=True))
+    assert report.new_rows == 4
+    assert report.counts == {"done": 4, "missing": 1, "failed": 4}
+
+
+def test_bad_covers_and_titles(tmp_path: Path) -> None:
+    for number in range(3):
+        write_cover(tmp_path / f"{number}.png", kind=number)
+    cut(write_cover(tmp_path / "big.jpg", size=(400, 400)), tmp_path / "3.jpg", 0.5)
+    (tmp_path / "4.png").write_bytes(b"\x89PNG but no more")
+    write_cover(tmp_path / "5.png", size=(8, 400))
+    titles = {"0": "cat", "1": "  \n\t", "2": "", "3": "dog", "4": "\ud800 broken"}
+    catalog = build_catalog("d", [*"0123456"], covers=tmp_path, titles=titles)
+    covers = extract(catalog, ENCODERS["resnet-tiny"], options(tmp_path / "out", max_failed=1))
+    states = {item: state for item, state, _ in covers.bad}
+    assert states == {"3": "failed", "4": "failed", "5": "failed", "6": "missing"}
+    assert "over 20 times" in {item: reason for item, _, reason in covers.bad}["5"]
+    texts = extract(catalog, ENCODERS["clip-tiny-text"], options(tmp_path / "out", max_failed=1))
+    states = {item: state for item, state, _ in texts.bad}
+    assert states == {"1": "missing", "2": "missing", "4": "failed", "5": "missing", "6": "missing"}
+
+
+def test_a_file_that_vanishes_is_missing(tmp_path: Path) -> None:
+    for number in range(2):
+        write_cover(tmp_path / f"{number}.png", kind=number)
+    catalog = build_catalog("d", None, covers=tmp_path)
+    (tmp_path / "1.png").unlink()
+    report = extract(catalog, ENCODERS["resnet-tiny"], options(tmp_path / "out", max_failed=1))
+    assert report.bad == [("1", "missing", "1: cover gone since it was listed")]
+
+
+def test_catalogs_without_the_modality_are_refused_up_front(tmp_path: Path) -> None:
+    catalog = build_catalog("d", ["a", "b"], titles={"a": " "})
+    for name, kind in [("bert-tiny", "title"), ("videomae-tiny", "video"), ("resnet-tiny", "cover")]:
+        with pytest.raises(ConfigError, match=rf"'d' has no {kind} for any of its 2 items"):
+            extract(catalog, ENCODERS[name], options(tmp_path))
+    assert not list(tmp_path.iterdir())
+
+
+def test_vectors_beyond_float16_fail_and_fit_float32(tmp_path: Path, catalog: Catalog) -> None:
+    spec = ENCODERS["bert-tiny"]
+
+    def loud(entry: EncoderSpec, weights: str, seed: int) -> Any:
+        encoder = spec.backend(entry, weights, seed)
+        quiet = encoder._features
+
+        def features(model: Any, tokens: Any) -> torch.Tensor:  # long titles grow beyond 65504
+            return quiet(model, tokens) * torch.where(tokens.mask.sum(1) > 5, 1e6, 1.0)[:, None]
+
+        encoder._features = features
+        return encoder
+
+    loud_spec = replace(spec, backend=loud)
+    report = extract(catalog, loud_spec, options(tmp_path, max_failed=1))
+    assert [(item, state) for item, state, _ in report.bad] == [("3", "failed")]
+    assert "float16; try --dtype float32" in report.bad[0][2]
+    assert extract(catalog, loud_spec, options(tmp_path, dtype="float32")).counts["done"] == 7
+
+
+@pytest.mark.parametrize(
+    ("changes", "match"),
+    [
+        ({"batch_size": 0}, "batch_size is 0"),
+        ({"workers": 0}, "workers is 0"),
+        ({"shard_size": -1}, "shard_size is -1"),
+        ({"max_failed": 1.5}, "max_failed is 1.5"),
+        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"device": "gpu9"}, "device 'gpu9'"),
+    ],
+)
+def test_wrong_options_are_refused(tmp_path: Path, changes: dict[str, Any], match: str) -> None:
+    with pytest.raises(ConfigError, match=match):
+        options(tmp_path, **changes)
+
+
+def test_unknown_decoder_is_refused_before_anything(tmp_path: Path, catalog: Catalog) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'pyav'"):
+        extract(catalog, ENCODERS["videomae-tiny"], options(tmp_path, decoder="pyv"))
+
+
+def test_feature_names_are_safe() -> None:
+    assert feature_name("../a b/c", "x", "0" * 64) == f"a-b-c.x.{'0' * 16}.h5"
+    assert feature_name("微视频", "x", "0" * 64).startswith("dataset.")
+
+
+# ---- crashes
+
+
+def interrupt_after(rows: int) -> Callable[[int, int], None]:
+    def progress(done: int, total: int) -> None:
+        if done >= rows:
+            raise KeyboardInterrupt
+
+    return progress
+
+
+@pytest.mark.parametrize("stop", [3, 4, 6])
+def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path, catalog: Catalog, stop: int) -> None:
+    spec = ENCODERS["slowfast-tiny"]
+    unbroken = extract(catalog, spec, options(tmp_path / "a", dtype="float32"))
+    with pytest.raises(KeyboardInterrupt):
+        extract(catalog, spec, options(tmp_path / "b", dtype="float32"), progress=interrupt_after(stop))
+    assert not list((tmp_path / "b").glob("*.h5"))
+    resumed = extract(catalog, spec, options(tmp_path / "b", dtype="float32"))
+    assert resumed.new_rows == {3: 7, 4: 3, 6: 0}[stop]  # a caller hears of a shard's last rows when it is on disk
+    first, second = FeatureFile(unbroken.path), FeatureFile(resumed.path)
+    assert first.vectors_sha256 == second.vectors_sha256
+    assert first.columns.ids == second.columns.ids
+    assert first.columns.digests == second.columns.digests
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+from extract.catalog import build_catalog
+from extract.encoders import ENCODERS
+from extract.extractor import ExtractOptions, extract
+media, out = Path(sys.argv[1]), Path(sys.argv[2])
+options = ExtractOptions(out, weights="random", batch_size=2, shard_size=2)
+def progress(done, total):
+    print(done, flush=True)
+    time.sleep(0.3)
+extract(build_catalog("toy", None, covers=media), ENCODERS["resnet50-tiny"], options, progress=progress)
+"""
+
+
+def test_kill_9_and_restart(tmp_path: Path, media: Path) -> None:
+    catalog = build_catalog("toy", None, covers=media / "covers")
+    small = options(tmp_path / "a", batch_size=2, shard_size=2)
+    unbroken = extract(catalog, ENCODERS["resnet50-tiny"], small)
+    process = subprocess.Popen(
+        [sys.executable, "-c", KILLED, str(media / "covers"), str(tmp_path / "b")],
+        stdout=subprocess.PIPE,
+        cwd=Path(__file__).resolve().parents[1],
+    )
+    assert process.stdout is not None
+    assert process.stdout.readline().strip() == b"2"
+    time.sleep(0.1)
+    os.kill(process.pid, signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    process.stdout.close()
+    assert not list((tmp_path / "b").glob("*.h5"))
+    resumed = extract(catalog, ENCODERS["resnet50-tiny"], replace(small, out=tmp_path / "b"))
+    assert 0 < resumed.new_rows < 7
+    assert FeatureFile(resumed.path).vectors_sha256 == FeatureFile(unbroken.path).vectors_sha256
+
+
+# ---- real clips, full size
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not CLIPS.is_dir(), reason=NO_CLIPS)
+@pytest.mark.parametrize(("name", "width"), [("videomae-base", 768), ("slowfast-r50", 2304)])
+def test_real_clips_through_full_size_encoders(tmp_path: Path, name: str, width: int) -> None:
+    catalog = build_catalog("clips", None, videos=CLIPS)
+    run = ExtractOptions(tmp_path, weights="random", batch_size=2)
+    report = extract(catalog, ENCODERS[name], run)
+    file = FeatureFile(report.path)
+    assert file.shape == (len(catalog.items), width)
+    assert (file.columns.states == State.DONE).all()
+    found = file.read([item.id for item in catalog.items])
+    assert np.isfinite(found).all()
+    assert len(np.unique(found.round(4), axis=0)) == len(catalog.items)
+    assert extract(catalog, ENCODERS[name], run).unchanged
+    other = extract(
+        Catalog("clips", catalog.items[:1]), ENCODERS[name], replace(run, frames=parse_frame_policy("middle:8"))
+    )
+    assert other.path != report.path
