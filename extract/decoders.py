@@ -1,11 +1,13 @@
 """Reading frames and covers. All decoders seek exactly: the same file and policy give the same frames.
 
-decord is the default for ordinary files; it cannot open some codecs (AV1), which PyAV, with its own FFmpeg, reads.
+decord is the default for ordinary files. It cannot open some codecs (AV1) and misplaces frames of some files; PyAV,
+with its own FFmpeg, takes those over in 'auto'.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +62,9 @@ def read_pyav(path: Path, policy: FramePolicy) -> Pixels:
             stream = container.streams.best("video")
             times = _frame_times(container, stream, path)
             wanted = [times[index] for index in frame_indices(policy, len(times)).tolist()]
-            frames = _decode(container, stream, set(wanted))
+            frames = _decode(container, stream, set(wanted), min(wanted))
+            if len(frames) < len(set(wanted)):  # open groups of pictures lean on the group before: take all of them
+                frames = _decode(container, stream, set(wanted), times[0])
     except MediaError:
         raise
     except Exception as error:  # FFmpeg's errors come as many built-in kinds
@@ -72,11 +76,34 @@ def read_pyav(path: Path, policy: FramePolicy) -> Pixels:
 
 
 def read_auto(path: Path, policy: FramePolicy) -> Pixels:
-    """Decode with decord; what it cannot read is tried with PyAV, whose verdict is final."""
+    """Decode with decord where the packets show that its frame numbers are right, else with PyAV."""
+    _refuse_empty(path)
+    if _suits_decord(path):
+        with suppress(MediaError, ConfigError):
+            return read_decord(path, policy)
+    return read_pyav(path, policy)
+
+
+def _suits_decord(path: Path) -> bool:
+    """Return whether decord numbers this file's frames rightly.
+
+    After a seek into an open group of pictures (usual in HEVC) it silently returns frames up to three places late, and
+    it counts frames that an edit list hides. Packets tell both without any decoding.
+    """
+    import av
+
     try:
-        return read_decord(path, policy)
-    except (MediaError, ConfigError):
-        return read_pyav(path, policy)
+        with av.open(str(path)) as container:
+            stream = container.streams.best("video")
+            packets = [packet for packet in container.demux(stream) if packet.pts is not None]
+    except Exception:  # whatever it is, the decoder that is used will say so
+        return False
+    key = None
+    for packet in packets:
+        if packet.is_discard or (key is not None and packet.pts < key):
+            return False
+        key = packet.pts if packet.is_keyframe else key
+    return True
 
 
 def _frame_times(container: Any, stream: Any, path: Path) -> list[int]:
@@ -87,9 +114,9 @@ def _frame_times(container: Any, stream: Any, path: Path) -> list[int]:
     return sorted(packet.pts for packet in packets if not packet.is_discard)
 
 
-def _decode(container: Any, stream: Any, wanted: set[int]) -> dict[int, Pixels]:
-    """Return the frames at the wanted times, upright."""
-    container.seek(min(wanted), stream=stream, backward=True)
+def _decode(container: Any, stream: Any, wanted: set[int], start: int) -> dict[int, Pixels]:
+    """Return the frames at the wanted times, upright, decoding from the key frame before time `start`."""
+    container.seek(start, stream=stream, backward=True)
     last = max(wanted)
     frames: dict[int, Pixels] = {}
     for frame in container.decode(stream):

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from models.seeding import seeded
 
 Kind = Literal["id", "v", "dnn", "id+v"]
+Fuse = Literal["sum", "concat"]
 Normalise = Literal["none", "l2", "standard"]
 
 CHUNK = 8192  # items per step of `table`: bounds the memory of hidden layers at 1M items
@@ -46,7 +47,7 @@ class ItemsConfig:
 
     kind: Kind = "id"
     dim: int = 64
-    fuse: Literal["sum", "concat"] = "sum"
+    fuse: Fuse = "sum"
     layers: int = 2
     hidden: int | None = None
     dropout: float = 0.1
@@ -55,8 +56,9 @@ class ItemsConfig:
 
     def __post_init__(self) -> None:
         """Refuse values no representation can have."""
-        if self.kind not in get_args(Kind):
-            raise ValueError(f"items.kind is {self.kind!r}; known: {', '.join(get_args(Kind))}")
+        for name, known in (("kind", Kind), ("fuse", Fuse), ("normalise", Normalise)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"items.{name} is {getattr(self, name)!r}; known: {', '.join(get_args(known))}")
         if self.dim < 1 or self.layers < 0 or (self.hidden is not None and self.hidden < 1):
             raise ValueError(f"items: dim {self.dim} and hidden {self.hidden} must be >= 1, layers {self.layers} >= 0")
         if not 0 <= self.dropout < 1 or not self.init_std > 0:
@@ -148,7 +150,7 @@ class FusedItems(ItemRepresentation):
     seen items leave zero with the first gradient, which does not depend on their value.
     """
 
-    def __init__(self, learned: LearnedItems, content: FrozenItems, fuse: Literal["sum", "concat"]) -> None:
+    def __init__(self, learned: LearnedItems, content: FrozenItems, fuse: Fuse) -> None:
         super().__init__(learned.n_items, learned.dim if fuse == "sum" else learned.dim + content.dim)
         self.learned = learned
         self.content = content

@@ -10,7 +10,7 @@ import io
 import json
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -187,8 +187,16 @@ def build_recipe(raw: Mapping[str, Any]) -> Recipe:
     if model["name"] not in known:
         raise ConfigError(f"model.name {model['name']!r} is unknown; {nearest(model['name'], known)}")
     settings = {key: value for key, value in model.items() if key != "name"}
-    config = structure(known[model["name"]].config_class, settings, "model.")
     recipe: Recipe = structure(Recipe, sections | {"model": {"name": model["name"]}}, "")
+    kind = known[model["name"]].config_class
+    if "max_length" in {entry.name for entry in fields(kind)}:  # one length for the data and the model
+        settings.setdefault("max_length", recipe.data.max_length)
+    config = structure(kind, settings, "model.")
+    length = getattr(config, "max_length", recipe.data.max_length)
+    if length != recipe.data.max_length:
+        raise ConfigError(
+            f"model.max_length is {length} but data.max_length is {recipe.data.max_length}; give it under data only"
+        )
     return replace(recipe, model=ModelConfig(model["name"], config))
 
 

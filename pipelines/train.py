@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -26,6 +26,8 @@ from models.base import Recommender, TrainBatch
 from pipelines.checkpoint import CHECKPOINT, EpochRecord, Metrics, State, load, save
 from pipelines.data.split import Split
 from pipelines.evaluate import Mask, evaluate
+
+Precision = Literal["float32", "bfloat16"]
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ class TrainConfig:
     monitor: str = "NDCG@10"
     eval_every: int = 1
     eval_batch_size: int = 256
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
 
     def __post_init__(self) -> None:
         """Refuse values no run can have."""
@@ -67,6 +69,8 @@ class TrainConfig:
             raise ConfigError(
                 f"train: lr {self.lr} must be > 0, weight_decay {self.weight_decay} >= 0, clip {self.clip} > 0 or null"
             )
+        if self.precision not in get_args(Precision):
+            raise ConfigError(f"train.precision is {self.precision!r}; known: {', '.join(get_args(Precision))}")
         name, _, k = self.monitor.partition("@")
         if name not in ("HR", "NDCG") or not k.isdigit() or int(k) < 1:
             raise ConfigError(f"train.monitor is {self.monitor!r}; it must be HR@K or NDCG@K, for example NDCG@10")

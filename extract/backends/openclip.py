@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,11 @@ def _clip(spec: EncoderSpec, weights: str) -> Any:
             return open_clip.create_model(name, pretrained=spec.weights.revision)
         except Exception as error:  # network errors come as many kinds
             raise unreachable(spec, error) from error
-    model = open_clip.create_model(name, pretrained=None) if name else open_clip.CLIP(**_settings(spec))
+    logging.disable(logging.WARNING)  # it warns of the random weights that are asked for here
+    try:
+        model = open_clip.create_model(name, pretrained=None) if name else open_clip.CLIP(**_settings(spec))
+    finally:
+        logging.disable(logging.NOTSET)
     if weights != "random":
         checkpoint = read_checkpoint(Path(weights))
         wrapped = isinstance(checkpoint, dict) and "state_dict" in checkpoint

@@ -117,13 +117,21 @@ def _config(kind: Any, folder: Path, **changes: Any) -> Any:
 
 def _pretrained(kind: Any, folder: Path, config: Any, **options: Any) -> nn.Module:
     """Load weights from a folder; ConfigError when a part of the encoder is missing or a part has no place in it."""
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
     try:
+        logging.set_verbosity_error()  # its report of unused heads is checked below, strictly
+        logging.disable_progress_bar()
         model, info = kind.from_pretrained(
             folder, config=config, local_files_only=True, output_loading_info=True, dtype=torch.float32, **options
         )
     except Exception as error:  # a damaged or absent file raises many kinds
         reason = (str(error) or type(error).__name__).splitlines()[0][:200]
         raise ConfigError(f"--weights {folder} cannot be loaded as {kind.__name__}: {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+        logging.enable_progress_bar()
     prefix = f"{kind.base_model_prefix}."
     foreign = [key for key in info["unexpected_keys"] if not key.removeprefix(prefix).startswith(HEADS)]
     wrong = sorted([*info["missing_keys"], *foreign, *(str(key) for key in info["mismatched_keys"])])
