@@ -154,11 +154,6 @@ class Recipe:
             raise ConfigError(f"name {self.name!r} becomes a run folder; use a plain name without / and leading dot")
         if self.seed < 0:
             raise ConfigError(f"seed is {self.seed}; it must be at least 0")
-        longest = getattr(self.model.settings, "max_length", self.data.max_length)
-        if longest < self.data.max_length:
-            raise ConfigError(
-                f"data.max_length is {self.data.max_length}, but model.max_length is {longest}; raise the model's"
-            )
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:

@@ -1,8 +1,7 @@
 """One recipe, one run folder: data, features, model, training, test, record. Finished runs are not made again.
 
 A run folder holds config.yaml (every default written out), checkpoint.pt, metrics.json, ranks.npy (one test rank per
-user), log.jsonl (one epoch per line)
-and record.json (code version, seed, fingerprints, timings, peak memory).
+user), log.jsonl (one epoch per line) and record.json (code version, seed, fingerprints, timings, peak memory).
 """
 
 from __future__ import annotations
