@@ -44,10 +44,18 @@ class FeatureConfig:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
+    def __post_init__(self) -> None:
+        """Refuse an empty path."""
+        if not Path(self.path).name:
+            raise ConfigError(f"features.path is {self.path!r}; name a feature file")
+
     def resolve(self) -> Path:
         """Return the one file that `path` names; ConfigError when there are none or several."""
         pattern = Path(self.path)
-        found = sorted(Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor))))
+        if pattern.is_file():  # also where its name holds characters that mean something in a pattern
+            return pattern
+        pieces = Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor)))
+        found = sorted(path for path in pieces if path.is_file())
         if len(found) == 1:
             return found[0]
         if not found:
@@ -86,6 +94,13 @@ class EvaluateConfig:
     batch_size: int = 512
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    def __post_init__(self) -> None:
+        """Refuse values nothing can be ranked with."""
+        if not self.at or min(self.at) < 1:
+            raise ConfigError(f"evaluate.at is {list(self.at)}; it needs list lengths of at least 1, such as [10, 20]")
+        if self.batch_size < 1:
+            raise ConfigError(f"evaluate.batch_size is {self.batch_size}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -133,12 +148,23 @@ class Recipe:
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
+    def __post_init__(self) -> None:
+        """Refuse a name that is no folder name, and a negative seed."""
+        if Path(self.name).name != self.name or self.name.startswith("."):
+            raise ConfigError(f"name {self.name!r} becomes a run folder; use a plain name without / and leading dot")
+        if self.seed < 0:
+            raise ConfigError(f"seed is {self.seed}; it must be at least 0")
+
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply `key.path=value` overrides; ConfigError on anything that cannot be meant."""
     if not path.is_file():
         raise ConfigError(f"recipe {path} does not exist; recipes that come with freezeframe are in pipelines/recipes/")
-    raw = parse_yaml(path.read_text(encoding="utf-8"), str(path))
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"recipe {path} is no UTF-8 text; give a YAML file") from error
+    raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path} is not a mapping of keys to values")
     for override in overrides:
@@ -201,21 +227,21 @@ def _override(raw: dict[str, Any], override: str) -> None:
     node: Any = raw
     *parents, last = path.split(".")
     for key in parents:
-        node = (
-            node[int(key)] if isinstance(node, list) and key.isdigit() and int(key) < len(node) else _child(node, key)
-        )
-    if isinstance(node, list) and last.isdigit() and int(last) < len(node):
-        node[int(last)] = parse_yaml(text, override)
-    elif isinstance(node, dict):
-        node[last] = parse_yaml(text, override)
+        node = node.setdefault(key, {}) if isinstance(node, dict) else _entry(node, key, override)
+    value = parse_yaml(text, f"override {override!r}")
+    if isinstance(node, dict):
+        node[last] = value
     else:
-        raise ConfigError(f"override {override!r} leads into a value that has no parts; check the path {path!r}")
+        _entry(node, last, override)
+        node[int(last)] = value
 
 
-def _child(node: Any, key: str) -> Any:
-    if not isinstance(node, dict):
-        raise ConfigError(f"override path part {key!r} leads into a value that has no parts")
-    return node.setdefault(key, {})
+def _entry(node: Any, key: str, override: str) -> Any:
+    if not isinstance(node, list):
+        raise ConfigError(f"override {override!r} leads into a value that has no parts; check the path at {key!r}")
+    if not key.isdecimal() or int(key) >= len(node):
+        raise ConfigError(f"override {override!r}: the list has {len(node)} entries, counted from 0; {key!r} is none")
+    return node[int(key)]
 
 
 def structure(target: type, values: Mapping[str, Any], prefix: str) -> Any:

@@ -1,18 +1,14 @@
 """One recipe, one run folder: data, features, model, training, test, record. Finished runs are not made again.
 
 A run folder holds config.yaml (every default written out), checkpoint.pt, metrics.json, ranks.npy (one test rank per
-user), log.jsonl and record.json (code version, seed, fingerprints, timings, peak memory).
+user), log.jsonl (one epoch per line) and record.json (code version, seed, fingerprints, timings, peak memory).
 """
 
 from __future__ import annotations
 
 import json
-import resource
-import subprocess
-import sys
-import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +16,7 @@ import numpy as np
 import torch
 
 from features.errors import ConfigError
-from features.provenance import library_versions, write_atomic
+from features.provenance import write_atomic
 from features.store import FeatureFile
 from models import build_recommender, recommenders
 from models.base import Recommender, TrainingFacts
@@ -38,9 +34,8 @@ from pipelines.console import print_json, progress, say, table
 from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.data.split import DataConfig, Split, make_split
 from pipelines.evaluate import Evaluation, evaluate
-from pipelines.train import FitResult, fit
-
-LIBRARIES = ("freezeframe", "torch", "numpy", "h5py", "polars")
+from pipelines.record import begin_record, finish_record, refuse_changes
+from pipelines.train import fit
 
 
 @dataclass(frozen=True)
@@ -116,18 +111,19 @@ def run_recipe(recipe: Recipe, folder: Path, *, device: str = "auto", data: Data
     """Train and test a recipe in `folder`, or go on there, or return what a finished run recorded.
 
     Raises:
-        ConfigError: the folder holds a run of other settings.
+        ConfigError: the folder holds a run of other settings, or of data or features that have changed since.
     """
+    place = resolve_device(device)
     finished = _previous(recipe, folder)
+    split = (data or load_data(recipe.data)).split
+    files = open_features(recipe, split)
+    refuse_changes(folder, split, files)
     if finished is not None:
         return finished
-    data = data or load_data(recipe.data)
-    split = data.split
-    files = open_features(recipe, split)
     model = build_model(recipe, split, files)
     folder.mkdir(parents=True, exist_ok=True)
+    begin_record(folder, recipe, split, files)
     write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
-    place = resolve_device(device)
     with progress(f"train {recipe.name} seed {recipe.seed}") as advance:
         fitted = fit(
             model,
@@ -140,18 +136,20 @@ def run_recipe(recipe: Recipe, folder: Path, *, device: str = "auto", data: Data
             resume=True,
             progress=lambda at: advance((at.epoch - 1) * at.steps + at.step, recipe.train.epochs * at.steps),
         )
+    log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in fitted.history)
+    write_atomic(folder / "log.jsonl", log)
     result = _test(model, recipe, split, place)
     np.save(folder / "ranks.npy", result.ranks)
     metrics = {"test": _by_group(result), "valid": fitted.best, "candidates": result.candidates}
-    _record(folder, recipe, split, files, fitted, model, place)
+    finish_record(folder, fitted, model, place)
     write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
     return metrics
 
 
 def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     config, metrics = folder / "config.yaml", folder / "metrics.json"
-    if not config.is_file():
-        return None
+    if not config.is_file() or not (metrics.is_file() or (folder / CHECKPOINT).is_file()):
+        return None  # nothing, or a run that failed before its first epoch ended
     if parse_yaml(config.read_text(), str(config)) != recipe_to_dict(recipe):
         raise ConfigError(f"{folder} holds a run with other settings (see its config.yaml); choose another --out")
     return dict(json.loads(metrics.read_text())) if metrics.is_file() else None
@@ -179,72 +177,17 @@ def _by_group(result: Evaluation) -> dict[str, Any]:
     }
 
 
-def _record(
-    folder: Path,
-    recipe: Recipe,
-    split: Split,
-    files: Sequence[FeatureFile],
-    fitted: FitResult,
-    model: Recommender,
-    device: torch.device,
-) -> None:
-    trained = {name: list(value.shape) for name, value in model.named_parameters() if value.requires_grad}
-    record = {
-        "recipe": recipe.name,
-        "seed": recipe.seed,
-        "code": code_version(),
-        "command": sys.argv,
-        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
-        "libraries": library_versions(LIBRARIES),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {torch.get_num_threads()}",
-        "dataset": {
-            "name": split.dataset,
-            "fingerprint": split.fingerprint,
-            "users": len(split.users),
-            "items": len(split.items),
-            "dropped_users": split.dropped_users,
-        },
-        "features": [
-            {"file": str(f.path), "fingerprint": f.provenance.fingerprint, "vectors_sha256": f.vectors_sha256}
-            for f in files
-        ],
-        "trained_parameters": trained,
-        "best_epoch": fitted.best_epoch,
-        "epochs": len(fitted.history),
-        "train_s": fitted.seconds,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
-    write_atomic(folder / "record.json", json.dumps(record, indent=2))
-
-
-def code_version() -> str:
-    """Return the package version, with the git commit where the code lies in a checkout."""
-    version = library_versions(["freezeframe"])["freezeframe"]
-    here = Path(__file__).parent
-    git = ["git", "-C", str(here), "describe", "--always", "--dirty"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
-    except (OSError, subprocess.SubprocessError):
-        return version
-    return f"{version}+{commit}"
-
-
 def open_run(folder: Path, *, device: str = "cpu") -> Run:
-    """Open a finished run; ConfigError when it is none, or when its dataset has changed since."""
-    config, record = folder / "config.yaml", folder / "record.json"
-    if not config.is_file() or not record.is_file():
-        raise ConfigError(f"{folder} is no finished run (no config.yaml or record.json); train a recipe first")
-    recipe = build_recipe(parse_yaml(config.read_text(), str(config)))
+    """Open a finished run; ConfigError when it is none, or when its dataset or features have changed since."""
+    config = folder / "config.yaml"
+    if not config.is_file() or not (folder / "metrics.json").is_file():
+        raise ConfigError(f"{folder} is no finished run (no config.yaml or metrics.json); train a recipe first")
+    recipe = build_recipe(parse_yaml(config.read_text(encoding="utf-8"), str(config)))
     data = load_data(recipe.data)
-    recorded = json.loads(record.read_text())
-    if recorded["dataset"]["fingerprint"] != data.split.fingerprint:
-        raise ConfigError(f"dataset {recipe.data.folder} changed since {folder} was trained; train the recipe again")
     files = open_features(recipe, data.split)
-    for file, then in zip(files, recorded["features"], strict=True):
-        if file.vectors_sha256 != then["vectors_sha256"]:
-            raise ConfigError(f"feature file {file.path} changed since {folder} was trained; train the recipe again")
+    refuse_changes(folder, data.split, files)
     model = build_model(recipe, data.split, files)
-    if recorded["trained_parameters"]:
+    if any(parameter.requires_grad for parameter in model.parameters()):
         load_best(folder / CHECKPOINT, model)
     return Run(folder, recipe, data, model.to(resolve_device(device)).eval())
 

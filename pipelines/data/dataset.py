@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import gzip
+import zlib
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -48,11 +50,13 @@ def read_dataset(folder: Path) -> Dataset:
     """Read a dataset folder; ConfigError when no layout, or more than one, fits."""
     from pipelines.data.iisan import IISAN
     from pipelines.data.microlens import MICROLENS
-    from pipelines.data.plain import PLAIN
+    from pipelines.data.plain import MEDIA, PLAIN
 
     if not folder.is_dir():
         raise ConfigError(f"dataset folder {folder} does not exist; check --data (or data.folder in the recipe)")
     found = [(reader, what) for reader in (MICROLENS, IISAN, PLAIN) if (what := reader.detect(folder))]
+    if not found and (what := MEDIA.detect(folder)):  # every layout may hold videos/ and covers/: alone, they are plain
+        found = [(MEDIA, what)]
     if not found:
         raise ConfigError(
             f"{folder} is no dataset folder: it has neither MicroLens '*_pairs.tsv|csv', nor '*_users.tsv' with "
@@ -69,6 +73,20 @@ def subfolder(folder: Path, *names: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_dir()), None)
 
 
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a UTF-8 text file, which may be gzipped; only line feeds (and CR before them) end a line."""
+    try:
+        content = path.read_bytes()
+        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"cannot read {path}: {error}; copy it again") from error
+    return [line.removesuffix("\r") for line in text.split("\n")]
+
+
 def read_table(path: Path) -> pl.DataFrame:
     """Read a csv, tsv or parquet table (text columns as strings); ConfigError when it cannot be read."""
     try:
@@ -76,6 +94,8 @@ def read_table(path: Path) -> pl.DataFrame:
             return pl.read_parquet(path)
         separator = "\t" if path.suffix == ".tsv" else ","
         return pl.read_csv(path, separator=separator, infer_schema=False)
+    except pl.exceptions.NoDataError:
+        return pl.DataFrame()
     except (pl.exceptions.PolarsError, OSError) as error:
         reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
         raise ConfigError(f"cannot read table {path}: {reason}; check its separator, quotes and encoding") from error
@@ -90,13 +110,17 @@ def require_columns(table: pl.DataFrame, needed: tuple[str, ...], path: Path) ->
 
 def interactions_from_table(table: pl.DataFrame, path: Path) -> pl.DataFrame:
     """Return user, item, timestamp sorted by time within users (file order breaks ties); ConfigError on bad cells."""
-    require_columns(table, COLUMNS, path)
+    if table.width:
+        require_columns(table, COLUMNS, path)
     if table.is_empty():
         raise ConfigError(f"{path} holds no interactions; one row per interaction is needed")
+    whole, exact = pl.col("timestamp").cast(pl.Int64, strict=False), pl.col("timestamp").cast(pl.Float64, strict=False)
     typed = table.select(
         pl.col("user").cast(pl.String),
         pl.col("item").cast(pl.String),
-        pl.col("timestamp").cast(pl.Float64, strict=False).cast(pl.Int64, strict=False),
+        # whole numbers first: a float64 cannot tell nanoseconds apart; then, for the order alone, parts of a second
+        pl.coalesce(whole, exact.floor().cast(pl.Int64, strict=False)),
+        exact.alias("exact"),
     )
     bad = typed.with_row_index("row", offset=2).filter(pl.any_horizontal(pl.col(COLUMNS).is_null()))
     if not bad.is_empty():
@@ -104,22 +128,28 @@ def interactions_from_table(table: pl.DataFrame, path: Path) -> pl.DataFrame:
             f"{path} has {len(bad)} rows with an empty cell or a timestamp that is no number, first in line "
             f"{bad['row'][0]}; repair or remove them"
         )
-    return typed.sort("user", "timestamp", maintain_order=True)
+    return typed.sort("user", "timestamp", "exact", maintain_order=True).select(COLUMNS)
 
 
 def interactions_from_sequences(path: Path) -> pl.DataFrame:
     """Read lines `user TAB item item ...` (oldest first); the timestamp is the position in the line."""
-    try:
-        lines = pl.read_csv(
-            path, separator="\t", has_header=False, new_columns=["user", "item"], infer_schema=False, quote_char=None
-        )
-    except pl.exceptions.NoDataError:
-        lines = pl.DataFrame()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        raise ConfigError(f"cannot read sequences {path}: {str(error).splitlines()[0]}") from error
-    if lines.is_empty():
+    users: list[str] = []
+    items: list[str] = []
+    for number, line in enumerate(read_lines(path), start=1):
+        if not line.strip():
+            continue
+        user, tab, sequence = line.partition("\t")
+        if not tab:
+            raise ConfigError(f"{path} has no tab in line {number}; each line is: user TAB items, separated by spaces")
+        users.append(user.strip())
+        items.append(sequence)
+    table = _exploded(pl.DataFrame({"user": users, "item": items}, schema={"user": pl.String, "item": pl.String}))
+    if table.is_empty():
         raise ConfigError(f"{path} holds no interactions; one line per user is needed: user TAB items by spaces")
-    require_columns(lines, ("user", "item"), path)
+    return table
+
+
+def _exploded(lines: pl.DataFrame) -> pl.DataFrame:
     return (
         lines.with_columns(pl.col("item").str.strip_chars().str.split(" "))
         .explode("item")
@@ -130,11 +160,13 @@ def interactions_from_sequences(path: Path) -> pl.DataFrame:
     )
 
 
-def unique_titles(items: list[str], titles: list[str], path: Path) -> dict[str, str]:
-    """Return item -> title; ConfigError naming the first item that has two rows."""
+def unique_titles(rows: Iterable[tuple[int, str, str]], path: Path) -> dict[str, str]:
+    """Return item -> title of (line, item, title); ConfigError naming the first item that is empty or has two rows."""
     result: dict[str, str] = {}
-    for line, (item, title) in enumerate(zip(items, titles, strict=True), start=1):
+    for line, item, title in rows:
+        if not item:
+            raise ConfigError(f"{path} has a row without item id (line {line}); give it one or remove it")
         if item in result:
-            raise ConfigError(f"{path} names item {item!r} twice (again in row {line}); keep one title per item")
+            raise ConfigError(f"{path} names item {item!r} twice (again in line {line}); keep one title per item")
         result[item] = title
     return result

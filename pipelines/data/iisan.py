@@ -5,16 +5,21 @@ Titles hold raw HTML entities (`&amp;`), which are decoded here, and quotes, whi
 
 from __future__ import annotations
 
-import gzip
 import html
 from pathlib import Path
 
 from features.errors import ConfigError
-from pipelines.data.dataset import Dataset, Reader, interactions_from_sequences, subfolder, unique_titles
+from pipelines.data.dataset import Dataset, Reader, interactions_from_sequences, read_lines, subfolder, unique_titles
 
 
 def _files(folder: Path, what: str) -> Path | None:
-    return next((path for pattern in (f"*_{what}.tsv", f"*_{what}.tsv.gz") for path in folder.glob(pattern)), None)
+    for pattern in (f"*_{what}.tsv", f"*_{what}.tsv.gz"):
+        files = sorted(folder.glob(pattern))
+        if len(files) > 1:
+            raise ConfigError(f"{folder} holds {files[0].name} and {files[1].name}; keep one dataset per folder")
+        if files:
+            return files[0]
+    return None
 
 
 def _detect(folder: Path) -> str | None:
@@ -24,13 +29,11 @@ def _detect(folder: Path) -> str | None:
 
 def read_titles(path: Path) -> dict[str, str]:
     """Read `item TAB title` lines."""
-    opener = gzip.open if path.suffix == ".gz" else open
-    with opener(path, "rt", encoding="utf-8") as handle:
-        pairs = [line.rstrip("\n").partition("\t") for line in handle if line.strip()]
-    bad = next((item for item, tab, _ in pairs if not tab), None)
+    pairs = [(number, *line.partition("\t")) for number, line in enumerate(read_lines(path), start=1) if line.strip()]
+    bad = next((item for _, item, tab, _ in pairs if not tab), None)
     if bad is not None:
         raise ConfigError(f"{path} has a line without a tab, {bad[:40]!r}; each line is: item TAB title")
-    return unique_titles([item for item, _, _ in pairs], [html.unescape(title) for _, _, title in pairs], path)
+    return unique_titles([(number, item, html.unescape(title)) for number, item, _, title in pairs], path)
 
 
 def _read(folder: Path) -> Dataset:

@@ -11,6 +11,7 @@ from pipelines.data.dataset import (
     Reader,
     interactions_from_sequences,
     interactions_from_table,
+    read_lines,
     read_table,
     subfolder,
     unique_titles,
@@ -37,16 +38,16 @@ def _detect(folder: Path) -> str | None:
 
 def read_titles(path: Path) -> dict[str, str]:
     """Read `item,title` lines, header optional. Titles hold stray quotes and commas: only the first comma separates."""
-    items: list[str] = []
-    titles: list[str] = []
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
+    rows: list[tuple[int, str, str]] = []
+    for number, line in enumerate(read_lines(path), start=1):
         item, comma, title = line.partition(",")
-        if not comma or (not items and item.strip().lower() in {"item", "itemid", "video"}):
+        if not comma or (not rows and item.strip().lower() in {"item", "itemid", "video"}):
             continue
-        items.append(item.strip())
         quoted = re.fullmatch(r'"(.*)"', title.strip())
-        titles.append(quoted[1].replace('""', '"') if quoted else title.strip())
-    return unique_titles(items, titles, path)
+        rows.append((number, item.strip(), quoted[1].replace('""', '"') if quoted else title.strip()))
+    if not rows:
+        raise ConfigError(f"{path} holds no titles; each line is: item,title")
+    return unique_titles(rows, path)
 
 
 def _read(folder: Path) -> Dataset:

@@ -32,9 +32,11 @@ def _table(folder: Path, stem: str) -> Path | None:
 
 
 def _detect(folder: Path) -> str | None:
-    tables = [path.name for stem in ("interactions", "items") if (path := _table(folder, stem))]
-    media = [f"{name}/" for name in ("videos", "covers") if (folder / name).is_dir()]
-    return ", ".join(tables + media) or None
+    return ", ".join(path.name for stem in ("interactions", "items") if (path := _table(folder, stem))) or None
+
+
+def _detect_media(folder: Path) -> str | None:
+    return ", ".join(f"{name}/" for name in ("videos", "covers") if (folder / name).is_dir()) or None
 
 
 def read_items(path: Path) -> dict[str, str]:
@@ -42,7 +44,7 @@ def read_items(path: Path) -> dict[str, str]:
     table = read_table(path)
     require_columns(table, ("item", "title"), path)
     columns = table.select(pl.col("item", "title").cast(pl.String).fill_null(""))
-    return unique_titles(columns["item"].to_list(), columns["title"].to_list(), path)
+    return unique_titles(columns.with_row_index("line", offset=2).iter_rows(), path)
 
 
 def _read(folder: Path) -> Dataset:
@@ -50,7 +52,7 @@ def _read(folder: Path) -> Dataset:
     empty = pl.DataFrame(schema=dict(zip(COLUMNS, (pl.String, pl.String, pl.Int64), strict=True)))
     return Dataset(
         name=folder.resolve().name,
-        layout=f"plain folder: {_detect(folder)}",
+        layout=f"plain folder: {', '.join(filter(None, (_detect(folder), _detect_media(folder))))}",
         interactions=interactions_from_table(read_table(interactions), interactions) if interactions else empty,
         titles=read_items(items) if items else {},
         videos=subfolder(folder, "videos"),
@@ -59,3 +61,4 @@ def _read(folder: Path) -> Dataset:
 
 
 PLAIN = Reader("plain", _detect, _read)
+MEDIA = Reader("media", _detect_media, _read)

@@ -1,0 +1,97 @@
+"""record.json of a run: what it was made from, by what, and how it went.
+
+Its first half is written before training and holds the fingerprints of data and features, so that neither a run that
+goes on nor one that is opened again can mix old weights with new data.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from features.errors import ConfigError
+from features.provenance import library_versions, write_atomic
+from features.store import FeatureFile
+from pipelines.config import Recipe
+from pipelines.data.split import Split
+from pipelines.train import FitResult
+
+RECORD = "record.json"
+LIBRARIES = ("freezeframe", "torch", "numpy", "h5py", "polars")
+
+
+def begin_record(folder: Path, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> None:
+    """Write what a run is about to be made from."""
+    dataset = {
+        "name": split.dataset,
+        "fingerprint": split.fingerprint,
+        "users": len(split.users),
+        "items": len(split.items),
+        "dropped_users": split.dropped_users,
+    }
+    features = [
+        {"file": str(f.path), "fingerprint": f.provenance.fingerprint, "vectors_sha256": f.vectors_sha256}
+        for f in files
+    ]
+    record = {"recipe": recipe.name, "seed": recipe.seed, "dataset": dataset, "features": features}
+    write_atomic(folder / RECORD, json.dumps(record, indent=2))
+
+
+def refuse_changes(folder: Path, split: Split, files: Sequence[FeatureFile]) -> None:
+    """Raise ConfigError when a run was made from other data or features than these; a run without record passes."""
+    path = folder / RECORD
+    if not path.is_file():
+        return
+    record = _read(path)
+    if record["dataset"]["fingerprint"] != split.fingerprint:
+        raise ConfigError(f"dataset {split.dataset!r} changed since {folder} was trained; train it into another folder")
+    for file, then in zip(files, record["features"], strict=False):
+        if file.vectors_sha256 != then["vectors_sha256"]:
+            raise ConfigError(f"feature file {file.path} changed since {folder} was trained; train into another folder")
+
+
+def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: torch.device) -> None:
+    """Add how training went."""
+    path = folder / RECORD
+    trained = {name: list(value.shape) for name, value in model.named_parameters() if value.requires_grad}
+    record = _read(path) | {
+        "code": code_version(),
+        "command": sys.argv,
+        "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
+        "libraries": library_versions(LIBRARIES),
+        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {torch.get_num_threads()}",
+        "trained_parameters": trained,
+        "best_epoch": fitted.best_epoch,
+        "epochs": len(fitted.history),
+        "train_s": fitted.seconds,
+        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    write_atomic(path, json.dumps(record, indent=2))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        return dict(json.loads(path.read_text(encoding="utf-8")))
+    except ValueError as error:
+        raise ConfigError(f"{path} is damaged ({error}); train the recipe into another folder") from error
+
+
+def code_version() -> str:
+    """Return the package version, with the git commit where the code lies in a checkout."""
+    version = library_versions(["freezeframe"])["freezeframe"]
+    here = Path(__file__).parent
+    git = ["git", "-C", str(here), "describe", "--always", "--dirty"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
+    except (OSError, subprocess.SubprocessError):
+        return version
+    return f"{version}+{commit}"

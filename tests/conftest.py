@@ -1,0 +1,40 @@
+"""Fixtures shared by all tests: one small rendered corpus with features, and real data where it lies beside us."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from extract.encoders import get_encoder
+from extract.extractor import ExtractOptions
+from pipelines.data.dataset import read_dataset
+from pipelines.data.synthetic import Corpus, CorpusSize, make_corpus
+from pipelines.extraction import dataset_catalog, extract_all
+
+SHARED = Path(__file__).resolve().parents[2] / "shared"
+
+
+@pytest.fixture(scope="session")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """64 clips, covers and titles, 120 users; read-only."""
+    folder = tmp_path_factory.mktemp("session") / "corpus"
+    return make_corpus(folder, seed=0, size=CorpusSize(items=64, users=120))
+
+
+@pytest.fixture(scope="session")
+def corpus_features(corpus: Corpus) -> dict[str, Path]:
+    """Feature files of the corpus by encoder name; read-only."""
+    options = ExtractOptions(out=corpus.folder.parent / "features", weights="random", max_failed=0.1)
+    specs = [get_encoder(name) for name in ("resnet-tiny", "minilm-tiny")]
+    reports = extract_all(dataset_catalog(read_dataset(corpus.folder)), specs, options)
+    return {report.encoder: report.path for report in reports}
+
+
+@pytest.fixture(scope="session")
+def scientific() -> Path:
+    """Return the folder of IISAN's Amazon Scientific tables."""
+    folder = SHARED / "data" / "amazon-scientific"
+    if not folder.is_dir():
+        pytest.skip(f"needs the Amazon Scientific tables in {folder.parent.name}/{folder.name} beside the checkout")
+    return folder

@@ -1,0 +1,237 @@
+"""Runs: one folder each, whole, not made twice, resumed exactly, and never opened with other data than they saw."""
+
+from __future__ import annotations
+
+import json
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from features.errors import ConfigError, StoreError
+from features.store import FeatureFile
+from pipelines import experiment
+from pipelines.config import build_recipe, load_recipe
+from pipelines.evaluate import evaluate
+from pipelines.experiment import load_data, open_run, resolve_device, run_recipe
+from tests.small import USERS, item_ids, plain_recipe, recipe, small_dataset, write, write_vectors
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return small_dataset(tmp_path / "small")
+
+
+@pytest.fixture
+def vectors(tmp_path: Path) -> Path:
+    return write_vectors(tmp_path / "features" / "small.noise.1.h5", "small", item_ids(), missing=["003"])
+
+
+def content(vectors: Path, absent: str = "mean") -> dict[str, Any]:
+    return {"items": {"kind": "v", "dim": 8}, "features": [{"path": str(vectors), "absent": absent}]}
+
+
+def read_json(path: Path) -> Any:
+    return json.loads(path.read_text())
+
+
+def test_a_run_folder(data: Path, vectors: Path, tmp_path: Path) -> None:
+    made = recipe(data, content(vectors))
+    run = tmp_path / "run"
+    metrics = run_recipe(made, run)
+    names = {"config.yaml", "metrics.json", "record.json", "ranks.npy", "log.jsonl", "checkpoint.pt"}
+    assert {path.name for path in run.iterdir()} == names
+    assert load_recipe(run / "config.yaml") == made
+    assert read_json(run / "metrics.json") == metrics
+    log = [json.loads(line) for line in (run / "log.jsonl").read_text().splitlines()]
+    assert [epoch["epoch"] for epoch in log] == [1, 2, 3]
+    record = read_json(run / "record.json")
+    split = load_data(made.data).split
+    assert record["dataset"] == {
+        "name": "small",
+        "fingerprint": split.fingerprint,
+        "users": len(split.users),
+        "items": len(split.items),
+        "dropped_users": 0,
+    }
+    file = FeatureFile(vectors)
+    assert record["features"] == [
+        {"file": str(vectors), "fingerprint": file.provenance.fingerprint, "vectors_sha256": file.vectors_sha256}
+    ]
+    assert any("project" in name for name in record["trained_parameters"])
+    assert not any("frozen" in name for name in record["trained_parameters"])
+    assert (record["recipe"], record["seed"], record["epochs"]) == ("small", 0, 3)
+    assert record["peak_memory_bytes"] > 10**7
+    assert record["code"].startswith("0.")
+
+
+def test_metrics_follow_from_the_ranks(data: Path, tmp_path: Path) -> None:
+    metrics = run_recipe(recipe(data), tmp_path / "run")
+    ranks = np.load(tmp_path / "run" / "ranks.npy")
+    assert ranks.shape == (USERS,)
+    assert metrics["test"]["all"]["HR@10"] == pytest.approx((ranks <= 10).mean())
+    users = metrics["test"]["users"]
+    assert users["all"] == users["warm"] + users["cold"] == USERS
+    assert metrics["candidates"] == len(load_data(recipe(data).data).split.items)
+
+
+def test_a_second_run_does_nothing(data: Path, tmp_path: Path) -> None:
+    first = run_recipe(recipe(data), tmp_path / "run")
+    before = {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "run").iterdir()}
+    assert run_recipe(recipe(data), tmp_path / "run") == first
+    assert {path.name: (path.read_bytes(), path.stat().st_mtime_ns) for path in (tmp_path / "run").iterdir()} == before
+
+
+def test_a_folder_with_a_run_of_other_settings_is_refused(data: Path, tmp_path: Path) -> None:
+    run_recipe(recipe(data), tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"run holds a run with other settings .*choose another --out"):
+        run_recipe(recipe(data, {"seed": 1}), tmp_path / "run")
+
+
+def test_a_run_that_failed_before_its_first_epoch_may_get_other_settings(data: Path, tmp_path: Path) -> None:
+    broken = recipe(data, {"train": {"epochs": 2, "batch_size": 16, "lr": 1e30, "clip": None}})
+    with pytest.raises(ConfigError, match=r"loss is nan .*lower it"):
+        run_recipe(broken, tmp_path / "run")
+    assert run_recipe(recipe(data), tmp_path / "run")["test"]["users"]["all"] == USERS
+
+
+class StoppedError(Exception):
+    """What an interruption is here."""
+
+
+def test_an_interrupted_run_ends_with_the_metrics_of_an_unbroken_one(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    @contextmanager
+    def stops_in_the_second_epoch(title: str):  # type: ignore[no-untyped-def]
+        steps: list[int] = []
+
+        def advance(done: int, total: int) -> None:
+            steps.append(done)
+            if done > total // 2:
+                raise StoppedError
+
+        yield advance
+
+    unbroken = run_recipe(recipe(data), tmp_path / "unbroken")
+    monkeypatch.setattr(experiment, "progress", stops_in_the_second_epoch)
+    with pytest.raises(StoppedError):
+        run_recipe(recipe(data), tmp_path / "broken")
+    with pytest.raises(ConfigError, match=r"broken is no finished run .*train a recipe first"):
+        open_run(tmp_path / "broken")
+    monkeypatch.undo()
+    assert run_recipe(recipe(data), tmp_path / "broken") == unbroken
+    assert np.array_equal(np.load(tmp_path / "broken" / "ranks.npy"), np.load(tmp_path / "unbroken" / "ranks.npy"))
+
+
+def test_an_opened_run_has_the_weights_of_its_metrics(data: Path, vectors: Path, tmp_path: Path) -> None:
+    metrics = run_recipe(recipe(data, content(vectors)), tmp_path / "run")
+    run = open_run(tmp_path / "run")
+    split = run.data.split
+    assert not run.model.training
+    assert evaluate(run.model, split.test, split.train_counts, mask="hide").metrics == pytest.approx(
+        metrics["test"]["all"]
+    )
+
+
+def test_popularity_has_nothing_to_train(data: Path, tmp_path: Path) -> None:
+    made = recipe(data, {"model": {"name": "popularity"}})
+    run_recipe(made, tmp_path / "run")
+    assert not (tmp_path / "run" / "checkpoint.pt").exists()
+    assert read_json(tmp_path / "run" / "record.json")["trained_parameters"] == {}
+    counts = open_run(tmp_path / "run").model.item_vectors()[:, 0]
+    assert torch.equal(counts, torch.from_numpy(load_data(made.data).split.train_counts).float())
+
+
+# Other data than the run saw.
+
+
+def test_a_changed_dataset_is_refused(data: Path, tmp_path: Path) -> None:
+    run_recipe(recipe(data), tmp_path / "run")
+    with (data / "interactions.tsv").open("a") as handle:
+        handle.write("u00\t001\t99\n")
+    for again in (lambda: open_run(tmp_path / "run"), lambda: run_recipe(recipe(data), tmp_path / "run")):
+        with pytest.raises(
+            ConfigError, match=r"dataset 'small' changed since .*run was trained; train it into another"
+        ):
+            again()
+
+
+def test_a_changed_feature_file_is_refused(data: Path, vectors: Path, tmp_path: Path) -> None:
+    made = recipe(data, content(vectors))
+    run_recipe(made, tmp_path / "run")
+    write_vectors(vectors, "small", item_ids(), seed=1)
+    for again in (lambda: open_run(tmp_path / "run"), lambda: run_recipe(made, tmp_path / "run")):
+        with pytest.raises(ConfigError, match=r"feature file .*noise\.1\.h5 changed since .*run was trained"):
+            again()
+
+
+def test_features_of_another_dataset_are_refused(data: Path, tmp_path: Path) -> None:
+    foreign = write_vectors(tmp_path / "other.h5", "large", item_ids())
+    with pytest.raises(StoreError, match=r"other\.h5 belongs to dataset 'large', not 'small'"):
+        run_recipe(recipe(data, content(foreign)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_items_without_vectors_are_refused_or_get_what_the_recipe_says(
+    data: Path, vectors: Path, tmp_path: Path
+) -> None:
+    with pytest.raises(StoreError, match=r"lacks 1 of 30 items, first '003' \(missing: no cover\).*absent: mean"):
+        run_recipe(recipe(data, content(vectors, "error")), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    assert run_recipe(recipe(data, content(vectors, "zero")), tmp_path / "run")
+
+
+def test_a_pattern_that_names_no_feature_file(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"no feature file matches .*nothing\*\.h5; make it with `extract`"):
+        run_recipe(recipe(data, content(tmp_path / "nothing*.h5")), tmp_path / "run")
+
+
+def test_representations_that_need_features_say_so(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"recipe 'small': .*feature"):
+        run_recipe(recipe(data, {"items": {"kind": "dnn"}}), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_damaged_record_and_a_folder_that_is_no_run(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"small is no finished run"):
+        open_run(data)
+    run_recipe(recipe(data), tmp_path / "run")
+    write(tmp_path / "run" / "record.json", "{")
+    with pytest.raises(ConfigError, match=r"record\.json is damaged .*; train the recipe into another folder"):
+        open_run(tmp_path / "run")
+
+
+# Settings.
+
+
+@pytest.mark.parametrize("name", ["cuda:99", "gpu", "tpu"])
+def test_a_device_that_is_not_there(data: Path, tmp_path: Path, name: str) -> None:
+    with pytest.raises(ConfigError, match=rf"device '{name}' cannot be used here \(.+\); try auto"):
+        run_recipe(recipe(data), tmp_path / "run", device=name)
+    assert not (tmp_path / "run").exists()
+
+
+def test_auto_is_a_device() -> None:
+    assert resolve_device("auto").type == ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def test_the_length_of_histories_is_given_once(data: Path) -> None:
+    plain = plain_recipe(data, {"data": {"folder": str(data), "max_length": 20}})
+    assert build_recipe(plain).model.settings.max_length == 20
+    plain["model"]["max_length"] = 10
+    with pytest.raises(
+        ConfigError, match=r"model\.max_length is 10 but data\.max_length is 20; give it under data only"
+    ):
+        build_recipe(plain)
+
+
+@pytest.mark.parametrize(("candidates", "count"), [("interactions", 30), ("catalog", 32)])
+def test_candidates_may_be_the_whole_catalog(data: Path, candidates: str, count: int) -> None:
+    write(data / "covers" / "900.jpg", "x")
+    write(data / "items.csv", "item,title\n901,only a title\n")
+    plain = plain_recipe(data, {"data": {"folder": str(data), "candidates": candidates}})
+    assert len(load_data(build_recipe(plain).data).split.items) == count
