@@ -96,7 +96,7 @@ def extract(
     """
     work = prepare(catalog, spec, options)
     unchanged = work.job.unchanged
-    shards = work.job.shards(options.shard_size)
+    shards = [_by_length(work, shard) for shard in work.job.shards(options.shard_size)]
     new_rows = sum(map(len, shards))
     if not unchanged:
         _run(work, shards, progress)
@@ -169,6 +169,13 @@ def _check_failures(work: Work) -> None:
         f"--max-failed {work.options.max_failed:g} allows. First: {first}. Repair them, or run again with "
         f"--max-failed {math.ceil(1000 * len(bad) / total) / 1000:g}; what is done is kept"
     )
+
+
+def _by_length(work: Work, shard: Sequence[int]) -> Sequence[int]:
+    """Return the rows of a shard, titles sorted by length: batches of like lengths hold little padding."""
+    if work.encoder.spec.modality != "title":
+        return shard
+    return sorted(shard, key=lambda row: len(work.catalog.items[row].title or ""))
 
 
 def _run(work: Work, shards: Sequence[Sequence[int]], progress: Progress | None) -> None:
