@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from extract.catalog import Modality
 from extract.frames import FramePolicy
 from extract.weights import WeightsSource, state_sha256
+from features.errors import ConfigError
 
 
 @dataclass(frozen=True)
@@ -147,10 +148,16 @@ class Encoder(nn.Module):
         return self._features(self.model, batch).float()
 
     def blocks(self) -> list[nn.Module]:
-        """Return the blocks in forward order, as `spec.blocks` names them."""
+        """Return the blocks in forward order, as `spec.blocks` names them; ConfigError where a local model has none."""
         found: list[nn.Module] = []
         for path in self.spec.blocks:
-            module = self.model.get_submodule(path)
+            try:
+                module = self.model.get_submodule(path)
+            except AttributeError as error:
+                raise ConfigError(
+                    f"{type(self.model).__name__} has no blocks at {path!r}, where {self.spec.name!r} has them; "
+                    "give a folder of the same family"
+                ) from error
             found.extend(module if isinstance(module, nn.ModuleList | nn.Sequential) else [module])
         return found
 

@@ -324,6 +324,31 @@ def test_state_dict_files_load_and_wrong_ones_are_refused(tmp_path: Path, name: 
         assert ("surplus" if kind == "one more" else one.split(".")[-1]) in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    ("name", "download"),
+    [
+        ("videomae-base", "transformers.VideoMAEConfig.from_pretrained"),
+        ("bert-base", "transformers.AutoConfig.from_pretrained"),
+        ("resnet18", "torchvision.models.ResNet18_Weights.get_state_dict"),
+        ("slowfast-r50", "torch.hub.load_state_dict_from_url"),
+        ("clip-vit-b-32-text", "open_clip.download_pretrained"),
+    ],
+)
+def test_without_a_network_the_way_round_is_named(monkeypatch: pytest.MonkeyPatch, name: str, download: str) -> None:
+    def unreachable(*_: Any, **__: Any) -> None:
+        raise OSError("no route\nto host")
+
+    monkeypatch.setattr(download, unreachable)
+    source = ENCODERS[name].weights
+    assert source is not None
+    with pytest.raises(ConfigError) as caught:
+        ENCODERS[name].backend(ENCODERS[name], "pretrained", 0)
+    message = str(caught.value)
+    assert "\n" not in message
+    for part in (repr(name), source.place, source.revision, "no route to host", "--weights PATH"):
+        assert part in message
+
+
 def test_weights_files_run_no_code(tmp_path: Path) -> None:
     torch.save({"weight": Path("x")}, tmp_path / "odd.pth")
     (tmp_path / "text.pth").write_text("no weights")
@@ -434,6 +459,48 @@ def test_text_folders_bring_width_tokenizer_and_pooling(tmp_path: Path, entry: s
     states = stock.bert(tokens.ids[:1, :4]).last_hidden_state
     direct = states.mean(1) if pooling == "mean" else states[:, 0]
     torch.testing.assert_close(encode(encoder, tokens)[:1], direct, atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize("family", ["MPNet", "XLMRoberta", "DistilBert"])
+def test_folders_of_other_families_load(tmp_path: Path, family: str) -> None:
+    import transformers
+
+    save_bert(tmp_path)  # for the tokenizer
+    sizes = {"vocab_size": 11, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    if family == "DistilBert":
+        sizes = {"vocab_size": 11, "dim": 24, "n_layers": 1, "n_heads": 2, "hidden_dim": 32}
+    stock = getattr(transformers, f"{family}Model")(getattr(transformers, f"{family}Config")(**sizes)).eval()
+    stock.save_pretrained(tmp_path)
+    encoder = ENCODERS["minilm"].backend(ENCODERS["minilm"], str(tmp_path), 0)
+    assert encoder.width == 24
+    if family == "DistilBert":  # its blocks have another name
+        with pytest.raises(ConfigError, match=r"DistilBertModel has no blocks at 'encoder\.layer'"):
+            encoder.blocks()
+    else:
+        assert len(encoder.blocks()) == 1
+    assert encoder.tokenizer is not None
+    tokens = encoder.tokenizer.tokenise(["the cat"])
+    direct = stock(tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state.mean(1)
+    torch.testing.assert_close(encode(encoder, tokens), direct, atol=1e-5, rtol=0)
+
+
+def test_what_the_tensors_do_not_show_is_in_the_recipe(tmp_path: Path) -> None:
+    """Heads, and the order of the vocabulary, change the vectors under the very same tensors."""
+    recipes = []
+    for heads, swap in [(2, False), (4, False), (2, True)]:
+        folder = tmp_path / f"{heads}{swap}"
+        folder.mkdir()
+        torch.manual_seed(0)
+        save_bert(folder)
+        config = json.loads((folder / "config.json").read_text())
+        (folder / "config.json").write_text(json.dumps({**config, "num_attention_heads": heads}))
+        if swap:
+            file = folder / "tokenizer.json"
+            text = file.read_text().replace('"cat"', '"#"').replace('"dog"', '"cat"').replace('"#"', '"dog"')
+            file.write_text(text)
+        recipes.append(ENCODERS["minilm"].backend(ENCODERS["minilm"], str(folder), 0).recipe())
+    assert len({recipe["weights_sha256"] for recipe in recipes}) == 1
+    assert len({canonical_json(recipe) for recipe in recipes}) == 3
 
 
 def test_text_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:

@@ -6,7 +6,8 @@ import hashlib
 import importlib.util
 import inspect
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -206,7 +207,6 @@ def _pretrained(
 ) -> nn.Module:
     """Load and refuse what does not fit: the library itself fills gaps with random numbers and carries on."""
     import torch
-    from transformers.utils import logging as transformers_logging
 
     extra = spec.weights.extra_keys if spec.weights is not None else ()
 
@@ -215,19 +215,30 @@ def _pretrained(
             folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
         )
 
-    verbosity = transformers_logging.get_verbosity()
-    transformers_logging.set_verbosity_error()  # its table of keys says at length what check_keys says in a line
-    try:
-        with seeded(0):
-            model, report = _from_hub(spec, weights, read)
-    finally:
-        transformers_logging.set_verbosity(verbosity)
+    with _quiet(), seeded(0):
+        model, report = _from_hub(spec, weights, read)
     unexpected = [key for key in report["unexpected_keys"] if not key.startswith(extra)]
     reshaped = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
     check_keys(folder, list(report["missing_keys"]), unexpected, reshaped)
     if not isinstance(model, nn.Module):
         raise StoreError(f"weights {folder} gave {type(model).__name__}, not a module; give its own checkpoint")
     return model
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the library's bar and its table of keys, which says at length what `check_keys` says in a line."""
+    from transformers.utils import logging
+
+    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bar:
+            logging.enable_progress_bar()
 
 
 def _settled(spec: EncoderSpec, config: Any) -> EncoderSpec:
