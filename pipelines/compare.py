@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from features.errors import ConfigError
 from pipelines.config import Recipe, load_recipe
 from pipelines.console import say, table
 from pipelines.data.split import DataConfig
@@ -35,7 +36,19 @@ class Row:
 
 
 def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "auto") -> list[Row]:
-    """Run every recipe with seeds 0 .. seeds-1 in `out/<name>-seed<k>`; finished runs are taken as they are."""
+    """Run every recipe with seeds 0 .. seeds-1 in `out/<name>-seed<k>`; finished runs are taken as they are.
+
+    Raises:
+        ConfigError: no seeds, or two recipes of one name.
+    """
+    if seeds < 1:
+        raise ConfigError(f"--seeds is {seeds}; a comparison needs at least 1")
+    names = [recipe.name for recipe in recipes]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"{names.count(twice)} recipes are named {twice!r}; rows and run folders need names of their own"
+        )
     data: dict[DataConfig, Data] = {}
     rows = []
     for recipe in recipes:

@@ -12,6 +12,7 @@ from typing import Any
 
 import faiss
 import numpy as np
+import polars as pl
 import torch
 from numpy.typing import NDArray
 
@@ -71,7 +72,8 @@ def recommend(run: Run, user: str, top: int) -> list[Hit]:
     batch = UserBatch(torch.tensor([number]), torch.from_numpy(items), torch.from_numpy(mask))
     with torch.inference_mode():
         query = run.model.user_vectors(batch).numpy()
-    hits = search(index, query, [history.tolist()], top)[0]
+    had = run.data.dataset.interactions.filter(pl.col("user") == user)["item"]  # also those before `keep_last`
+    hits = search(index, query, [split.items.known(had)], top)[0]
     titles = run.data.dataset.titles
     return [Hit(split.items.ids[row], score, titles.get(split.items.ids[row], "")) for row, score in hits]
 
@@ -105,12 +107,22 @@ def similar(file: FeatureFile, item: str, top: int) -> list[Hit]:
     _check_top(top)
     done = [i for i, state in zip(file.columns.ids, file.columns.states.tolist(), strict=True) if state == State.DONE]
     if item not in done:
-        raise StoreError(f"{file.path} has no vector of item {item!r}; {nearest(item, done[:2000]).split('Known')[0]}")
+        raise StoreError(f"{file.path} has no vector of item {item!r}{_why(file, item, done)}")
     vectors = file.read(done)
     faiss.normalize_L2(vectors)
     row = done.index(item)
     hits = search(build_index(vectors), vectors[row : row + 1], [[row]], top)[0]
     return [Hit(done[found], score) for found, score in hits]
+
+
+def _why(file: FeatureFile, item: str, done: Sequence[str]) -> str:
+    """Return the tail of the error about an item without vector: its state, or the nearest id."""
+    row = int(file.rows([item])[0])
+    if row >= 0:
+        state = State(file.columns.states[row]).name.lower()
+        return f" ({state}: {file.columns.reasons[row]}); ask for another, or extract it again"
+    close = nearest(item, done[:2000]).split("Known:")[0]
+    return f"; {close}ids look like {done[0]!r}" if done else "; it has no vectors at all"
 
 
 def _check_top(top: int) -> None:
