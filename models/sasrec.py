@@ -118,7 +118,7 @@ class SASRec(SequentialRecommender):
             states = self.norm(states)
         states = functional.dropout(states, self.config.dropout, self.training)
         causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-        itself = torch.eye(length, dtype=torch.bool, device=mask.device)  # padded queries see themselves: no NaN
+        itself = torch.eye(length, dtype=torch.bool, device=mask.device)  # no row without a key: some kernels give NaN
         visible = (causal & mask[:, None, :] | itself)[:, None]
         for block in self.blocks:
             states = block(states, visible)

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from checkerboard import build, checkerboard, train_batch
@@ -74,6 +76,22 @@ def test_loss_and_gradients_equal_the_slot_level_definition(
     torch.testing.assert_close(found, expected, rtol=1e-5, atol=1e-6)
     for grad, expected_grad in zip(grads, expected_grads, strict=True):
         torch.testing.assert_close(grad, 3 * expected_grad, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("correction", [True, False])
+def test_a_recommender_trains_on_the_slot_level_definition(correction: bool) -> None:
+    split = checkerboard()
+    split = replace(split, train_counts=np.arange(len(split.train_counts)) ** 2)
+    model = build("sasrec", "id+v", split=split, dropout=0.0, correction=correction)
+    everything = train_batch(split)
+    batch = TrainBatch(everything.users[:6] // 2, everything.items[:6] // 3 * 3, everything.mask[:6])
+    table = model.items.table()
+    states = model.encode(table[batch.items[:, :-1]] * batch.mask[:, :-1, None], batch.mask[:, :-1])
+    counts = split.train_counts.clip(1) if correction else np.ones(len(table))
+    expected = slot_level_loss(states, table, batch, (counts / split.train_counts.sum()).tolist())
+    found = model(batch)
+    torch.testing.assert_close(found.loss, expected, rtol=1e-4, atol=1e-5)
+    assert found.positions == int(batch.mask[:, :-1].sum())
 
 
 def test_correction_changes_the_loss() -> None:

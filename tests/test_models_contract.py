@@ -117,6 +117,8 @@ def test_padding_and_company_do_not_change_a_user(name: str, items: str) -> None
     torch.testing.assert_close(padded, alone, rtol=1e-5, atol=1e-6)
     torch.testing.assert_close(together[:1], alone, rtol=1e-5, atol=1e-6)
     assert torch.isfinite(together).all()
+    with torch.no_grad():
+        torch.testing.assert_close(model.user_vectors(user_batch([[]])), together[2:3], rtol=1e-5, atol=1e-6)
 
 
 @ALL

@@ -72,6 +72,7 @@ def test_runs_repeat_and_seeds_differ() -> None:
     first, second, other = run(build("sasrec", "id")), run(build("sasrec", "id")), run(build("sasrec", "id"), seed=4)
     assert numbers(first) == numbers(second)
     assert numbers(first) != numbers(other)
+    assert numbers(run(build("sasrec", "id").eval())) == numbers(first), "training must switch dropout on"
 
 
 def test_training_leaves_the_global_generator_alone() -> None:
