@@ -3,13 +3,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from checkerboard import ITEMS, build, checkerboard, eval_part
 from torch import Tensor, nn
 
 from features.errors import ConfigError
 from models.base import Recommender, TrainBatch, TrainOutput, UserBatch
 from pipelines.data.split import EvalPart
 from pipelines.evaluate import Mask, evaluate, seen_pairs
+from tests.checkerboard import ITEMS, build, checkerboard, eval_part
 
 USER_COUNT, ITEM_COUNT, WIDTH = 37, 23, 3
 

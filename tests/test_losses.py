@@ -6,12 +6,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
-from checkerboard import build, checkerboard, train_batch
 from torch import Tensor
 
 from models import losses
 from models.base import TrainBatch
 from models.losses import batch_items, full_softmax, in_batch_softmax, log_popularity, own_items
+from tests.checkerboard import build, checkerboard, train_batch
 
 WIDTH, ITEM_COUNT = 4, 9
 

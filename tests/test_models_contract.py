@@ -7,7 +7,13 @@ import dataclasses
 import numpy as np
 import pytest
 import torch
-from checkerboard import (
+
+from models import recommenders
+from models.base import Recommender, UserBatch
+from models.sequential import SequentialRecommender
+from pipelines.evaluate import evaluate
+from pipelines.train import TrainConfig, fit
+from tests.checkerboard import (
     CASES,
     CLUSTER_OF_ITEM,
     CLUSTER_OF_USER,
@@ -19,12 +25,6 @@ from checkerboard import (
     left_pad,
     train_batch,
 )
-
-from models import recommenders
-from models.base import Recommender, UserBatch
-from models.sequential import SequentialRecommender
-from pipelines.evaluate import evaluate
-from pipelines.train import TrainConfig, fit
 
 SEQUENTIAL = [name for name, kind in recommenders().items() if issubclass(kind, SequentialRecommender)]
 ALL = pytest.mark.parametrize(("name", "items"), CASES, ids=[f"{name}-{items}" for name, items in CASES])

@@ -8,7 +8,6 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from checkerboard import USERS, build, checkerboard
 
 import pipelines.train as train_module
 from features.errors import ConfigError
@@ -16,6 +15,7 @@ from models.base import Recommender, TrainBatch, TrainOutput
 from pipelines.checkpoint import CHECKPOINT, load_best
 from pipelines.evaluate import Evaluation
 from pipelines.train import FitResult, Progress, TrainConfig, fit
+from tests.checkerboard import USERS, build, checkerboard
 
 SPLIT = checkerboard()
 CONFIG = TrainConfig(epochs=6, batch_size=24, lr=1e-2)
