@@ -19,8 +19,6 @@ from models.items import ItemsConfig, build_items
 from pipelines.data.split import EvalPart, Split, TrainWindows
 from pipelines.data.vocabulary import Vocabulary
 
-torch.set_num_threads(1)  # tensors are tiny: more threads only wait for each other
-
 CLUSTERS, WARM, COLD, PER_CLUSTER, LENGTH = 4, 8, 2, 16, 6
 USERS, ITEMS = CLUSTERS * PER_CLUSTER, CLUSTERS * (WARM + COLD)
 CLUSTER_OF_ITEM = np.arange(ITEMS) % CLUSTERS

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+import torch
 
 from extract.encoders import get_encoder
 from extract.extractor import ExtractOptions
@@ -12,6 +13,7 @@ from pipelines.data.dataset import read_dataset
 from pipelines.data.synthetic import Corpus, CorpusSize, make_corpus
 from pipelines.extraction import dataset_catalog, extract_all
 
+torch.set_num_threads(1)  # tensors are tiny: more threads only wait for each other
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 
 

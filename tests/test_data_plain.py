@@ -85,13 +85,13 @@ def test_a_folder_of_media_alone(tmp_path: Path) -> None:
     assert dataset.interactions.is_empty()
     assert dataset.interactions.schema == {"user": pl.String, "item": pl.String, "timestamp": pl.Int64}
     assert dataset.layout == "plain folder: videos/, covers/"
-    assert [item.id for item in dataset_catalog(dataset).items] == ["00017", "9"]
+    assert [item.id for item in dataset_catalog(dataset).items] == ["9", "00017"]
 
 
 def test_two_media_files_of_one_item_are_refused(tmp_path: Path) -> None:
     write(tmp_path / "videos" / "5.mp4", "x")
     write(tmp_path / "videos" / "5.webm", "x")
-    with pytest.raises(ConfigError, match=r"item '5' has two files, .*5\.mp4 and .*5\.webm; keep one"):
+    with pytest.raises(ConfigError, match=r"item '5' has two files in .*videos: 5\.mp4 and 5\.webm; keep one"):
         dataset_catalog(read_dataset(tmp_path))
 
 

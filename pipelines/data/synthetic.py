@@ -16,6 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from features.errors import ConfigError
+
 NAME = "synthetic-demo"
 SIZES = ((96, 128), (112, 200), (120, 160), (144, 176), (160, 96))  # H, W: landscape and portrait
 RATES = (10, 15, 24, 25, 30)
@@ -29,27 +31,11 @@ WORDS = (
     "beach waves island sunset palm snorkel travel hotel",
     "boss level quest loot arena gamer speedrun combo",
 )
-FILLER = [
-    "my",
-    "new",
-    "best",
-    "of",
-    "the",
-    "day",
-    "watch",
-    "this",
-    "look",
-    "at",
-    "first",
-    "time",
-    "how",
-    "to",
-    "part",
-    "one",
-    "two",
-]
+FILLER = "my new best of the day watch this look at first time how to part one two".split()
 START_MS = 1_600_000_000_000
 DAY_MS = 86_400_000
+MIN_LENGTH, MAX_LENGTH = 5, 20  # interactions of a user
+MIN_ITEMS = 32
 
 
 @dataclass(frozen=True)
@@ -89,8 +75,13 @@ class Corpus:
 def make_corpus(
     folder: Path, *, seed: int, size: CorpusSize | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Corpus:
-    """Render a corpus into `folder` (made if needed) and return what was planted in it."""
+    """Render a corpus into `folder` (made if needed) and return what was planted in it.
+
+    Raises:
+        ConfigError: fewer items or users than a corpus needs.
+    """
     size = size or CorpusSize()
+    _check_size(size)
     rng = np.random.default_rng(seed)
     numbers = rng.permutation(np.arange(1, size.items + 1))
     taste = {str(number): row % len(WORDS) for row, number in enumerate(numbers)}
@@ -112,6 +103,16 @@ def make_corpus(
     with (folder / f"{NAME}_titles.csv").open("w", newline="", encoding="utf-8") as handle:
         csv.writer(handle).writerows([("item", "title"), *sorted(titles.items(), key=lambda pair: int(pair[0]))])
     return Corpus(folder, taste, fresh, broken)
+
+
+def _check_size(size: CorpusSize) -> None:
+    if size.items < MIN_ITEMS:
+        raise ConfigError(
+            f"a corpus of {size.items} items is too small: users have up to {MAX_LENGTH} different ones, and some items "
+            f"are fresh or broken; ask for at least {MIN_ITEMS}"
+        )
+    if size.users < 1:
+        raise ConfigError(f"a corpus of {size.users} users has nobody to recommend to; ask for at least 1")
 
 
 def render_clip(taste: int, rng: np.random.Generator) -> NDArray[np.uint8]:
@@ -169,7 +170,7 @@ def _write_interactions(
     rows: list[tuple[int, str, int]] = []
     for user in range(1, size.users + 1):
         favourite = int(rng.integers(len(WORDS)))
-        length = int(np.clip(rng.geometric(0.25) + 4, 5, 20))
+        length = int(np.clip(rng.geometric(0.25) + MIN_LENGTH - 1, MIN_LENGTH, MAX_LENGTH))
         chosen: list[str] = []
         while len(chosen) < length:
             kind = favourite if rng.random() < 0.85 else int(rng.integers(len(WORDS)))
