@@ -10,13 +10,14 @@ import importlib
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 # Only the standard library up here, so that `--help` does not wait for torch.
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked, 2 with one line on standard error when the user can mend it."""
-    arguments = vars(_parser().parse_args(argv))
+    arguments = _parse(argv)
     function = arguments.pop("function")
     from features.errors import FreezeframeError
 
@@ -29,6 +30,18 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write("stopped; the same command goes on from here\n")
         return 130
     return 0
+
+
+def _parse(argv: list[str] | None) -> dict[str, Any]:
+    """Return the arguments by name; key=value may also stand after options, where argparse alone refuses them."""
+    parser = _parser()
+    known, rest = parser.parse_known_args(argv)
+    arguments = vars(known)
+    if rest and ("overrides" not in arguments or any(word.startswith("-") or "=" not in word for word in rest)):
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    if rest:
+        arguments["overrides"] += rest
+    return arguments
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+NUMBER = re.compile(r"-|-?[\d.]+( ± [\d.]+)?")
 Advance = Callable[[int, int], None]
 
 OUT = Console(soft_wrap=True, highlight=False)
@@ -48,10 +50,11 @@ def warn(text: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "") -> None:
-    """Print a table; the first column is text, the others are numbers."""
+    """Print a table; columns of numbers stand to the right."""
     drawn = Table(title=escape(title), title_justify="left", caption=escape(note) or None, caption_justify="left")
     for position, column in enumerate(columns):
-        drawn.add_column(escape(column), justify="left" if position == 0 else "right", overflow="fold")
+        numbers = all(NUMBER.fullmatch(row[position]) for row in rows)
+        drawn.add_column(escape(column), justify="right" if numbers else "left", overflow="fold")
     for row in rows:
         drawn.add_row(*(escape(cell) for cell in row))
     # a pipe has no width of its own: keep rows whole rather than fold them at 80 columns

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from features.convert import export_npy, import_npy, inspect_features
 from features.errors import StoreError
 from features.merge import merge
 from features.store import FeatureFile
-from pipelines.console import print_json, say, table
+from pipelines.console import print_json, say, table, warn
 from pipelines.data.dataset import read_dataset
 
 
@@ -20,11 +21,17 @@ def inspect(file: Path, json: bool) -> None:
     if json:
         print_json(findings)
         return
-    table(str(file), ["what", "value"], [[name, str(value)] for name, value in findings.items()])
+    table(str(file), ["what", "value"], [[name, _shown(value)] for name, value in findings.items()])
     columns = opened.columns
     for item, state, reason in zip(columns.ids, columns.states.tolist(), columns.reasons, strict=True):
         if state:
             say(f"  {item}: {reason}")
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, dict):
+        return "\n".join(f"{name}: {_shown(part)}" for name, part in value.items())
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def verify(file: Path) -> None:
@@ -45,8 +52,13 @@ def merge_files(out: Path, parts: Sequence[Path]) -> None:
 
 def bring(npy: Path, ids: str, data: Path, name: str, out: Path, dtype: str) -> None:
     """Command line `features import`."""
-    file = import_npy(npy, out, dataset=read_dataset(data).name, ids=ids, name=name, dtype=dtype)
+    dataset = read_dataset(data)
+    items = set(dataset.interactions["item"].unique().to_list()) or set(dataset.titles)
+    file = import_npy(npy, out, dataset=dataset.name, ids=ids, name=name, dtype=dtype)
     say(f"{file.path}: {file.counts()}, width {file.width}")
+    without = len(items - set(file.columns.ids))
+    if without:
+        warn(f"{without} of the {len(items)} items of {dataset.name!r} are not among the ids; is --ids {ids} right?")
 
 
 def take(file: Path, out: Path) -> None:

@@ -31,7 +31,25 @@ WORDS = (
     "beach waves island sunset palm snorkel travel hotel",
     "boss level quest loot arena gamer speedrun combo",
 )
-FILLER = "my new best of the day watch this look at first time how to part one two".split()
+FILLER = [
+    "my",
+    "new",
+    "best",
+    "of",
+    "the",
+    "day",
+    "watch",
+    "this",
+    "look",
+    "at",
+    "first",
+    "time",
+    "how",
+    "to",
+    "part",
+    "one",
+    "two",
+]
 START_MS = 1_600_000_000_000
 DAY_MS = 86_400_000
 MIN_LENGTH, MAX_LENGTH = 5, 20  # interactions of a user
@@ -108,8 +126,8 @@ def make_corpus(
 def _check_size(size: CorpusSize) -> None:
     if size.items < MIN_ITEMS:
         raise ConfigError(
-            f"a corpus of {size.items} items is too small: users have up to {MAX_LENGTH} different ones, and some items "
-            f"are fresh or broken; ask for at least {MIN_ITEMS}"
+            f"a corpus of {size.items} items is too small: users have up to {MAX_LENGTH} different ones, and "
+            f"some items are fresh or broken; ask for at least {MIN_ITEMS}"
         )
     if size.users < 1:
         raise ConfigError(f"a corpus of {size.users} users has nobody to recommend to; ask for at least 1")
