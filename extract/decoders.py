@@ -33,6 +33,7 @@ def one_line(error: BaseException) -> str:
     """Return an error's message on one line of at most 160 characters, without error numbers, stacks and C++ places."""
     text = getattr(error, "strerror", None) or str(error).split("Stack trace")[0]
     text = re.sub(r"\[\d\d:\d\d:\d\d\] \S+?:\d+: ", "", text)
+    text = re.sub(r"'[^']*/([^'/]+)'", r"'\1'", text)  # a folder says nothing about the file and differs by machine
     return " ".join(text.split())[:REASON_CHARS] or type(error).__name__
 
 

@@ -51,7 +51,9 @@ def write_clip(
         stream.codec_context.max_b_frames = b_frames
         stream.codec_context.thread_count = 1
         if codec == "libx265":
-            stream.options = {"x265-params": f"log-level=none:pools=1:keyint={keyframes}:bframes={b_frames}"}
+            # no threads: with a pool of one the encoder was seen to wait for itself, once in thousands of clips
+            settings = f"log-level=none:pools=none:frame-threads=1:keyint={keyframes}:bframes={b_frames}"
+            stream.options = {"x265-params": settings}
         for number, pixels in enumerate(frames):
             frame = av.VideoFrame.from_ndarray(pixels, format="rgb24")
             frame.pts = number if times is None else times[number]

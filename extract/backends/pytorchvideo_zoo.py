@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import torch
@@ -28,7 +29,9 @@ def load_slowfast(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
     Raises:
         ConfigError: no such weights, or too few frames; StoreError: weights that do not fit.
     """
-    from pytorchvideo.models.slowfast import create_slowfast
+    with warnings.catch_warnings():  # fvcore scripts its losses, which are not used here
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        from pytorchvideo.models.slowfast import create_slowfast
 
     if spec.frames is not None and spec.frames.count < ALPHA:
         raise ConfigError(
