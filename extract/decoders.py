@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.frames import Decoder, FramePolicy, Frames, frame_indices
+from extract.frames import Decoder, FramePolicy, Frames, FrameUnion, frame_indices
 from features.errors import ConfigError, FreezeframeError, MediaError, nearest
 
 REASON_CHARS = 160  # with the file name this fits the store's 200 bytes
@@ -42,7 +42,7 @@ def _media_errors(path: Path) -> Iterator[None]:
     """Turn whatever a decoder raises into a MediaError: their exception classes share no base but Exception."""
     try:
         yield
-    except FreezeframeError:
+    except (FreezeframeError, MemoryError):
         raise
     except Exception as error:
         raise MediaError(f"{path.name}: {one_line(error)}") from error
@@ -57,12 +57,14 @@ class PacketList:
         times: presentation times of the frames to show, in the stream's unit, sorted; None where packets carry no
             usable times.
         total: number of frames to show.
+        indexed: times and index hold for all frames, so that a seek finds the frame it looks for.
         ordinary: decord is exact on this file.
     """
 
     stream: int
     times: tuple[int, ...] | None
     total: int
+    indexed: bool
     ordinary: bool
 
 
@@ -93,15 +95,15 @@ def list_packets(path: Path) -> PacketList:
             raise MediaError(f"{path.name}: truncated or damaged after frame {len(packets)}{whole}; fetch it again")
         shown = [packet.pts for packet in packets if not packet.is_discard]
         usable = container.format.name in (MP4, MATROSKA) and None not in shown and len(set(shown)) == len(shown)
+        indexed = usable and (container.format.name == MATROSKA or stream.frames == len(packets))  # no fragmented MP4
         ordinary = (
-            usable
+            indexed
             and stream.codec_context.codec.canonical_name in DECORD_CODECS
-            and (container.format.name == MATROSKA or stream.frames == len(packets))  # not a fragmented MP4
             and len(shown) == len(packets)
             and not _has_leading_frames([(packet.pts, packet.is_keyframe) for packet in packets])
         )
         times = tuple(sorted(shown)) if usable else None
-        return PacketList(stream.index, times, len(shown), ordinary)
+        return PacketList(stream.index, times, len(shown), indexed, ordinary)
 
 
 def _has_leading_frames(packets: Sequence[tuple[int, bool]]) -> bool:
@@ -115,7 +117,7 @@ def _has_leading_frames(packets: Sequence[tuple[int, bool]]) -> bool:
     return False
 
 
-def read_decord(path: Path, policy: FramePolicy) -> Frames:
+def read_decord(path: Path, policy: FramePolicy | FrameUnion) -> Frames:
     """Read with decord (0.6): quick and exact on ordinary files; no AV1, wrong where edit lists hide frames."""
     import decord
 
@@ -127,12 +129,48 @@ def read_decord(path: Path, policy: FramePolicy) -> Frames:
         return _frames(path, frames[inverse], len(reader))
 
 
-def read_pyav(path: Path, policy: FramePolicy) -> Frames:
+def _torchcodec() -> Any:
+    """Return its reader class; ConfigError where the package or FFmpeg's libraries are not there."""
+    try:
+        from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined,unused-ignore]
+    except (ImportError, RuntimeError, OSError) as error:
+        raise ConfigError(
+            f"decoder 'torchcodec' cannot start ({one_line(error)[:80]}); install the package torchcodec and FFmpeg's "
+            "shared libraries (4 to 8), or use --decoder auto"
+        ) from error
+    return VideoDecoder
+
+
+def read_torchcodec(path: Path, policy: FramePolicy | FrameUnion) -> Frames:
+    """Read with torchcodec (0.17) in exact mode; needs FFmpeg's libraries. PyAV reads what it would read wrongly.
+
+    Exact mode too gives frames up to ten places off in fragmented MP4, AVI, FLV and MPEG-TS, and counts what is left of
+    a truncated file; the approximate mode is off wherever frame rates vary.
+    """
+    video_decoder = _torchcodec()
+    packets = list_packets(path)
+    if not packets.indexed:
+        return _read_listed(path, policy, packets)
+    with _media_errors(path):
+        reader = video_decoder(
+            str(path.absolute()),
+            stream_index=packets.stream,
+            seek_mode="exact",
+            num_ffmpeg_threads=1,
+            dimension_order="NHWC",
+        )
+        total = len(reader)
+        unique, inverse = np.unique(frame_indices(policy, total), return_inverse=True)
+        frames = reader.get_frames_at(unique.tolist()).data.numpy()
+        return _frames(path, frames[inverse], total)
+
+
+def read_pyav(path: Path, policy: FramePolicy | FrameUnion) -> Frames:
     """Read with PyAV: everything its FFmpeg knows, AV1 included. Seeks, then decodes on."""
     return _read_listed(path, policy, list_packets(path))
 
 
-def _read_listed(path: Path, policy: FramePolicy, packets: PacketList) -> Frames:
+def _read_listed(path: Path, policy: FramePolicy | FrameUnion, packets: PacketList) -> Frames:
     with _media_errors(path):
         indices = frame_indices(policy, packets.total)
         unique, inverse = np.unique(indices, return_inverse=True)
@@ -162,7 +200,7 @@ def _seek(path: Path, packets: PacketList, numbers: NDArray[np.int64]) -> NDArra
     return None
 
 
-def _read_all(path: Path, policy: FramePolicy, packets: PacketList) -> Frames:
+def _read_all(path: Path, policy: FramePolicy | FrameUnion, packets: PacketList) -> Frames:
     """Decode from the start: once for the frames wanted, and once before that to count where packets mislead."""
 
     def decoded() -> Iterator[Any]:
@@ -191,7 +229,7 @@ def _frames(path: Path, frames: NDArray[np.uint8], total: int) -> Frames:
     return Frames(frames, total, width=frames.shape[2], height=frames.shape[1])
 
 
-def read_auto(path: Path, policy: FramePolicy) -> Frames:
+def read_auto(path: Path, policy: FramePolicy | FrameUnion) -> Frames:
     """Read with decord where that is exact; with PyAV what is not ordinary or what decord fails on."""
     packets = list_packets(path)
     if packets.ordinary:
@@ -204,13 +242,20 @@ def read_auto(path: Path, policy: FramePolicy) -> Frames:
     return _read_listed(path, policy, packets)
 
 
-DECODERS: dict[str, Decoder] = {"auto": read_auto, "decord": read_decord, "pyav": read_pyav}
+DECODERS: dict[str, Decoder] = {
+    "auto": read_auto,
+    "decord": read_decord,
+    "pyav": read_pyav,
+    "torchcodec": read_torchcodec,
+}
 
 
 def get_decoder(name: str) -> Decoder:
-    """Return the decoder of a name; ConfigError with the nearest one otherwise."""
+    """Return the decoder of a name; ConfigError when it is unknown or cannot start here."""
     if name not in DECODERS:
         raise ConfigError(f"decoder {name!r} is unknown; {nearest(name, DECODERS)}")
+    if name == "torchcodec":
+        _torchcodec()
     return DECODERS[name]
 
 
@@ -222,4 +267,4 @@ def read_cover(path: Path) -> NDArray[np.uint8]:
         _check_not_empty(path)
         with Image.open(path) as image:
             image.load()
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+            return np.array(ImageOps.exif_transpose(image).convert("RGB"))

@@ -1,37 +1,31 @@
-"""Raw media to one feature file: decode ahead, preprocess, encode, write shards; resumes where it stopped.
+"""Raw media to feature files: one pass over the items feeds all encoders, shard by shard; resumes where it stopped.
 
-Batches are formed inside a shard and shards are cut the same way after every restart, so a run that was killed ends
-with the same bytes as one that was not. Letters: B batch, I items, F feature width, T frames, H W pixels.
+Shards and the batches inside them are cut the same way after every restart, so a run that was killed ends with the
+same bytes as one that was not. Letters: B batch, I items, F feature width, T frames, H W pixels.
 """
 
 from __future__ import annotations
 
-import hashlib
 import math
 import re
 import time
-from collections import deque
-from collections.abc import Callable, Generator, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
-from extract.catalog import Catalog, Item, source, stamp
-from extract.decoders import get_decoder, one_line, read_cover
-from extract.encoder import Batch, Encoder, EncoderSpec, PixelInput, Tokens
+from extract.batches import Feeder
+from extract.catalog import Catalog, Modality, stamp
+from extract.decoders import get_decoder
+from extract.encoder import Encoder, EncoderSpec
 from extract.options import ExtractOptions, ExtractReport
-from extract.preprocess import preprocess
+from extract.reading import Request, Source, read_ahead
 from features.errors import ConfigError, MediaError
 from features.provenance import FINGERPRINT_CHARS, Provenance, library_versions
 from features.shards import FeatureJob, Wanted
-from features.store import FeatureRows, State
 
 LIBRARIES = (
     "torch",
@@ -41,23 +35,26 @@ LIBRARIES = (
     "pytorchvideo",
     "decord",
     "av",
+    "torchcodec",
     "pillow",
     "numpy",
 )
-AHEAD = 2  # clips decoded ahead per worker; 32 frames of 1080p are 200 MB
-
 Progress = Callable[[int, int], None]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Work:
-    """An extraction that is ready to run: what to encode, with what, into what."""
+    """One encoder's part of a run: what it encodes with, into what, and the time it took."""
 
-    catalog: Catalog
     encoder: Encoder
     job: FeatureJob
     options: ExtractOptions
     seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "encode": 0.0, "write": 0.0})
+
+    @property
+    def modality(self) -> Modality:
+        """Return what the encoder reads."""
+        return self.encoder.spec.modality
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -67,80 +64,83 @@ class Work:
         self.seconds[stage] += time.perf_counter() - start
 
 
-@dataclass
-class Loaded:
-    """What a decoder thread made of one item: pixels (T, H, W, 3) or (H, W, 3), or a title; or why not."""
+@dataclass(frozen=True)
+class Task:
+    """One item's source and the encoders that wait for it."""
 
-    content: NDArray[np.uint8] | str | None = None
-    digest: str = ""
-    state: State = State.DONE
-    reason: str = ""
+    row: int
+    request: Request
+    takers: tuple[Work, ...]
 
 
 def extract(
     catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, *, progress: Progress | None = None
 ) -> ExtractReport:
-    """Encode every item of a catalog into one feature file, or bring that file up to date.
+    """Encode every item of a catalog with one encoder; see `extract_all`."""
+    return extract_all(catalog, [spec], options, progress=progress)[0]
+
+
+def extract_all(
+    catalog: Catalog, specs: Sequence[EncoderSpec], options: ExtractOptions, *, progress: Progress | None = None
+) -> list[ExtractReport]:
+    """Encode every item of a catalog into one feature file per encoder, or bring those files up to date.
+
+    Each video is decoded once for all encoders (the union of their frames), each cover read once.
 
     Args:
-        catalog: the items; the order of its rows.
-        spec: the encoder's entry.
-        options: see there.
-        progress: called with (items that have a row, all items) after each batch; what it raises stops the run, and
-            the next run goes on after the last finished shard.
+        catalog: the items; the order of the rows.
+        specs: the encoders' entries.
+        options: see there; `frames` is for video encoders and replaces the frames of all of them.
+        progress: called with (rows there are, rows wanted) over all files after each batch; what it raises stops the
+            run, and the next run goes on after the last finished shard.
 
     Raises:
-        ConfigError: an option, weights or a modality the catalog lacks altogether.
-        MediaError: more items without a vector than `max_failed`; the rows made so far are kept for the next run.
+        ConfigError: an option, weights, an encoder twice, or a modality the catalog lacks altogether.
+        MediaError: more items without a vector than `max_failed`; the rows made so far are kept for the next run, and
+            the files of the other encoders are written.
         StoreError: weights or a feature file that do not fit, or a full disk.
     """
-    work = prepare(catalog, spec, options)
-    unchanged = work.job.unchanged
-    shards = [_by_length(work, shard) for shard in work.job.shards(options.shard_size)]
-    new_rows = sum(map(len, shards))
-    if not unchanged:
-        _run(work, shards, progress)
-        _check_failures(work)
-        with work.timed("write"):
-            work.job.finish()
-    bad = work.job.rejected()
-    states = [state for _, state, _ in bad]
-    counts = {name: states.count(name) for name in ("missing", "failed")}
-    return ExtractReport(
-        path=work.job.target,
-        encoder=spec.name,
-        fingerprint=work.job.provenance.fingerprint,
-        counts={"done": len(catalog.items) - len(bad), **counts},
-        new_rows=new_rows,
-        unchanged=unchanged,
-        bad=bad,
-        seconds=dict(work.seconds),
-        warning=work.encoder.warning,
-    )
+    if options.frames is not None and all(spec.modality != "video" for spec in specs):
+        names = ", ".join(spec.name for spec in specs)
+        raise ConfigError(f"--frames {options.frames} is for videos, but {names} read none; leave --frames out")
+    works = [prepare(catalog, spec, options) for spec in specs]
+    targets = [work.job.target for work in works]
+    twice = next((spec.name for spec, target in zip(specs, targets, strict=True) if targets.count(target) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"encoder {twice!r} is given twice; name each encoder once")
+    busy = [work for work in works if not work.job.unchanged]
+    new_rows = {id(work): len(work.job.pending) if work in busy else 0 for work in works}
+    _run(catalog, busy, options, progress)
+    _finish(busy)
+    return [_report(work, catalog, new_rows[id(work)], unchanged=work not in busy) for work in works]
 
 
 def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Work:
     """Load the encoder and open the feature job; the checks that need no media happen here."""
     get_decoder(options.decoder)
     _check_catalog(catalog, spec)
-    if options.frames is not None:
-        if spec.modality != "video":
-            raise ConfigError(f"encoder {spec.name!r} reads {spec.modality}s, which have no frames; leave --frames out")
+    if options.frames is not None and spec.modality == "video":
         spec = replace(spec, frames=options.frames)
     encoder = spec.backend(spec, options.weights, options.seed).to(options.device)
     provenance = Provenance(
         dataset=catalog.dataset,
         recipe=encoder.recipe()
-        | {"dtype": options.dtype, "decoder": options.decoder if spec.modality == "video" else None},
+        | {
+            "dtype": options.dtype,
+            "decoder": options.decoder if spec.modality == "video" else None,
+            "precision": options.precision,
+        },
         weights_sha256=encoder.weights_sha256,
         libraries=library_versions(LIBRARIES),
         command=options.command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
+    if options.compile:
+        encoder.compile()
     options.out.mkdir(parents=True, exist_ok=True)
     target = options.out / feature_name(catalog.dataset, spec.name, provenance.fingerprint)
     wanted = Wanted([item.id for item in catalog.items], [stamp(item, spec.modality) for item in catalog.items])
-    return Work(catalog, encoder, FeatureJob(target, provenance, wanted, retry_failed=options.retry_failed), options)
+    return Work(encoder, FeatureJob(target, provenance, wanted, retry_failed=options.retry_failed), options)
 
 
 def feature_name(dataset: str, encoder: str, fingerprint: str) -> str:
@@ -158,8 +158,105 @@ def _check_catalog(catalog: Catalog, spec: EncoderSpec) -> None:
         )
 
 
+def plan(catalog: Catalog, works: Sequence[Work], shard_size: int) -> list[list[Task]]:
+    """Cut the rows that any of `works` still needs into shards of tasks; the same cut after every restart.
+
+    Inside a shard videos come first, then covers, then titles by length: batches of like lengths hold little padding.
+    """
+    pending = {id(work): set(work.job.pending) for work in works}
+    rows = sorted(set().union(*pending.values()))
+    order: tuple[Modality, ...] = ("video", "cover", "title")
+    shards = []
+    for start in range(0, len(rows), shard_size):
+        tasks = []
+        for modality in order:
+            for row in rows[start : start + shard_size]:
+                takers = tuple(w for w in works if w.modality == modality and row in pending[id(w)])
+                policies = dict.fromkeys(w.encoder.spec.frames for w in takers if w.encoder.spec.frames)
+                if takers:
+                    tasks.append(Task(row, Request(catalog.items[row], modality, tuple(policies)), takers))
+        shards.append(sorted(tasks, key=_title_length))
+    return shards
+
+
+def _title_length(task: Task) -> int:
+    return len(task.request.item.title or "") if task.request.modality == "title" else -1
+
+
+def _run(catalog: Catalog, works: Sequence[Work], options: ExtractOptions, progress: Progress | None) -> None:
+    """Make and write the shards, decoding ahead across their borders."""
+    shards = plan(catalog, works, options.shard_size)
+    total = len(catalog.items) * len(works)
+    done = total - sum(len(task.takers) for shard in shards for task in shard)
+    sources = read_ahead((task.request for shard in shards for task in shard), options)
+    try:
+        with _full_precision(options.device):
+            for shard in shards:
+                for count, finished in extract_shard(shard, sources):
+                    done += count
+                    if progress is not None and not finished:
+                        progress(done, total)
+                if progress is not None:  # after the write: what a caller has been told of is on disk
+                    progress(done, total)
+    finally:
+        sources.close()
+
+
+def extract_shard(shard: Sequence[Task], sources: Iterator[Source]) -> Iterator[tuple[int, bool]]:
+    """Encode one shard and write it, a file per encoder; takes one of `sources` per task.
+
+    Yields:
+        (rows made since, whether they are written) after each batch and at the end.
+    """
+    feeders = {id(work): (work, Feeder(work.encoder, work.options)) for task in shard for work in task.takers}
+    made = 0
+    for task in shard:
+        start = time.perf_counter()
+        source = next(sources)
+        waited = time.perf_counter() - start
+        for work in task.takers:
+            work.seconds["decode"] += waited
+            feeder = feeders[id(work)][1]
+            wanted = work.job.wanted
+            with work.timed("encode"):
+                full = feeder.add(wanted.ids[task.row], wanted.stamps[task.row], source)
+            made += 1
+            if full and task is not shard[-1]:
+                yield made, False
+                made = 0
+    for work, feeder in feeders.values():
+        with work.timed("encode"):
+            rows = feeder.finish()
+        with work.timed("write"):
+            work.job.write(rows)
+    yield made, True
+
+
+def _full_precision(device: str) -> AbstractContextManager[Any]:
+    """Keep convolutions in float32 on GPUs, where torch would use TF32: the recipe says float32."""
+    if not device.startswith("cuda"):
+        return nullcontext()
+    manager: AbstractContextManager[Any] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return manager
+
+
+def _finish(works: Sequence[Work]) -> None:
+    """Write the files of the encoders that had enough good items, then raise for the others."""
+    failure: MediaError | None = None
+    for work in works:
+        try:
+            _check_failures(work)
+        except MediaError as error:
+            failure = failure or error
+            continue
+        with work.timed("write"):
+            work.job.finish()
+    if failure is not None:
+        raise failure
+
+
 def _check_failures(work: Work) -> None:
-    bad, total = work.job.rejected(), len(work.catalog.items)
+    bad, total = work.job.rejected(), len(work.job.wanted.ids)
     if len(bad) <= work.options.max_failed * total:
         return
     missing = sum(state == "missing" for _, state, _ in bad)
@@ -171,141 +268,19 @@ def _check_failures(work: Work) -> None:
     )
 
 
-def _by_length(work: Work, shard: Sequence[int]) -> Sequence[int]:
-    """Return the rows of a shard, titles sorted by length: batches of like lengths hold little padding."""
-    if work.encoder.spec.modality != "title":
-        return shard
-    return sorted(shard, key=lambda row: len(work.catalog.items[row].title or ""))
-
-
-def _run(work: Work, shards: Sequence[Sequence[int]], progress: Progress | None) -> None:
-    """Make and write the shards, decoding ahead across their borders."""
-    total = len(work.catalog.items)
-    done = total - sum(map(len, shards))
-    loaded = _decoded_ahead(work, [row for shard in shards for row in shard])
-    try:
-        with _full_precision(work.options.device), torch.inference_mode():
-            for shard in shards:
-                batches = []
-                for start in range(0, len(shard), work.options.batch_size):
-                    rows = shard[start : start + work.options.batch_size]
-                    batches.append(encode_rows(work, rows, loaded))
-                    done += len(rows)
-                    if progress is not None and start + len(rows) < len(shard):
-                        progress(done, total)
-                with work.timed("write"):
-                    work.job.write(_joined(batches))
-                if progress is not None:  # after the write: what a caller has been told of is on disk
-                    progress(done, total)
-    finally:
-        loaded.close()
-
-
-def _full_precision(device: str) -> AbstractContextManager[Any]:
-    """Keep convolutions in float32 on GPUs, where torch would use TF32: the recipe says float32."""
-    if not device.startswith("cuda"):
-        return nullcontext()
-    manager: AbstractContextManager[Any] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
-    return manager
-
-
-def _decoded_ahead(work: Work, rows: Sequence[int]) -> Generator[Loaded]:
-    """Yield what each row's source holds, in order, while threads read the next ones; close() stops them."""
-    waiting: deque[Future[Loaded]] = deque()
-    remaining = iter(rows)
-    with ThreadPoolExecutor(work.options.workers, thread_name_prefix="decode") as pool:
-        try:
-            for row in remaining:
-                waiting.append(pool.submit(_load, work, work.catalog.items[row]))
-                if len(waiting) > AHEAD * work.options.workers:
-                    yield waiting.popleft().result()
-            while waiting:
-                yield waiting.popleft().result()
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
-
-
-def _load(work: Work, item: Item) -> Loaded:
-    """Read one item in a decoder thread; every trouble of its media costs this row and nothing else."""
-    spec = work.encoder.spec
-    origin = source(item, spec.modality)
-    if origin is None:
-        return Loaded(state=State.MISSING, reason=f"no {spec.modality}")
-    try:
-        if isinstance(origin, str):
-            return Loaded(origin, hashlib.blake2b(origin.encode(), digest_size=16).hexdigest())
-        with origin.open("rb") as handle:
-            digest = hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        if spec.frames is not None:
-            return Loaded(get_decoder(work.options.decoder)(origin, spec.frames).frames, digest)
-        return Loaded(read_cover(origin), digest)
-    except FileNotFoundError:
-        return Loaded(state=State.MISSING, reason=f"{item.id}: {spec.modality} gone since it was listed")
-    except (MediaError, OSError, UnicodeError) as error:
-        return Loaded(state=State.FAILED, reason=one_line(error))
-
-
-def encode_rows(work: Work, rows: Sequence[int], loaded: Iterator[Loaded]) -> FeatureRows:
-    """Return the feature rows of one batch; takes as many entries of `loaded` as there are rows."""
-    parts: list[Loaded] = []
-    inputs: list[Tensor | str] = []
-    for _ in rows:
-        with work.timed("decode"):
-            part = next(loaded)
-        with work.timed("encode"):
-            if part.state == State.DONE:
-                _prepare_input(work, part, inputs)
-            part.content = None  # a clip's pixels are large; only its resized tensor stays
-        parts.append(part)
-    vectors = np.full((len(rows), work.encoder.width), np.nan, dtype=work.options.dtype)
-    good = [place for place, part in enumerate(parts) if part.state == State.DONE]
-    if good:
-        with work.timed("encode"), np.errstate(over="ignore"):
-            vectors[good] = work.encoder(_batch(work, inputs)).cpu().numpy().astype(work.options.dtype)
-    for place in good:
-        if not np.isfinite(vectors[place]).all():
-            vectors[place] = np.nan
-            parts[place].state = State.FAILED
-            parts[place].reason = f"vector is not finite in {work.options.dtype}; try --dtype float32"
-    wanted = work.job.wanted
-    return FeatureRows(
-        ids=[wanted.ids[row] for row in rows],
-        vectors=vectors,
-        states=np.array([part.state for part in parts], dtype=np.uint8),
-        reasons=[part.reason for part in parts],
-        stamps=[wanted.stamps[row] for row in rows],
-        digests=[part.digest for part in parts],
+def _report(work: Work, catalog: Catalog, new_rows: int, *, unchanged: bool) -> ExtractReport:
+    bad = work.job.rejected()
+    states = [state for _, state, _ in bad]
+    counts = {name: states.count(name) for name in ("missing", "failed")}
+    return ExtractReport(
+        path=work.job.target,
+        encoder=work.encoder.spec.name,
+        modality=work.modality,
+        fingerprint=work.job.provenance.fingerprint,
+        counts={"done": len(catalog.items) - len(bad), **counts},
+        new_rows=new_rows,
+        unchanged=unchanged,
+        bad=bad,
+        seconds=dict(work.seconds),
+        warning=work.encoder.warning,
     )
-
-
-def _prepare_input(work: Work, part: Loaded, inputs: list[Tensor | str]) -> None:
-    """Append the encoder's input for one item, or mark the item as failed."""
-    spec = work.encoder.spec
-    if isinstance(part.content, str):
-        inputs.append(part.content)
-    elif part.content is not None and isinstance(spec.inputs, PixelInput):
-        try:
-            inputs.append(preprocess(part.content, spec.inputs, work.options.device))
-        except MediaError as error:
-            part.state, part.reason = State.FAILED, one_line(error)
-
-
-def _batch(work: Work, inputs: Sequence[Tensor | str]) -> Batch:
-    if work.encoder.tokenizer is None:
-        return torch.stack([entry for entry in inputs if isinstance(entry, Tensor)])
-    tokens = work.encoder.tokenizer.tokenise([entry for entry in inputs if isinstance(entry, str)])
-    return Tokens(tokens.ids.to(work.options.device), tokens.mask.to(work.options.device))
-
-
-def _joined(parts: Sequence[FeatureRows]) -> FeatureRows:
-    return FeatureRows(
-        ids=[item for part in parts for item in part.ids],
-        vectors=np.concatenate([part.vectors for part in parts]),
-        states=np.concatenate([part.states for part in parts]),
-        reasons=[reason for part in parts for reason in part.reasons],
-        stamps=[mark for part in parts for mark in part.stamps],
-        digests=[digest for part in parts for digest in part.digests],
-    )
-
-
-__all__ = ["ExtractOptions", "ExtractReport", "Work", "encode_rows", "extract", "feature_name", "prepare"]

@@ -62,17 +62,31 @@ def parse_frame_policy(text: str) -> FramePolicy:
     return FramePolicy("middle" if kind == "middle" else "uniform", int(count), int(stride or 1))
 
 
-def frame_indices(policy: FramePolicy, total: int) -> NDArray[np.int64]:
+@dataclass(frozen=True)
+class FrameUnion:
+    """The frames of several policies, each read once: one pass over a clip serves many encoders."""
+
+    policies: tuple[FramePolicy, ...]
+
+    def places(self, number: int, total: int) -> NDArray[np.int64]:
+        """Return where the frames of the `number`-th policy stand among those of the union, (T,) int64."""
+        return np.searchsorted(frame_indices(self, total), frame_indices(self.policies[number], total))
+
+
+def frame_indices(policy: FramePolicy | FrameUnion, total: int) -> NDArray[np.int64]:
     """Return the frame numbers a policy picks from a clip, (T,) int64 in [0, total), not decreasing.
 
     'middle' of 5 gives total // 2 - 2 .. total // 2 + 2. In a clip too short for that the numbers beyond an end are
-    replaced by that end: its frame is repeated, T stays. 'uniform' repeats frames too when total < T.
+    replaced by that end: its frame is repeated, T stays. 'uniform' repeats frames too when total < T. A union has
+    every number once.
 
     Raises:
         MediaError: `total` is below 1.
     """
     if total < 1:
         raise MediaError(f"the clip has {total} frames; it needs at least 1: replace the file")
+    if isinstance(policy, FrameUnion):
+        return np.unique(np.concatenate([frame_indices(part, total) for part in policy.policies]))
     steps = np.arange(policy.count, dtype=np.int64)
     if policy.kind == "uniform":
         return (2 * steps + 1) * total // (2 * policy.count)
@@ -99,6 +113,6 @@ class Frames:
 class Decoder(Protocol):
     """What every video decoder does."""
 
-    def __call__(self, path: Path, policy: FramePolicy) -> Frames:
+    def __call__(self, path: Path, policy: FramePolicy | FrameUnion) -> Frames:
         """Read the frames a policy picks; MediaError (file name, reason, one line) when that is not possible."""
         ...

@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 
+from extract.catalog import Modality
 from extract.frames import FramePolicy
+from extract.sandbox import Limits
 from features.errors import ConfigError
+
+Precision = Literal["float32", "bf16", "fp16"]
 
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """How to extract. Only weights, seed, dtype, frames and decoder change the numbers; they are in the recipe.
+    """How to extract. Weights, seed, dtype, frames, decoder and precision change the numbers: they are in the recipe.
+
+    Batch size, workers, threads, device and `compile` leave the numbers alone but for the last bits of a float32.
 
     Attributes:
         out: folder of the feature file.
@@ -22,10 +28,13 @@ class ExtractOptions:
         seed: of random weights.
         dtype: of the vectors on disk.
         frames: the frames of a clip to read; None takes the encoder's own.
-        decoder: 'auto', 'decord' or 'pyav'.
-        batch_size: B, at least 1.
+        decoder: 'auto', 'decord', 'pyav' or 'torchcodec'.
+        precision: of the encoder's arithmetic; 'bf16' and 'fp16' autocast from float32 weights.
+        compile: let torch compile the encoder first; minutes once, then faster steps.
+        batch_size: B, at least 1; halved by itself where a GPU's memory does not hold it.
         shard_size: items per shard; a kill loses at most one shard's work.
-        workers: threads that decode ahead.
+        workers: processes that decode ahead.
+        decode: what opening one file may cost.
         device: where to encode, as torch names it.
         max_failed: share of items without a vector, in [0, 1], above which no feature file is written.
         retry_failed: make rows again that failed in the finished file.
@@ -38,9 +47,12 @@ class ExtractOptions:
     dtype: Literal["float16", "float32"] = "float16"
     frames: FramePolicy | None = None
     decoder: str = "auto"
+    precision: Precision = "float32"
+    compile: bool = False
     batch_size: int = 16
     shard_size: int = 256
     workers: int = 2
+    decode: Limits = field(default_factory=Limits)
     device: str = "cpu"
     max_failed: float = 0.05
     retry_failed: bool = False
@@ -55,6 +67,13 @@ class ExtractOptions:
             raise ConfigError(f"max_failed is {self.max_failed}; it is a share of all items, from 0 to 1")
         if self.dtype not in ("float16", "float32"):
             raise ConfigError(f"dtype is {self.dtype!r}; features are stored as 'float16' or 'float32'")
+        if self.precision not in get_args(Precision):
+            raise ConfigError(f"precision is {self.precision!r}; the encoder runs in 'float32', 'bf16' or 'fp16'")
+        if self.decode.time_s <= 0 or self.decode.memory_mb < 64:
+            raise ConfigError(
+                f"opening a file may cost {self.decode.time_s:g} s and {self.decode.memory_mb} MB; "
+                "give more than 0 s and at least 64 MB"
+            )
         try:
             torch.device(self.device)
         except RuntimeError as error:
@@ -70,17 +89,20 @@ class ExtractReport:
     Attributes:
         path: the feature file.
         encoder: name of the encoder.
+        modality: what it reads.
         fingerprint: of the recipe, 64 hex characters.
         counts: rows in the file by state: 'done', 'missing', 'failed'.
         new_rows: rows made by this run.
         unchanged: nothing was to do.
         bad: (item id, 'missing' or 'failed', reason) of every row without a vector.
-        seconds: time spent waiting for the decoders ('decode'), in 'encode' (preprocessing included) and in 'write'.
+        seconds: wall clock of this run: waiting for the decoders of its modality ('decode'; shared with other
+            encoders of the same pass), in 'encode' (preprocessing included) and in 'write'.
         warning: what a user must be told about the weights, or ''.
     """
 
     path: Path
     encoder: str
+    modality: Modality
     fingerprint: str
     counts: dict[str, int]
     new_rows: int

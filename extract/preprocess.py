@@ -19,11 +19,11 @@ CHUNK_FRAMES = 8  # of 1080p in float32: 200 MB at a time
 MAX_SHAPE = 20  # longest side over shortest
 
 
-def preprocess(pixels: NDArray[np.uint8], inputs: PixelInput, device: torch.device | str = "cpu") -> Tensor:
+def preprocess(pixels: NDArray[np.uint8] | Tensor, inputs: PixelInput, device: torch.device | str = "cpu") -> Tensor:
     """Resize, crop and normalise.
 
     Args:
-        pixels: (T, H, W, 3) or (H, W, 3) uint8 RGB in [0, 255].
+        pixels: (T, H, W, 3) or (H, W, 3) uint8 RGB in [0, 255], on any device.
         inputs: the encoder's input contract.
         device: where to compute.
 
@@ -36,7 +36,7 @@ def preprocess(pixels: NDArray[np.uint8], inputs: PixelInput, device: torch.devi
     height, width = pixels.shape[-3:-1]
     if max(height, width) > MAX_SHAPE * min(height, width):  # its resized long side would fill the memory
         raise MediaError(f"{width}x{height} pixels: one side is over {MAX_SHAPE} times the other")
-    images = torch.tensor(pixels, device=device)
+    images = torch.as_tensor(pixels, device=device)
     if images.ndim == 3:
         return _chunk(images[None], inputs)[0]
     return torch.cat([_chunk(part, inputs) for part in torch.split(images, CHUNK_FRAMES)])

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from extract.encoders import get_encoder
-from extract.extractor import ExtractOptions, ExtractReport
+from extract.options import ExtractOptions, ExtractReport
 from features.errors import ConfigError
 from features.store import FeatureFile
 from pipelines.compare import Row, compare, print_comparison, write_markdown
@@ -18,7 +18,7 @@ from pipelines.data.dataset import read_dataset
 from pipelines.data.synthetic import CorpusSize, make_corpus
 from pipelines.experiment import open_run
 from pipelines.export import export_mmrec
-from pipelines.extraction import dataset_catalog, extract_all, print_reports
+from pipelines.extraction import dataset_catalog, extract_with_bar, print_reports
 from pipelines.retrieve import run_recommend, run_similar
 
 ENCODERS = ("videomae-tiny", "slowfast-tiny", "resnet-tiny", "clip-tiny-image", "minilm-tiny", "clip-tiny-text")
@@ -65,7 +65,7 @@ def _extract(folder: Path, features: Path, size: CorpusSize) -> list[ExtractRepo
     say("2. features, by tiny encoders with random weights (real ones: `encoders`)")
     catalog = dataset_catalog(read_dataset(folder))
     options = ExtractOptions(out=features, weights="random", seed=0, command="demo")
-    reports = extract_all(catalog, [get_encoder(name) for name in ENCODERS], options)
+    reports = extract_with_bar(catalog, [get_encoder(name) for name in ENCODERS], options)
     print_reports(reports)
     return reports
 

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from pathlib import Path
 from typing import Literal
 
 from extract.catalog import Catalog, build_catalog, media_ids, natural_key
 from extract.encoder import EncoderSpec
 from extract.encoders import get_encoder
-from extract.extractor import ExtractOptions, ExtractReport, extract
+from extract.extractor import extract_all
 from extract.frames import parse_frame_policy
-from features.errors import ConfigError
+from extract.options import ExtractOptions, ExtractReport, Precision
+from extract.sandbox import Limits
 from pipelines.console import print_json, progress, say, table, warn
 from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.experiment import resolve_device
 
+SHORT_S = 5.0  # below that, starting up is most of it
 LISTED = 20  # bad items printed in full; all of them stand in the feature file
 
 
@@ -31,16 +34,10 @@ def dataset_catalog(dataset: Dataset) -> Catalog:
     )
 
 
-def extract_all(catalog: Catalog, specs: Sequence[EncoderSpec], options: ExtractOptions) -> list[ExtractReport]:
-    """Run each encoder over the catalog, with a progress bar each."""
-    if options.frames is not None and all(spec.modality != "video" for spec in specs):
-        raise ConfigError(f"--frames {options.frames} is for videos; none of the encoders given reads them")
-    reports = []
-    for spec in specs:
-        own = options if spec.modality == "video" else replace(options, frames=None)
-        with progress(f"extract {spec.name}") as advance:
-            reports.append(extract(catalog, spec, own, progress=advance))
-    return reports
+def extract_with_bar(catalog: Catalog, specs: Sequence[EncoderSpec], options: ExtractOptions) -> list[ExtractReport]:
+    """Run the encoders over the catalog in one pass, with a progress bar."""
+    with progress(f"extract {', '.join(spec.name for spec in specs)}") as advance:
+        return extract_all(catalog, specs, options, progress=advance)
 
 
 def run_extract(
@@ -52,6 +49,10 @@ def run_extract(
     frames: str | None,
     decoder: str,
     dtype: Literal["float16", "float32"],
+    precision: Precision,
+    compiled: bool,
+    decode_seconds: float,
+    decode_mb: int,
     batch_size: int,
     shard_size: int,
     workers: int,
@@ -69,6 +70,9 @@ def run_extract(
         dtype=dtype,
         frames=parse_frame_policy(frames) if frames else None,
         decoder=decoder,
+        precision=precision,
+        compile=compiled,
+        decode=Limits(decode_seconds, decode_mb),
         batch_size=batch_size,
         shard_size=shard_size,
         workers=workers,
@@ -80,11 +84,33 @@ def run_extract(
     dataset = read_dataset(data)
     if not json:
         say(dataset.layout)
-    reports = extract_all(dataset_catalog(dataset), specs, options)
+    reports = extract_with_bar(dataset_catalog(dataset), specs, options)
     if json:
         print_json([asdict(report) | {"path": str(report.path)} for report in reports])
     else:
         print_reports(reports)
+        say(advice(reports, options))
+
+
+def advice(reports: Sequence[ExtractReport], options: ExtractOptions) -> str:
+    """Return which stage a run waited for and what to change; '' for one too short to tell."""
+    # encoders of one modality waited for the same decoders: count that once
+    waits = {report.modality: report.seconds["decode"] for report in reports}
+    spent = {stage: sum(report.seconds[stage] for report in reports) for stage in ("encode", "write")}
+    spent = {"decode": sum(waits.values()), **spent}
+    total = sum(spent.values())
+    if total < SHORT_S:
+        return ""
+    worst = max(spent, key=lambda stage: spent[stage])
+    todo = {
+        "decode": f"more --workers may help ({options.workers} now, {os.cpu_count()} cores here)",
+        "encode": "a larger --batch-size, --precision bf16 or a GPU may help"
+        if options.precision == "float32"
+        else "a larger --batch-size or --compile may help",
+        "write": "a larger --shard-size or a faster disk for --out may help",
+    }[worst]
+    share = ", ".join(f"{stage} {seconds / total:.0%}" for stage, seconds in spent.items())
+    return f"time waiting for: {share}; the bottleneck is {worst}: {todo}"
 
 
 def print_reports(reports: Sequence[ExtractReport]) -> None:

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from extract.encoders import get_encoder
-from extract.extractor import ExtractOptions
+from extract.options import ExtractOptions
 from pipelines.data.dataset import read_dataset
 from pipelines.data.synthetic import Corpus, CorpusSize, make_corpus
-from pipelines.extraction import dataset_catalog, extract_all
+from pipelines.extraction import dataset_catalog, extract_with_bar
 
 torch.set_num_threads(1)  # tensors are tiny: more threads only wait for each other
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -29,7 +29,7 @@ def corpus_features(corpus: Corpus) -> dict[str, Path]:
     """Feature files of the corpus by encoder name; read-only."""
     options = ExtractOptions(out=corpus.folder.parent / "features", weights="random", max_failed=0.1)
     specs = [get_encoder(name) for name in ("resnet-tiny", "minilm-tiny")]
-    reports = extract_all(dataset_catalog(read_dataset(corpus.folder)), specs, options)
+    reports = extract_with_bar(dataset_catalog(read_dataset(corpus.folder)), specs, options)
     return {report.encoder: report.path for report in reports}
 
 

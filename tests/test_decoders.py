@@ -5,6 +5,7 @@ Tolerance: none. decord and PyAV convert yuv to rgb with the same FFmpeg code; n
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -13,7 +14,7 @@ import pytest
 from numpy.typing import NDArray
 
 from extract.decoders import DECODERS, get_decoder, list_packets, read_auto, read_cover, read_decord, read_pyav
-from extract.frames import FramePolicy, frame_indices, parse_frame_policy
+from extract.frames import Decoder, FramePolicy, frame_indices, parse_frame_policy
 from features.errors import ConfigError, MediaError
 from tests.media import CLIPS, NO_CLIPS, cut, pictures, write_clip, write_cover, write_sound
 
@@ -37,6 +38,16 @@ KINDS: dict[str, Callable[[Path], Path]] = {
     "vp9.webm": lambda path: write_clip(path, FRAMES, codec="libvpx-vp9"),
 }
 ORDINARY = ["h264.mp4", "h264.mkv", "hevc.mp4", "uneven.mp4", "vp9.webm"]
+
+
+def usable() -> dict[str, Decoder]:
+    """Return the decoders that can start here: torchcodec needs a package and FFmpeg's libraries."""
+    found = dict(DECODERS)
+    try:
+        get_decoder("torchcodec")
+    except ConfigError:
+        del found["torchcodec"]
+    return found
 
 
 @pytest.fixture(scope="module")
@@ -74,6 +85,22 @@ def test_decord_equals_pyav_on_ordinary_files(clips: dict[str, Path], name: str,
     first, second = (read(clips[name], parse_frame_policy(policy)) for read in (read_decord, read_pyav))
     assert first.total == second.total
     assert np.array_equal(first.frames, second.frames)
+
+
+@pytest.mark.parametrize("name", list(KINDS))
+def test_torchcodec_gives_the_same_frames(clips: dict[str, Path], name: str) -> None:
+    if "torchcodec" not in usable():
+        pytest.skip("torchcodec or FFmpeg's shared libraries are not installed")
+    for policy in map(parse_frame_policy, POLICIES):
+        got = DECODERS["torchcodec"](clips[name], policy)
+        assert got.total == COUNT
+        assert np.array_equal(got.frames, read_pyav(clips[name], policy).frames), str(policy)
+
+
+def test_torchcodec_that_cannot_start_says_what_it_needs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "torchcodec.decoders", None)
+    with pytest.raises(ConfigError, match=r"decoder 'torchcodec' cannot start .* FFmpeg's shared libraries"):
+        get_decoder("torchcodec")
 
 
 def test_open_gop_is_kept_from_decord(clips: dict[str, Path]) -> None:
@@ -127,7 +154,7 @@ def test_decord_cannot_read_av1_and_auto_can() -> None:
 @pytest.mark.parametrize("count", [1, 2, 3])
 def test_very_short_clips(tmp_path: Path, count: int) -> None:
     path = write_clip(tmp_path / "short.mp4", pictures(count, size=(66, 50)))
-    for read in DECODERS.values():
+    for read in usable().values():
         got = read(path, FramePolicy("middle", 5))
         assert got.total == count
         assert got.frames.shape == (5, 66, 50, 3)
@@ -164,7 +191,7 @@ REASONS = {
 @pytest.mark.parametrize("kind", list(REASONS))
 def test_bad_files_say_why_in_one_line(tmp_path: Path, kind: str) -> None:
     path = bad_files(tmp_path)[kind]
-    for name, read in DECODERS.items():
+    for name, read in usable().items():
         with pytest.raises(MediaError) as caught:
             read(path, FramePolicy("middle", 5))
         message = str(caught.value)

@@ -22,8 +22,9 @@ from extract.catalog import build_catalog
 from extract.decoders import read_auto
 from extract.encoder import PixelInput
 from extract.encoders import ENCODERS
-from extract.extractor import ExtractOptions, extract
+from extract.extractor import extract
 from extract.frames import parse_frame_policy
+from extract.options import ExtractOptions
 from extract.preprocess import preprocess
 from features.store import FeatureFile, State
 from tests.media import CLIPS, NO_CLIPS, pictures, write_clip, write_cover

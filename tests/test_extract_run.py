@@ -16,13 +16,14 @@ import numpy as np
 import pytest
 import torch
 
-from extract import extractor
+from extract import reading
 from extract.catalog import Catalog, build_catalog
 from extract.decoders import read_auto, read_cover
 from extract.encoder import EncoderSpec, PixelInput
 from extract.encoders import ENCODERS
-from extract.extractor import ExtractOptions, ExtractReport, extract, feature_name
+from extract.extractor import extract, feature_name
 from extract.frames import parse_frame_policy
+from extract.options import ExtractOptions, ExtractReport
 from extract.preprocess import preprocess
 from features.errors import ConfigError, MediaError
 from features.store import FeatureFile
@@ -118,7 +119,7 @@ def test_file_holds_what_the_librarys_model_gives(tmp_path: Path, catalog: Catal
 def test_a_second_run_does_nothing(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:
     first = extract(catalog, ENCODERS["videomae-tiny"], options(tmp_path))
     before = first.path.read_bytes(), first.path.stat().st_mtime_ns
-    monkeypatch.setattr(extractor, "_load", None)  # reading anything would fail
+    monkeypatch.setattr(reading, "read", None)  # reading anything would fail
     second = extract(catalog, ENCODERS["videomae-tiny"], options(tmp_path, batch_size=5, workers=1, command="other"))
     assert second.unchanged
     assert second.new_rows == 0
@@ -148,7 +149,7 @@ def test_what_changes_numbers_changes_the_file(tmp_path: Path, catalog: Catalog,
 def test_decoder_and_frames_do_not_concern_titles(tmp_path: Path, catalog: Catalog) -> None:
     first = extract(catalog, ENCODERS["bert-tiny"], options(tmp_path))
     assert extract(catalog, ENCODERS["bert-tiny"], options(tmp_path, decoder="pyav")).path == first.path
-    with pytest.raises(ConfigError, match="which have no frames"):
+    with pytest.raises(ConfigError, match="is for videos, but bert-tiny read none"):
         extract(catalog, ENCODERS["bert-tiny"], options(tmp_path, frames=parse_frame_policy("middle:5")))
 
 
@@ -373,7 +374,8 @@ import sys, time
 from pathlib import Path
 from extract.catalog import build_catalog
 from extract.encoders import ENCODERS
-from extract.extractor import ExtractOptions, extract
+from extract.extractor import extract
+from extract.options import ExtractOptions
 media, out = Path(sys.argv[1]), Path(sys.argv[2])
 options = ExtractOptions(out, weights="random", batch_size=2, shard_size=2)
 def progress(done, total):

@@ -1,0 +1,137 @@
+"""One encoder's rows of one shard: inputs in, batches through the encoder, feature rows out.
+
+Letters: B batch, F feature width.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from extract.decoders import one_line
+from extract.encoder import Batch, Encoder, PixelInput, Tokens
+from extract.options import ExtractOptions
+from extract.preprocess import preprocess
+from extract.reading import Source
+from features.errors import ConfigError, MediaError
+from features.store import FeatureRows, State
+
+AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class _Row:
+    item: str
+    stamp: str
+    digest: str
+    state: State
+    reason: str
+
+
+class Feeder:
+    """Collects one shard's rows of one encoder.
+
+    Batches are runs of `batch_size` rows, whatever becomes of the rows: a shard gives the same batches every time, so a
+    shard made again after a crash gives the same bytes.
+
+    Args:
+        encoder: on its device.
+        options: batch size, device, precision, dtype.
+    """
+
+    def __init__(self, encoder: Encoder, options: ExtractOptions) -> None:
+        self._encoder = encoder
+        self._options = options
+        self._rows: list[_Row] = []
+        self._inputs: list[Tensor | str] = []
+        self._places: list[int] = []
+        self._made: list[tuple[list[int], Tensor]] = []
+
+    def add(self, item: str, stamp: str, source: Source) -> bool:
+        """Take the next row; return whether it filled a batch, which then went through the encoder."""
+        row = _Row(item, stamp, source.digest, source.state, source.reason)
+        if row.state == State.DONE:
+            try:
+                self._inputs.append(self._input(source))
+                self._places.append(len(self._rows))
+            except MediaError as error:
+                row.state, row.reason = State.FAILED, str(error)
+        self._rows.append(row)
+        full = len(self._rows) % self._options.batch_size == 0
+        if full:
+            self._run()
+        return full
+
+    def _input(self, source: Source) -> Tensor | str:
+        spec, content = self._encoder.spec, source.content
+        if isinstance(content, str):
+            return content
+        assert content is not None
+        assert isinstance(spec.inputs, PixelInput)
+        pixels = content if spec.frames is None else source.frames_of(spec.frames)
+        return preprocess(pixels.to(self._options.device, non_blocking=True), spec.inputs, self._options.device)
+
+    def _run(self) -> None:
+        if self._inputs:  # the result stays on the device: nothing waits for the GPU before the shard's end
+            self._made.append((self._places, self._forward(self._inputs)))
+        self._inputs, self._places = [], []
+
+    def _forward(self, inputs: Sequence[Tensor | str]) -> Tensor:
+        """Return (B, F) float32; where the GPU's memory does not hold the batch, half by half."""
+        try:
+            with torch.inference_mode(), _precision(self._options):
+                vectors: Tensor = self._encoder(self._batch(inputs))
+                return vectors
+        except torch.OutOfMemoryError as error:
+            if len(inputs) == 1:
+                raise ConfigError(
+                    f"encoder {self._encoder.spec.name!r} does not fit into the memory of {self._options.device} even "
+                    "with one item at a time; use fewer --frames, --precision bf16 or another --device"
+                ) from error
+        except RuntimeError as error:
+            if not type(error).__module__.startswith(("torch._dynamo", "torch._inductor")):
+                raise
+            reason = one_line(error)
+            raise ConfigError(f"--compile failed for {self._encoder.spec.name!r} ({reason}); leave it out") from error
+        torch.cuda.empty_cache()
+        half = len(inputs) // 2
+        return torch.cat([self._forward(inputs[:half]), self._forward(inputs[half:])])
+
+    def _batch(self, inputs: Sequence[Tensor | str]) -> Batch:
+        if self._encoder.tokenizer is None:
+            return torch.stack([entry for entry in inputs if isinstance(entry, Tensor)])
+        tokens = self._encoder.tokenizer.tokenise([entry for entry in inputs if isinstance(entry, str)])
+        return Tokens(tokens.ids.to(self._options.device), tokens.mask.to(self._options.device))
+
+    def finish(self) -> FeatureRows:
+        """Run what is left and return all rows; a vector that is not finite on disk makes its row a failed one."""
+        self._run()
+        dtype = self._options.dtype
+        vectors = np.full((len(self._rows), self._encoder.width), np.nan, dtype=dtype)
+        with np.errstate(over="ignore"):
+            for places, made in self._made:
+                vectors[places] = made.float().cpu().numpy().astype(dtype)
+        for place, row in enumerate(self._rows):
+            if row.state == State.DONE and not np.isfinite(vectors[place]).all():
+                vectors[place] = np.nan
+                row.state, row.reason = State.FAILED, f"vector is not finite in {dtype}; try --dtype float32"
+        return FeatureRows(
+            ids=[row.item for row in self._rows],
+            vectors=vectors,
+            states=np.array([row.state for row in self._rows], dtype=np.uint8),
+            reasons=[row.reason for row in self._rows],
+            stamps=[row.stamp for row in self._rows],
+            digests=[row.digest for row in self._rows],
+        )
+
+
+def _precision(options: ExtractOptions) -> AbstractContextManager[Any]:
+    if options.precision == "float32":
+        return nullcontext()
+    return torch.autocast(torch.device(options.device).type, AUTOCAST[options.precision])

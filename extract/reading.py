@@ -1,0 +1,102 @@
+"""What an item's file or title holds, read ahead of the encoders by worker processes, once for all of them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from extract.catalog import Item, Modality, source
+from extract.decoders import one_line
+from extract.frames import FramePolicy, FrameUnion
+from extract.options import ExtractOptions
+from extract.sandbox import read_media
+from features.errors import MediaError
+from features.store import State
+
+AHEAD = 2  # files decoded ahead per worker; 32 frames of 1080p are 200 MB
+
+
+@dataclass(frozen=True)
+class Request:
+    """One item's source to read: for videos, the frames that any of `policies` picks."""
+
+    item: Item
+    modality: Modality
+    policies: tuple[FramePolicy, ...] = ()
+
+
+@dataclass(frozen=True)
+class Source:
+    """What was found, or why nothing was.
+
+    Attributes:
+        content: (U, H, W, 3) frames or (H, W, 3) cover as uint8 RGB, or a title; None where there is none.
+        digest: blake2b of the bytes, 32 hex characters.
+        union: which policies' frames `content` has; None but for videos.
+        total: frames the clip has.
+        state: done, missing or failed.
+        reason: why it is not done.
+    """
+
+    content: Tensor | str | None = None
+    digest: str = ""
+    union: FrameUnion | None = None
+    total: int = 0
+    state: State = State.DONE
+    reason: str = ""
+
+    def frames_of(self, policy: FramePolicy) -> Tensor:
+        """Return the frames of one policy, (T, H, W, 3)."""
+        assert isinstance(self.content, Tensor)
+        assert self.union is not None
+        places = self.union.places(self.union.policies.index(policy), self.total)
+        if len(places) == len(self.content):
+            return self.content  # the union is this policy's own frames, in order
+        return self.content[torch.from_numpy(places).to(self.content.device)]
+
+
+def read_ahead(requests: Iterable[Request], options: ExtractOptions) -> Generator[Source]:
+    """Yield what each request finds, in order, while workers read the next ones; close() stops them."""
+    waiting: deque[Future[Source]] = deque()
+    with ThreadPoolExecutor(options.workers, thread_name_prefix="read") as pool:
+        try:
+            for request in requests:
+                waiting.append(pool.submit(read, request, options))
+                if len(waiting) > AHEAD * options.workers:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
+
+
+def read(request: Request, options: ExtractOptions) -> Source:
+    """Read one source; every trouble of its media costs this row and nothing else."""
+    origin = source(request.item, request.modality)
+    if origin is None:
+        return Source(state=State.MISSING, reason=f"no {request.modality}")
+    try:
+        if isinstance(origin, str):
+            return Source(origin, hashlib.blake2b(origin.encode(), digest_size=16).hexdigest())
+        return _read_file(origin, request, options)
+    except FileNotFoundError:
+        return Source(state=State.MISSING, reason=f"{request.item.id}: {request.modality} gone since it was listed")
+    except (MediaError, OSError, UnicodeError) as error:
+        return Source(state=State.FAILED, reason=one_line(error))
+
+
+def _read_file(path: Path, request: Request, options: ExtractOptions) -> Source:
+    texts = [str(policy) for policy in request.policies]
+    media = read_media(path, options.decode, policies=texts, decoder=options.decoder)
+    pixels = torch.from_numpy(media.pixels)
+    if options.device.startswith("cuda"):
+        pixels = pixels.pin_memory()  # in this thread: the copy to the GPU then runs beside its work
+    union = FrameUnion(request.policies) if request.policies else None
+    return Source(pixels, media.digest, union, media.total)
