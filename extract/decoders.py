@@ -132,7 +132,7 @@ def read_decord(path: Path, policy: FramePolicy | FrameUnion) -> Frames:
 def _torchcodec() -> Any:
     """Return its reader class; ConfigError where the package or FFmpeg's libraries are not there."""
     try:
-        from torchcodec.decoders import VideoDecoder  # type: ignore[attr-defined,unused-ignore]
+        from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError, OSError) as error:
         raise ConfigError(
             f"decoder 'torchcodec' cannot start ({one_line(error)[:80]}); install the package torchcodec and FFmpeg's "

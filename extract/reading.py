@@ -20,7 +20,8 @@ from extract.sandbox import read_media
 from features.errors import MediaError
 from features.store import State
 
-AHEAD = 2  # files decoded ahead per worker; 32 frames of 1080p are 200 MB
+AHEAD = 2  # files decoded ahead per worker, beside a batch
+AHEAD_BYTES = 2**29  # of pixels; 32 frames of 1080p are 200 MB
 
 
 @dataclass(frozen=True)
@@ -63,18 +64,33 @@ class Source:
 
 
 def read_ahead(requests: Iterable[Request], options: ExtractOptions) -> Generator[Source]:
-    """Yield what each request finds, in order, while workers read the next ones; close() stops them."""
+    """Yield what each request finds, in order, while workers read the next ones; close() stops them.
+
+    A batch and some more are read ahead, so that decoding goes on while a batch is encoded, but not more than some
+    hundred MB of pixels.
+    """
     waiting: deque[Future[Source]] = deque()
+    remaining = iter(requests)
+    most = options.batch_size + AHEAD * options.workers
     with ThreadPoolExecutor(options.workers, thread_name_prefix="read") as pool:
         try:
-            for request in requests:
-                waiting.append(pool.submit(read, request, options))
-                if len(waiting) > AHEAD * options.workers:
-                    yield waiting.popleft().result()
-            while waiting:
+            while True:
+                while len(waiting) <= options.workers or (len(waiting) < most and _bytes(waiting) < AHEAD_BYTES):
+                    request = next(remaining, None)
+                    if request is None:
+                        break
+                    waiting.append(pool.submit(read, request, options))
+                if not waiting:
+                    return
                 yield waiting.popleft().result()
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
+
+
+def _bytes(waiting: Iterable[Future[Source]]) -> int:
+    """Return the size of the pixels that wait in memory."""
+    done = [future.result().content for future in waiting if future.done() and future.exception() is None]
+    return sum(content.nbytes for content in done if isinstance(content, Tensor))
 
 
 def read(request: Request, options: ExtractOptions) -> Source:

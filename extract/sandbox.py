@@ -7,6 +7,7 @@ decoder leaks. Workers hold no state: idle ones wait for the next extraction of 
 from __future__ import annotations
 
 import atexit
+import fcntl
 import json
 import os
 import select
@@ -29,6 +30,7 @@ from features.errors import MediaError
 
 ROOT = Path(__file__).resolve().parents[1]
 FILES_PER_WORKER = 500
+PIPE_BYTES = 2**20  # the most a user may ask for; a pipe's own 64 KB make many small steps of a clip
 
 
 @dataclass(frozen=True)
@@ -99,6 +101,8 @@ class _Worker:
         assert self._process.stdout is not None
         self._in, self._out = self._process.stdin, self._process.stdout.fileno()
         os.set_blocking(self._out, False)
+        with suppress(OSError):  # more than a system allows for all pipes together
+            fcntl.fcntl(self._out, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     @property
     def alive(self) -> bool:

@@ -148,6 +148,13 @@ def test_readme(here: Path) -> None:
     assert "microlens-100k-sasrec-id+v" in table
 
 
+def test_extraction_page(here: Path) -> None:
+    add_mydata(here)
+    for arguments in commands(ROOT / "docs" / "extraction.md"):
+        run(arguments, here)
+    assert len(list((here / "data" / "features").glob("mydata.*.h5"))) == 3
+
+
 def test_results_page(here: Path) -> None:
     add_amazon(here)
     for arguments in commands(ROOT / "docs" / "results.md"):

@@ -1,0 +1,195 @@
+"""Clips per second of extraction: decode alone, encode alone, the pipeline, and a plain one-video-at-a-time script.
+
+    python benchmarks/extract.py --clips DIR --encoder slowfast-r50 [--copies 6] [--workers 2] [--device cpu]
+
+Everything runs in one process on the same files and the same random weights, in turn, `--rounds` times; printed are the
+medians, their spread (lowest to highest) and the ratios that matter:
+
+- pipeline / slower of decode and encode: 1 would be perfect overlap;
+- pipeline / plain script: what batching and decoding ahead bring;
+- decoding for three encoders in one pass / for one.
+
+`encode alone` means resize, normalise and forward on frames that lie in memory. The plain script opens a clip, encodes
+it, and goes on, as extraction scripts do.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from extract.batches import Feeder
+from extract.catalog import Catalog, build_catalog
+from extract.decoders import get_decoder
+from extract.encoder import Encoder, PixelInput
+from extract.encoders import get_encoder
+from extract.extractor import extract_all
+from extract.frames import FramePolicy, parse_frame_policy
+from extract.options import ExtractOptions
+from extract.preprocess import preprocess
+from extract.reading import Request, Source, read_ahead
+from features.errors import FreezeframeError
+
+
+def main() -> None:
+    """Measure and print."""
+    arguments = _arguments()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    with tempfile.TemporaryDirectory() as folder:
+        catalog = _catalog(arguments.clips, Path(folder) / "videos", arguments.copies)
+        bench = Bench(catalog, arguments)
+        stages: dict[str, Callable[[], float]] = {
+            "decode alone": bench.decode,
+            "encode alone": bench.encode,
+            "pipeline": lambda: bench.pipeline(Path(folder) / "out"),
+            "plain script": bench.plain,
+            "decode for one": lambda: bench.decode(1),
+            "decode for three": lambda: bench.decode(3),
+        }
+        seconds: dict[str, list[float]] = {name: [] for name in stages}
+        for stage in stages.values():
+            stage()  # warm: files in the page cache, workers started
+        for _ in range(arguments.rounds):
+            for name, stage in stages.items():
+                seconds[name].append(stage())
+    _print(seconds, len(catalog.items), arguments)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Clips per second of each stage of extraction.")
+    parser.add_argument("--clips", type=Path, required=True, help="folder of videos")
+    parser.add_argument("--encoder", default="slowfast-r50", help="a video encoder")
+    parser.add_argument("--frames", help="frame policy (without it the encoder's own)")
+    parser.add_argument("--copies", type=int, default=4, help="how often each clip is taken")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements per stage")
+    parser.add_argument("--workers", type=int, default=2, help="decoding processes")
+    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its own choice")
+    parser.add_argument("--batch-size", type=int, default=8, help="clips per forward pass")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda ...")
+    parser.add_argument("--precision", default="float32", help="float32, bf16 or fp16")
+    parser.add_argument("--json", type=Path, help="write the figures here")
+    return parser.parse_args()
+
+
+def _catalog(clips: Path, folder: Path, copies: int) -> Catalog:
+    """Return a catalog in which every readable clip stands `copies` times, as links."""
+    folder.mkdir(parents=True)
+    read = get_decoder("auto")
+    for path in sorted(clips.iterdir()):
+        try:
+            read(path, FramePolicy("middle", 1))
+        except (FreezeframeError, OSError):
+            continue
+        for copy in range(copies):
+            (folder / f"{path.stem}-{copy}{path.suffix}").symlink_to(path.resolve())
+    return build_catalog("bench", None, videos=folder)
+
+
+class Bench:
+    """The stages, each a function that runs over all clips and returns seconds."""
+
+    def __init__(self, catalog: Catalog, arguments: argparse.Namespace) -> None:
+        self.catalog = catalog
+        self.spec = get_encoder(arguments.encoder)
+        if arguments.frames:
+            self.spec = replace(self.spec, frames=parse_frame_policy(arguments.frames))
+        self.options = ExtractOptions(
+            Path("unused"),
+            weights="random",
+            frames=self.spec.frames,
+            batch_size=arguments.batch_size,
+            workers=arguments.workers,
+            device=arguments.device,
+            precision=arguments.precision,
+            shard_size=10**6,
+        )
+        self.encoder: Encoder = self.spec.backend(self.spec, "random", 0).to(arguments.device)
+        self.sources = list(self._sources(1))
+
+    def _sources(self, policies: int) -> list[Source]:
+        return list(read_ahead(self._requests(policies), self.options))
+
+    def _requests(self, policies: int) -> list[Request]:
+        """Ask for the encoder's frames, and with more policies for those of others like it, as several encoders do."""
+        assert self.spec.frames is not None
+        others = [FramePolicy("uniform", self.spec.frames.count // 2), FramePolicy("middle", 5)]
+        asked = (self.spec.frames, *others)[:policies]
+        return [Request(item, "video", asked) for item in self.catalog.items]
+
+    def decode(self, policies: int = 1) -> float:
+        """Read all clips through the workers and drop them."""
+        start = time.perf_counter()
+        for _ in read_ahead(self._requests(policies), self.options):
+            pass
+        return time.perf_counter() - start
+
+    def encode(self) -> float:
+        """Encode all clips from memory."""
+        feeder = Feeder(self.encoder, self.options)
+        start = time.perf_counter()
+        for item, source in zip(self.catalog.items, self.sources, strict=True):
+            feeder.add(item.id, "", source)
+        feeder.finish()
+        return time.perf_counter() - start
+
+    def pipeline(self, out: Path) -> float:
+        """Run `extract` into an empty folder; the encoder's construction is not counted."""
+        shutil.rmtree(out, ignore_errors=True)
+        spec = replace(self.spec, backend=lambda *_: self.encoder)
+        start = time.perf_counter()
+        extract_all(self.catalog, [spec], replace(self.options, out=out))
+        return time.perf_counter() - start
+
+    def plain(self) -> float:
+        """Do what a script does: one clip after the other, decode, then encode."""
+        assert isinstance(self.spec.inputs, PixelInput)
+        assert self.spec.frames is not None
+        read = get_decoder("auto")
+        start = time.perf_counter()
+        with torch.inference_mode():
+            for item in self.catalog.items:
+                assert item.video is not None
+                frames = read(item.video, self.spec.frames).frames
+                clip = preprocess(frames, self.spec.inputs, self.options.device)
+                self.encoder(clip[None]).cpu()
+        return time.perf_counter() - start
+
+
+def _print(seconds: dict[str, list[float]], clips: int, arguments: argparse.Namespace) -> None:
+    rate = {name: clips / statistics.median(runs) for name, runs in seconds.items()}
+    for name, runs in seconds.items():
+        low, high = clips / max(runs), clips / min(runs)
+        sys.stdout.write(f"{name:18} {rate[name]:8.2f} clips/s   ({low:.2f} to {high:.2f} in {len(runs)} rounds)\n")
+    slower = min(rate["decode alone"], rate["encode alone"])
+    ratios = {
+        "pipeline / slower of decode and encode": rate["pipeline"] / slower,
+        "pipeline / plain script": rate["pipeline"] / rate["plain script"],
+        "decode time for three encoders / for one": rate["decode for one"] / rate["decode for three"],
+    }
+    for name, value in ratios.items():
+        sys.stdout.write(f"{name}: {value:.2f}\n")
+    device = torch.cuda.get_device_name() if arguments.device.startswith("cuda") else platform.processor() or "cpu"
+    setting = {name: str(value) for name, value in vars(arguments).items() if name not in ("json", "clips")}
+    facts = {"clips": clips, "device": device, "cores": os.cpu_count(), "torch": torch.__version__, **setting}
+    sys.stdout.write(f"{facts}\n")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"facts": facts, "seconds": seconds, "ratios": ratios}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
