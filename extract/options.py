@@ -38,6 +38,7 @@ class ExtractOptions:
         device: where to encode, as torch names it.
         max_failed: share of items without a vector, in [0, 1], above which no feature file is written.
         retry_failed: make rows again that failed in the finished file.
+        stale_s: seconds without a sign of life after which a worker of a farm counts as dead.
         command: the command line, recorded in the file.
     """
 
@@ -56,6 +57,7 @@ class ExtractOptions:
     device: str = "cpu"
     max_failed: float = 0.05
     retry_failed: bool = False
+    stale_s: float = 300.0
     command: str = ""
 
     def __post_init__(self) -> None:

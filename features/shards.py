@@ -93,6 +93,28 @@ class FeatureJob:
         return [row for row, item in enumerate(self.wanted.ids) if item not in self._current]
 
     @property
+    def needed(self) -> list[int]:
+        """Return positions in `wanted` that the finished file lacks, shards or no shards: what shards are cut from.
+
+        It stays the same until `finish`, so any number of workers that cut it cut the same shards.
+        """
+        return [
+            row
+            for row, item in enumerate(self.wanted.ids)
+            if self._made is None or self._current.get(item) is not self._made
+        ]
+
+    def made_elsewhere(self, rows: Sequence[int]) -> bool:
+        """Return whether another worker has finished the shard of these rows since this job was opened; remember it."""
+        shard = self._shard_path([self.wanted.ids[row] for row in rows], [self.wanted.stamps[row] for row in rows])
+        if not shard.with_suffix(".json").is_file():
+            return False
+        part = FeatureFile(shard, dataset=self.provenance.dataset)
+        self._check_recipe(part)
+        self._current |= dict.fromkeys(part.columns.ids, part)
+        return True
+
+    @property
     def unchanged(self) -> bool:
         """Return whether the target already holds exactly the wanted rows, in order."""
         return (
@@ -110,12 +132,15 @@ class FeatureJob:
     def write(self, rows: FeatureRows) -> None:
         """Store one shard and its record; its name is a hash of the rows it holds, so a repeat replaces itself."""
         self.folder.mkdir(parents=True, exist_ok=True)
-        name = hashlib.sha256(canonical_json([list(rows.ids), list(rows.stamps)]).encode()).hexdigest()[:16]
-        shard = self.folder / f"{name}.h5"
+        shard = self._shard_path(rows.ids, rows.stamps)
         write_features(shard, rows, self.provenance)
         record = {"sha256": file_sha256(shard), "rows": len(rows.ids)}
         write_atomic(shard.with_suffix(".json"), json.dumps(record))
         self._current |= dict.fromkeys(rows.ids, FeatureFile(shard))
+
+    def _shard_path(self, ids: Sequence[str], stamps: Sequence[str]) -> Path:
+        name = hashlib.sha256(canonical_json([list(ids), list(stamps)]).encode()).hexdigest()[:16]
+        return self.folder / f"{name}.h5"
 
     def rejected(self) -> list[tuple[str, str, str]]:
         """Return (item id, state, reason) of every wanted row that is known and not done, in wanted order."""

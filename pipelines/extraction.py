@@ -14,6 +14,7 @@ from extract.catalog import Catalog, build_catalog, media_ids, natural_key
 from extract.encoder import EncoderSpec
 from extract.encoders import get_encoder
 from extract.extractor import extract_all
+from extract.farm import Order
 from extract.frames import parse_frame_policy
 from extract.options import ExtractOptions, ExtractReport, Precision
 from extract.sandbox import Limits
@@ -59,6 +60,9 @@ def run_extract(
     device: str,
     max_failed: float,
     retry_failed: bool,
+    engine: str,
+    processes: int,
+    tasks: int,
     json: bool,
 ) -> None:
     """Command line `extract`."""
@@ -81,10 +85,17 @@ def run_extract(
         retry_failed=retry_failed,
         command=shlex.join(sys.argv),
     )
+    if engine == "slurm":
+        _write_slurm(out, tasks)
+        return
     dataset = read_dataset(data)
     if not json:
         say(dataset.layout)
-    reports = extract_with_bar(dataset_catalog(dataset), specs, options)
+    catalog = dataset_catalog(dataset)
+    if engine == "worker":
+        _be_worker(Order(catalog, tuple(spec.name for spec in specs), options))
+        return
+    reports = extract_with_bar(catalog, specs, options, processes=processes)
     if json:
         print_json([asdict(report) | {"path": str(report.path)} for report in reports])
     else:

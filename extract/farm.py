@@ -1,0 +1,165 @@
+"""Many workers on one extraction: each makes whatever shard nobody else has claimed; the finished shards are the truth.
+
+A worker may be a process of this machine, a task of a Slurm array, or anything else that runs `work` on the same
+folder. Any of them may die at any moment and be started again; the last command merges.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+import os
+import shlex
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from multiprocessing.context import SpawnProcess
+from pathlib import Path
+
+import torch
+
+from extract.catalog import Catalog
+from extract.encoder import EncoderSpec
+from extract.encoders import get_encoder
+from extract.extractor import finish, prepare_all, report
+from extract.options import ExtractOptions, ExtractReport
+from extract.sharding import Progress, Work, run_shards
+from features.claims import Claims
+from features.errors import ConfigError, FreezeframeError
+
+POLL_S = 0.5
+PATIENCE = 3  # times a dead local worker is replaced before the parent does the rest alone
+
+
+@dataclass(frozen=True)
+class Order:
+    """What a worker is told: plain data that any process or machine can be handed."""
+
+    catalog: Catalog
+    encoders: tuple[str, ...]
+    options: ExtractOptions
+
+
+def claims_of(works: Sequence[Work]) -> Claims:
+    """Return the claims all workers of these encoders share, in a hidden folder beside the feature files."""
+    options = works[0].options
+    key = hashlib.sha256(" ".join(sorted(work.job.target.name for work in works)).encode()).hexdigest()[:16]
+    return Claims(options.out / f".{key}.claims", stale_s=options.stale_s)
+
+
+def work(order: Order, *, progress: Progress | None = None) -> int:
+    """Make shards until none is left that nobody works on; return how many others still work on.
+
+    It neither merges nor judges: run `extract` on the same folder for that.
+    """
+    works = [work for work in prepare_all(order.catalog, _specs(order), order.options) if not work.job.unchanged]
+    if not works:
+        return 0
+    return run_shards(order.catalog, works, claims_of(works), progress)
+
+
+def _specs(order: Order) -> list[EncoderSpec]:
+    return [get_encoder(name) for name in order.encoders]
+
+
+def extract_locally(order: Order, processes: int, *, progress: Progress | None = None) -> list[ExtractReport]:
+    """Extract with several processes of this machine, each on a GPU of its own where there are several.
+
+    A process that dies is replaced a few times; what is left in the end is made here. Raises as `extract_all`.
+    """
+    if processes < 1:
+        raise ConfigError(f"--processes is {processes}; give at least 1")
+    works = prepare_all(order.catalog, _specs(order), order.options)
+    busy = [work for work in works if not work.job.unchanged]
+    before = {work: len(work.job.pending) for work in busy}
+    if busy:
+        _supervise(order, processes, busy, progress)
+        works = prepare_all(order.catalog, _specs(order), order.options)  # with the shards that were made meanwhile
+        busy = [work for work in works if not work.job.unchanged]
+        while run_shards(order.catalog, busy, claims_of(works), progress):
+            time.sleep(POLL_S)  # workers of other machines have the rest: wait for them, or take over from the dead
+        finish(busy)
+        claims_of(works).clear()
+    counts = {work.job.target: count for work, count in before.items()}
+    return [report(work, counts.get(work.job.target, 0), unchanged=work not in busy) for work in works]
+
+
+def _supervise(order: Order, processes: int, works: Sequence[Work], progress: Progress | None) -> None:
+    """Run the processes until all have ended well or too often badly; show what the shards on disk say."""
+    running = [_start(order, number) for number in range(processes)]
+    deaths = 0
+    try:
+        while running:
+            time.sleep(POLL_S)
+            if progress is not None:
+                progress(*_rows_made(works, len(order.catalog.items)))
+            for number, process in enumerate(running):
+                if process.exitcode is not None and process.exitcode != 0 and deaths < PATIENCE * processes:
+                    deaths += 1
+                    running[number] = _start(order, number)
+            running = [process for process in running if process.exitcode is None]
+    finally:
+        for process in running:
+            process.kill()
+            process.join()
+
+
+def _rows_made(works: Sequence[Work], items: int) -> tuple[int, int]:
+    """Return (rows there are, rows wanted), by counting finished shards."""
+    total = items * len(works)
+    pending = sum(len(work.job.pending) for work in works)
+    found = sum(len(list(work.job.folder.glob("*.json"))) * work.options.shard_size for work in works)
+    return min(total, total - pending + found), total
+
+
+def _start(order: Order, number: int) -> SpawnProcess:
+    options = order.options
+    if options.device == "cuda":
+        options = replace(options, device=f"cuda:{number % torch.cuda.device_count()}")
+    context = multiprocessing.get_context("spawn")
+    process = context.Process(target=_local_worker, args=(replace(order, options=options), os.getpid()))
+    process.start()
+    return process
+
+
+def _local_worker(order: Order, parent: int) -> None:
+    """Run in a process of its own; ends when the parent is gone."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(POLL_S)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        work(order)
+    except FreezeframeError:  # the parent meets the same error, and says it once
+        return
+
+
+def slurm_script(command: Sequence[str], tasks: int, folder: Path) -> str:
+    """Return a script for `sbatch`: an array of workers, which submits one task behind it that merges.
+
+    That task first makes what dead workers left behind, so it asks for a GPU, too.
+
+    Args:
+        command: the `extract` command line without engine options.
+        tasks: size of the array, at least 1.
+        folder: where to start it.
+    """
+    if tasks < 1:
+        raise ConfigError(f"--tasks is {tasks}; give at least 1")
+    line, place = shlex.join(command), shlex.quote(str(folder))
+    return f"""#!/bin/bash
+# Submit with: sbatch THIS_FILE   Add what your cluster asks for: partition, account, time.
+#SBATCH --job-name=freezeframe
+#SBATCH --array=0-{tasks - 1}
+#SBATCH --gres=gpu:1
+#SBATCH --requeue
+cd {place}
+if [ "$SLURM_ARRAY_TASK_ID" = 0 ] && [ "${{SLURM_RESTART_COUNT:-0}}" = 0 ]; then
+  sbatch --dependency="afterany:$SLURM_ARRAY_JOB_ID" --job-name=freezeframe-merge --gres=gpu:1 --wrap={shlex.quote(line)}
+fi
+{line} --engine worker
+"""

@@ -1,0 +1,181 @@
+"""Shards: what one worker makes in one go, on any machine; how they are cut, claimed and made.
+
+Shards and the batches inside them are cut the same way after every restart, so a run that was killed ends with the
+same bytes as one that was not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+
+from extract.batches import Feeder
+from extract.catalog import Catalog, Modality
+from extract.encoder import Encoder
+from extract.options import ExtractOptions
+from extract.reading import Request, Source, read_ahead
+from features.claims import Claims
+from features.shards import FeatureJob
+
+Progress = Callable[[int, int], None]
+
+
+@dataclass(frozen=True, eq=False)
+class Work:
+    """One encoder's part of a run: what it encodes with, into what, and the time it took."""
+
+    encoder: Encoder
+    job: FeatureJob
+    options: ExtractOptions
+    seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "encode": 0.0, "write": 0.0})
+
+    @property
+    def modality(self) -> Modality:
+        """Return what the encoder reads."""
+        return self.encoder.spec.modality
+
+    @contextmanager
+    def timed(self, stage: str) -> Iterator[None]:
+        """Add the block's wall clock to a stage."""
+        start = time.perf_counter()
+        yield
+        self.seconds[stage] += time.perf_counter() - start
+
+
+@dataclass(frozen=True)
+class Task:
+    """One item's source and the encoders that wait for it."""
+
+    row: int
+    request: Request
+    takers: tuple[Work, ...]
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Tasks whose rows are written together, a file per encoder; `name` is the same in every worker of a run."""
+
+    name: str
+    tasks: tuple[Task, ...]
+
+    def rows(self, work: Work) -> list[int]:
+        """Return the rows of one encoder, in the order in which they are written."""
+        return [task.row for task in self.tasks if work in task.takers]
+
+    @property
+    def works(self) -> list[Work]:
+        """Return the encoders that have rows here."""
+        return list(dict.fromkeys(work for task in self.tasks for work in task.takers))
+
+    @property
+    def count(self) -> int:
+        """Return the number of rows to make."""
+        return sum(len(task.takers) for task in self.tasks)
+
+
+def plan(catalog: Catalog, works: Sequence[Work], shard_size: int) -> list[Shard]:
+    """Cut the rows that the files of `works` lack into shards, and leave out what other shards hold already.
+
+    The cut depends on the finished files alone: every worker, and every restart, cuts the same shards. Inside a shard
+    videos come first, then covers, then titles by length: batches of like lengths hold little padding.
+    """
+    pending = {work: set(work.job.pending) for work in works}
+    rows = sorted(set().union(*(work.job.needed for work in works)))
+    order: tuple[Modality, ...] = ("video", "cover", "title")
+    shards = []
+    for start in range(0, len(rows), shard_size):
+        tasks = []
+        for modality in order:
+            for row in rows[start : start + shard_size]:
+                takers = tuple(work for work in works if work.modality == modality and row in pending[work])
+                policies = dict.fromkeys(work.encoder.spec.frames for work in takers if work.encoder.spec.frames)
+                if takers:
+                    tasks.append(Task(row, Request(catalog.items[row], modality, tuple(policies)), takers))
+        if tasks:
+            shards.append(Shard(f"{rows[start]}-{shard_size}", tuple(sorted(tasks, key=_title_length))))
+    return shards
+
+
+def _title_length(task: Task) -> int:
+    return len(task.request.item.title or "") if task.request.modality == "title" else -1
+
+
+def run_shards(
+    catalog: Catalog, works: Sequence[Work], claims: Claims | None = None, progress: Progress | None = None
+) -> int:
+    """Make the shards that are not made yet, and that no other worker has claimed; return how many others have."""
+    if not works:
+        return 0
+    shards = plan(catalog, works, works[0].options.shard_size)
+    total = len(catalog.items) * len(works)
+    done, elsewhere = total - sum(shard.count for shard in shards), 0
+    for shard in shards:
+        with nullcontext(True) if claims is None else claims.take(shard.name) as mine:
+            if mine:
+                left = shard if claims is None else _left(shard)
+                done += shard.count - left.count
+                for count, finished in extract_shard(left):
+                    done += count
+                    if progress is not None and not finished:
+                        progress(done, total)
+            else:
+                elsewhere += 1
+        if progress is not None and mine:  # after the write: what a caller has been told of is on disk
+            progress(done, total)
+    return elsewhere
+
+
+def _left(shard: Shard) -> Shard:
+    """Return what no other worker has made of a shard since it was planned."""
+    made = {work for work in shard.works if work.job.made_elsewhere(shard.rows(work))}
+    tasks = (replace(task, takers=tuple(work for work in task.takers if work not in made)) for task in shard.tasks)
+    return replace(shard, tasks=tuple(task for task in tasks if task.takers))
+
+
+def extract_shard(shard: Shard) -> Iterator[tuple[int, bool]]:
+    """Read, encode and write one shard: all a worker does, on any machine.
+
+    Yields:
+        (rows made since, whether they are written) after each batch and at the end.
+    """
+    if not shard.tasks:
+        return
+    options = shard.tasks[0].takers[0].options
+    feeders = {work: Feeder(work.encoder, work.options) for work in shard.works}
+    made = 0
+    with _full_precision(options.device), closing(read_ahead((t.request for t in shard.tasks), options)) as sources:
+        for task in shard.tasks:
+            start = time.perf_counter()
+            source = next(sources)
+            waited = time.perf_counter() - start
+            full = [_feed(work, feeders[work], task, source, waited) for work in task.takers]
+            made += len(task.takers)
+            if any(full) and task is not shard.tasks[-1]:
+                yield made, False
+                made = 0
+    for work, feeder in feeders.items():
+        with work.timed("encode"):
+            rows = feeder.finish()
+        with work.timed("write"):
+            work.job.write(rows)
+    yield made, True
+
+
+def _feed(work: Work, feeder: Feeder, task: Task, source: Source, waited: float) -> bool:
+    work.seconds["decode"] += waited
+    wanted = work.job.wanted
+    with work.timed("encode"):
+        return feeder.add(wanted.ids[task.row], wanted.stamps[task.row], source)
+
+
+def _full_precision(device: str) -> AbstractContextManager[Any]:
+    """Keep convolutions in float32 on GPUs, where torch would use TF32: the recipe says float32."""
+    if not device.startswith("cuda"):
+        return nullcontext()
+    manager: AbstractContextManager[Any] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)
+    return manager

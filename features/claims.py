@@ -1,0 +1,105 @@
+"""Who makes which shard: claims in a shared folder, so that workers on any machines never make one twice.
+
+A claim is a file that only one worker can create. Its owner touches it while it works; one that was not touched for
+long, or whose process on this machine is gone, belongs to a dead worker and is taken over.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+STALE_S = 300.0  # a shared file system may show a touch late; a machine that swaps may touch late
+BEATS = 10  # touches per STALE_S
+
+
+class Claims:
+    """The claims of one run.
+
+    Args:
+        folder: shared by all workers; made when needed.
+        stale_s: seconds without a touch after which an owner counts as dead.
+    """
+
+    def __init__(self, folder: Path, *, stale_s: float = STALE_S) -> None:
+        self._folder = folder
+        self._stale_s = stale_s
+
+    @contextmanager
+    def take(self, name: str) -> Iterator[bool]:
+        """Yield whether this worker may do `name`; gives the claim back at the end, whatever happens."""
+        path = self._folder / f"{name}.claim"
+        self._folder.mkdir(parents=True, exist_ok=True)
+        if not (_create(path) or (self._is_stale(path) and self._take_over(path))):
+            yield False
+            return
+        stop = threading.Event()
+        heart = threading.Thread(target=self._beat, args=(path, stop), daemon=True)
+        heart.start()
+        try:
+            yield True
+        finally:
+            stop.set()
+            heart.join()
+            path.unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove the folder, unless somebody still holds a claim."""
+        with suppress(OSError):
+            self._folder.rmdir()
+
+    def _beat(self, path: Path, stop: threading.Event) -> None:
+        while not stop.wait(self._stale_s / BEATS):
+            with suppress(OSError):
+                os.utime(path)
+
+    def _is_stale(self, path: Path) -> bool:
+        try:
+            age = time.time() - path.stat().st_mtime
+            owner = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            return False  # given back this moment; its shard is done, or the next round finds it free
+        except (OSError, ValueError):  # being written, or cut off by a crash: only its age tells
+            return age > self._stale_s
+        if owner.get("host") == socket.gethostname() and not _alive(int(owner.get("process", 0))):
+            return True
+        return age > self._stale_s
+
+    def _take_over(self, path: Path) -> bool:
+        """Remove a dead worker's claim and take it; of several that try, the rename lets one through."""
+        grave = path.with_name(f".{uuid.uuid4().hex}.dead")
+        try:
+            path.rename(grave)
+        except OSError:
+            return False
+        grave.unlink(missing_ok=True)
+        return _create(path)
+
+
+def _create(path: Path) -> bool:
+    try:
+        descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
+    except FileExistsError:
+        return False
+    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+        json.dump({"host": socket.gethostname(), "process": os.getpid()}, handle)
+    return True
+
+
+def _alive(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:
+        return True
+    with suppress(OSError):  # dead, but its parent has not heard yet
+        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    return True
