@@ -159,7 +159,7 @@ def slurm_script(command: Sequence[str], tasks: int, folder: Path) -> str:
 #SBATCH --requeue
 cd {place}
 if [ "$SLURM_ARRAY_TASK_ID" = 0 ] && [ "${{SLURM_RESTART_COUNT:-0}}" = 0 ]; then
-  sbatch --dependency="afterany:$SLURM_ARRAY_JOB_ID" --job-name=freezeframe-merge --gres=gpu:1 --wrap={shlex.quote(line)}
+  sbatch --dependency="afterany:$SLURM_ARRAY_JOB_ID" --gres=gpu:1 --wrap={shlex.quote(f"cd {place} && {line}")}
 fi
 {line} --engine worker
 """

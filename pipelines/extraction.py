@@ -14,7 +14,7 @@ from extract.catalog import Catalog, build_catalog, media_ids, natural_key
 from extract.encoder import EncoderSpec
 from extract.encoders import get_encoder
 from extract.extractor import extract_all
-from extract.farm import Order
+from extract.farm import Order, extract_locally, slurm_script, work
 from extract.frames import parse_frame_policy
 from extract.options import ExtractOptions, ExtractReport, Precision
 from extract.sandbox import Limits
@@ -35,10 +35,44 @@ def dataset_catalog(dataset: Dataset) -> Catalog:
     )
 
 
-def extract_with_bar(catalog: Catalog, specs: Sequence[EncoderSpec], options: ExtractOptions) -> list[ExtractReport]:
+def extract_with_bar(
+    catalog: Catalog, specs: Sequence[EncoderSpec], options: ExtractOptions, *, processes: int = 1
+) -> list[ExtractReport]:
     """Run the encoders over the catalog in one pass, with a progress bar."""
     with progress(f"extract {', '.join(spec.name for spec in specs)}") as advance:
-        return extract_all(catalog, specs, options, progress=advance)
+        if processes == 1:
+            return extract_all(catalog, specs, options, progress=advance)
+        order = Order(catalog, tuple(spec.name for spec in specs), options)
+        return extract_locally(order, processes, progress=advance)
+
+
+def _be_worker(order: Order) -> None:
+    """Make shards as one of many; the merge is another command's."""
+    with progress("worker") as advance:
+        left = work(order, progress=advance)
+    say(f"nothing left to claim; {left} shards are in other hands. The same command without --engine merges")
+
+
+def _write_slurm(out: Path, tasks: int) -> None:
+    script = slurm_script([sys.executable, *_without_engine(sys.argv)], tasks, Path.cwd())
+    path = out / "extract.sbatch"
+    out.mkdir(parents=True, exist_ok=True)
+    path.write_text(script, encoding="utf-8")
+    say(f"{path} written: {tasks} workers, then the merge. Read it, add what your cluster asks for, and: sbatch {path}")
+
+
+def _without_engine(words: Sequence[str]) -> list[str]:
+    """Return a command line without --engine and --tasks and their values."""
+    kept: list[str] = []
+    skip = False
+    for word in words:
+        if skip:
+            skip = False
+        elif word.partition("=")[0] in ("--engine", "--tasks"):
+            skip = "=" not in word
+        else:
+            kept.append(word)
+    return kept
 
 
 def run_extract(
