@@ -92,7 +92,8 @@ def _kill_once(folder: Path, engine: list[str], chance: random.Random, length: f
         _command(folder, "out", engine), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT
     )
     try:
-        process.wait(timeout=chance.uniform(0.3, 1.0 + bool(engine)) * length)
+        # processes start later and end later
+        process.wait(timeout=(chance.uniform(0.6, 2.0) if engine else chance.uniform(0.3, 1.0)) * length)
         shutil.rmtree(folder / "out", ignore_errors=True)  # it came to its end: the next one starts anew
         return "too late"
     except subprocess.TimeoutExpired:

@@ -118,13 +118,15 @@ def _start(order: Order, number: int) -> SpawnProcess:
     if options.device == "cuda":
         options = replace(options, device=f"cuda:{number % torch.cuda.device_count()}")
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_local_worker, args=(replace(order, options=options), os.getpid()))
+    told = (replace(order, options=options), os.getpid(), torch.get_num_threads())
+    process = context.Process(target=_local_worker, args=told)
     process.start()
     return process
 
 
-def _local_worker(order: Order, parent: int) -> None:
-    """Run in a process of its own; ends when the parent is gone."""
+def _local_worker(order: Order, parent: int, threads: int) -> None:
+    """Run in a process of its own, with the parent's number of threads (it decides last bits); ends with the parent."""
+    torch.set_num_threads(threads)
 
     def watch() -> None:
         while os.getppid() == parent:

@@ -155,6 +155,15 @@ def test_extraction_page(here: Path) -> None:
     assert len(list((here / "data" / "features").glob("mydata.*.h5"))) == 3
 
 
+@pytest.mark.slow
+def test_farm_page(here: Path) -> None:
+    add_mydata(here)
+    for arguments in commands(ROOT / "docs" / "farm.md"):
+        run(arguments, here)
+    assert len(list((here / "data" / "features").glob("mydata.*.h5"))) == 2
+    assert (here / "data" / "features" / "extract.sbatch").is_file()
+
+
 def test_results_page(here: Path) -> None:
     add_amazon(here)
     for arguments in commands(ROOT / "docs" / "results.md"):

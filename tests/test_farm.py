@@ -1,0 +1,296 @@
+"""Many workers on one extraction: no shard made twice, none lost, whoever dies."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import shlex
+import socket
+import subprocess
+import threading
+import time
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+import run_pipeline
+from extract import sharding
+from extract.catalog import Catalog, build_catalog
+from extract.encoders import ENCODERS
+from extract.extractor import extract_all, prepare_all
+from extract.farm import Order, claims_of, extract_locally, slurm_script, work
+from extract.options import ExtractOptions
+from extract.sharding import Shard, plan
+from features.claims import Claims
+from features.errors import ConfigError
+from features.store import FeatureFile
+from tests.media import pictures, write_clip, write_cover
+
+NAMES = ("videomae-tiny", "resnet-tiny")
+SPECS = [ENCODERS[name] for name in NAMES]
+COUNT = 10
+
+
+@pytest.fixture(scope="module")
+def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
+    folder = tmp_path_factory.mktemp("farm")
+    for place in ("videos", "covers"):
+        (folder / place).mkdir()
+    for number in range(COUNT):
+        write_clip(folder / "videos" / f"{number}.mp4", pictures(12, kind=number))
+        write_cover(folder / "covers" / f"{number}.jpg", kind=number)
+    (folder / "covers" / "4.jpg").write_bytes(b"no picture")
+    return build_catalog("toy", None, videos=folder / "videos", covers=folder / "covers")
+
+
+def options(out: Path) -> ExtractOptions:
+    return ExtractOptions(out, weights="random", dtype="float32", batch_size=2, shard_size=3, max_failed=0.5)
+
+
+def hashes(folder: Path) -> dict[str, str]:
+    return {path.name: FeatureFile(path).vectors_sha256 for path in folder.glob("*.h5")}
+
+
+@pytest.fixture(scope="module")
+def whole(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    folder = tmp_path_factory.mktemp("whole")
+    extract_all(catalog, SPECS, options(folder))
+    return hashes(folder)
+
+
+# ---- claims
+
+
+def test_one_of_many_gets_a_claim_and_gives_it_back(tmp_path: Path) -> None:
+    claims, got, ready = Claims(tmp_path / "c"), [], threading.Barrier(8)
+
+    def ask() -> None:
+        ready.wait()
+        with claims.take("1-3") as mine:
+            got.append(mine)
+            ready.wait()  # all have asked before the first gives back
+
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [False] * 7 + [True]
+    assert not list((tmp_path / "c").iterdir())
+    with claims.take("1-3") as mine:
+        assert mine
+    claims.clear()
+    assert not (tmp_path / "c").exists()
+
+
+def test_a_claim_is_given_back_after_an_error(tmp_path: Path) -> None:
+    claims = Claims(tmp_path)
+    with pytest.raises(RuntimeError), claims.take("a"):
+        raise RuntimeError
+    with claims.take("a") as mine:
+        assert mine
+
+
+def dead_process() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
+@pytest.mark.parametrize(
+    ("owner", "age_s", "free"),
+    [
+        ({"host": socket.gethostname(), "process": os.getpid()}, 0, False),
+        ({"host": socket.gethostname(), "process": os.getpid()}, 100, True),  # hangs: no touch for long
+        ({"host": socket.gethostname(), "process": None}, 0, True),  # a dead process of this machine
+        ({"host": "elsewhere", "process": None}, 0, False),
+        ({"host": "elsewhere", "process": 1}, 100, True),
+        ("", 0, False),  # being written
+        ("", 100, True),  # cut off by a crash
+    ],
+)
+def test_the_dead_lose_their_claims(tmp_path: Path, owner: dict[str, object] | str, age_s: float, free: bool) -> None:
+    path = tmp_path / "a.claim"
+    if isinstance(owner, dict) and owner["process"] is None:
+        owner = owner | {"process": dead_process()}
+    path.write_text(json.dumps(owner) if owner else "")
+    then = time.time() - age_s
+    os.utime(path, (then, then))
+    with Claims(tmp_path, stale_s=50).take("a") as mine:
+        assert mine == free
+    assert path.exists() != free
+
+
+def test_a_living_owner_touches_its_claim(tmp_path: Path) -> None:
+    claims = Claims(tmp_path, stale_s=0.5)
+    with claims.take("a") as mine:
+        assert mine
+        time.sleep(1.2)
+        with claims.take("a") as second:
+            assert not second
+
+
+# ---- shards
+
+
+def test_shards_are_cut_the_same_whatever_is_done(tmp_path: Path, catalog: Catalog) -> None:
+    works = prepare_all(catalog, SPECS, options(tmp_path))
+    shards = plan(catalog, works, 3)
+    assert [shard.name for shard in shards] == ["0-3", "3-3", "6-3", "9-3"]
+    assert [shard.count for shard in shards] == [6, 6, 6, 2]
+    for _ in sharding.extract_shard(shards[1]):
+        pass
+    later = plan(catalog, prepare_all(catalog, SPECS, options(tmp_path)), 3)
+    assert [shard.name for shard in later] == ["0-3", "6-3", "9-3"]
+    assert [shard.rows(later[0].works[0]) for shard in later] == [[0, 1, 2], [6, 7, 8], [9]]
+
+
+def test_workers_share_the_shards_and_make_none_twice(
+    tmp_path: Path, catalog: Catalog, whole: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: Counter[str] = Counter()
+    real = sharding.extract_shard
+
+    def counting(shard: Shard) -> object:
+        if shard.tasks:
+            made[shard.name] += 1
+            time.sleep(0.05)
+        yield from real(shard)
+
+    monkeypatch.setattr(sharding, "extract_shard", counting)
+    many = [prepare_all(catalog, SPECS, options(tmp_path)) for _ in range(3)]  # threads stand in for processes
+    threads = [threading.Thread(target=sharding.run_shards, args=(catalog, w, claims_of(w))) for w in many]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert made == dict.fromkeys(["0-3", "3-3", "6-3", "9-3"], 1)
+    assert not list(tmp_path.glob("*.h5"))
+    reports = extract_all(catalog, SPECS, options(tmp_path))
+    assert [report.new_rows for report in reports] == [0, 0]
+    assert hashes(tmp_path) == whole
+
+
+def test_a_worker_passes_by_what_another_has_claimed(tmp_path: Path, catalog: Catalog, whole: dict[str, str]) -> None:
+    order = Order(catalog, NAMES, options(tmp_path))
+    claims = claims_of(prepare_all(catalog, SPECS, options(tmp_path)))
+    with claims.take("3-3") as mine:
+        assert mine
+        assert work(order) == 1
+    assert work(order) == 0
+    assert work(order) == 0
+    extract_all(catalog, SPECS, options(tmp_path))
+    assert hashes(tmp_path) == whole
+    assert work(order) == 0  # all is merged: nothing to do
+
+
+@pytest.mark.slow
+def test_processes_give_the_same_bytes(tmp_path: Path, catalog: Catalog, whole: dict[str, str]) -> None:
+    calls: list[tuple[int, int]] = []
+    order = Order(catalog, NAMES, options(tmp_path))
+    reports = extract_locally(order, 2, progress=lambda done, total: calls.append((done, total)))
+    assert hashes(tmp_path) == whole
+    assert [report.counts["failed"] for report in reports] == [0, 1]
+    assert [report.new_rows for report in reports] == [COUNT, COUNT]
+    assert calls[-1] == (2 * COUNT, 2 * COUNT)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".h5", ".h5"]
+    assert [report.unchanged for report in extract_locally(order, 2)] == [True, True]
+
+
+@pytest.mark.slow
+def test_a_killed_process_is_replaced(tmp_path: Path, catalog: Catalog, whole: dict[str, str]) -> None:
+    killed = []
+
+    def kill_one(done: int, total: int) -> None:
+        workers = multiprocessing.active_children()
+        if len(killed) < 2 and workers and workers[0].pid not in killed:
+            killed.append(workers[0].pid)
+            workers[0].kill()
+
+    extract_locally(Order(catalog, NAMES, options(tmp_path)), 2, progress=kill_one)
+    assert len(killed) == 2
+    assert hashes(tmp_path) == whole
+
+
+def test_impossible_farms_are_refused(tmp_path: Path, catalog: Catalog) -> None:
+    with pytest.raises(ConfigError, match="--processes is 0"):
+        extract_locally(Order(catalog, NAMES, options(tmp_path)), 0)
+    with pytest.raises(ConfigError, match="--tasks is 0"):
+        slurm_script(["x"], 0, tmp_path)
+
+
+# ---- the command line
+
+
+@pytest.fixture
+def media(catalog: Catalog) -> Path:
+    video = catalog.items[0].video
+    assert video is not None
+    return video.parents[1]
+
+
+def command(media: Path, out: Path) -> list[str]:
+    rest = [
+        "--weights",
+        "random",
+        "--dtype",
+        "float32",
+        "--batch-size",
+        "2",
+        "--shard-size",
+        "3",
+        "--max-failed",
+        "0.5",
+    ]
+    return ["extract", "--data", str(media), "--encoders", ",".join(NAMES), "--out", str(out), *rest]
+
+
+def test_workers_and_merge_from_the_command_line(
+    tmp_path: Path, media: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = command(media, tmp_path)
+    assert run_pipeline.main([*line, "--engine", "worker"]) == 0
+    assert "nothing left to claim; 0 shards are in other hands" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.h5"))
+    assert run_pipeline.main(line) == 0
+    assert len(list(tmp_path.glob("*.h5"))) == 2
+    assert run_pipeline.main([*line, "--engine", "worker"]) == 0
+
+
+@pytest.mark.slow
+def test_the_slurm_script_does_the_job(tmp_path: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Slurm is needed: each array task is the script itself, and `sbatch` a stand-in that runs what it is given."""
+    out = tmp_path / "out"
+    line = command(media, out)
+    monkeypatch.setattr("sys.argv", [str(Path(run_pipeline.__file__)), *line, "--engine", "slurm", "--tasks=2"])
+    assert run_pipeline.main([*line, "--engine", "slurm", "--tasks=2"]) == 0
+    script = out / "extract.sbatch"
+    assert "#SBATCH --array=0-1\n" in script.read_text()
+    assert script.read_text().count("--engine") == 1
+    (tmp_path / "bin").mkdir()
+    waiting = tmp_path / "merge.sh"
+    fake = tmp_path / "bin" / "sbatch"
+    fake.write_text(
+        f'#!/bin/bash\nfor word in "$@"; do case $word in --wrap=*) echo "${{word#--wrap=}}" > {waiting};; esac; done\n'
+    )
+    fake.chmod(0o755)
+    path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
+    for task in ("1", "0"):
+        environment = os.environ | {"PATH": path, "SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_JOB_ID": "7"}
+        subprocess.run(["bash", str(script)], check=True, env=environment, capture_output=True)
+        assert waiting.exists() == (task == "0")
+    assert not list(out.glob("*.h5"))
+    assert shlex.split(waiting.read_text())[0] == "cd"
+    subprocess.run(["bash", str(waiting)], check=True, capture_output=True)
+    assert len(list(out.glob("*.h5"))) == 2
+
+
+def test_orders_survive_a_process_border(catalog: Catalog, tmp_path: Path) -> None:
+    import pickle
+
+    order = Order(catalog, NAMES, options(tmp_path))
+    assert pickle.loads(pickle.dumps(order)) == order  # noqa: S301 - our own bytes
+    assert replace(order, encoders=("x",)) != order
