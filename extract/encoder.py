@@ -56,6 +56,7 @@ class EncoderSpec:
         width: F, length of a feature vector.
         backend: function that builds the encoder from this entry.
         inputs: the input contract.
+        parameters: numbers it computes with, the classifier left out; 0 where nobody counted.
         frames: the frames a video encoder sees unless the user picks others; None for covers and titles.
         pooling: how tokens or maps become one vector, in words; part of the recipe.
         blocks: dotted paths inside the model; a list found there stands for its members, in forward order.
@@ -75,6 +76,7 @@ class EncoderSpec:
     arch: Mapping[str, Any] = field(default_factory=dict)
     weights: WeightsSource | None = None
     frames: FramePolicy | None = None
+    parameters: int = 0
 
 
 class Tokens(NamedTuple):

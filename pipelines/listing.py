@@ -19,13 +19,19 @@ def run_encoders(json: bool) -> None:
         frames = str(spec.frames) if spec.frames else "-"
         size = f"{spec.inputs.size} px" if isinstance(spec.inputs, PixelInput) else f"{spec.inputs.max_tokens} tokens"
         weights = spec.weights
-        source = [weights.place, weights.revision[:12], weights.licence] if weights else ["random only", "-", "-"]
-        rows.append([spec.name, spec.modality, str(spec.width), frames, size, " ".join(spec.blocks), *source])
-    header = ["encoder", "modality", "width", "frames", "input", "blocks", "weights", "revision", "licence"]
+        source = [weights.place, _pinned(weights.revision), weights.licence] if weights else ["random only", "-", "-"]
+        millions = f"{spec.parameters / 1e6:.1f}" if spec.parameters else "-"
+        rows.append([spec.name, spec.modality, str(spec.width), millions, frames, size, " ".join(spec.blocks), *source])
+    header = ["encoder", "modality", "width", "M parameters", "frames", "input"]
+    header += ["blocks", "weights", "revision", "licence"]
     if json:
         print_json([dict(zip(header, row, strict=True)) for row in rows])
     else:
         table("encoders", header, rows)
+
+
+def _pinned(revision: str) -> str:
+    return "main (not pinned)" if revision == "main" else revision[:24]
 
 
 def run_models(json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Video and text encoders of transformers (5.x)."""
+"""Video, image and text encoders of transformers (5.x)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 
 from extract.encoder import Encoder, EncoderSpec, TextInput, Tokenizer, Tokens
@@ -23,6 +24,8 @@ from features.provenance import file_sha256
 # What a config says that changes the numbers and cannot be seen in the weights: part of the recipe.
 SETTINGS = (
     *("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
+    *("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio", "mask_ratio", "layer_scale_init_value"),
+    *("use_absolute_embeddings", "use_absolute_position_embeddings", "use_relative_position_bias", "use_mask_token"),
     *("layer_norm_eps", "qkv_bias", "image_size", "patch_size", "tubelet_size", "num_frames", "use_mean_pooling"),
 )
 
@@ -75,6 +78,67 @@ def _check_frames(spec: EncoderSpec, count: int, tubelet: int) -> None:
 
 def _video_mean(model: Any, clips: Tensor) -> Tensor:
     features: Tensor = model(pixel_values=clips).last_hidden_state.mean(dim=1)
+    return features
+
+
+def load_image(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
+    """Build an image transformer: its class token, or where it is trained so (Swin, BEiT) the mean of its tokens.
+
+    Args:
+        spec: `arch` holds 'model' (Swin, ViT, ViTMAE or Beit) and, for random weights, arguments of its config.
+        weights: 'pretrained', 'random' or a folder with config.json and model.safetensors.
+        seed: of random weights.
+
+    Raises:
+        ConfigError: no such weights; StoreError: weights that do not fit.
+    """
+    import transformers
+
+    arch: dict[str, Any] = {key: list(value) if isinstance(value, tuple) else value for key, value in spec.arch.items()}
+    family = arch.pop("model")
+    config_class = getattr(transformers, f"{family}Config")
+    model_class = getattr(transformers, f"{family}Model")
+    pooled = "mean" in spec.pooling
+    arguments = {} if family == "ViTMAE" else {"add_pooling_layer": pooled}
+    if weights == "random":
+        config = config_class(**arch)
+        with seeded(seed):
+            model = model_class(config, **arguments)
+    else:
+        folder, revision = _place(spec, weights)
+        config = _from_hub(spec, weights, lambda: config_class.from_pretrained(folder, revision=revision))
+        if family == "ViTMAE":
+            config.mask_ratio = arch["mask_ratio"]
+        model = _pretrained(spec, weights, model_class, folder, {"config": config, "revision": revision, **arguments})
+    if config.image_size != getattr(spec.inputs, "size", 0):
+        raise ConfigError(
+            f"weights for {spec.name!r} take images of {config.image_size} px, its entry makes {spec.inputs}; "
+            "give weights of the same size"
+        )
+    return Encoder(
+        _settled(spec, config),
+        model,
+        _pooled_image if pooled else _unshuffled if family == "ViTMAE" else _class_token,
+        weights="random" if weights == "random" else "checkpoint",
+        seed=seed,
+    )
+
+
+def _class_token(model: Any, images: Tensor) -> Tensor:
+    features: Tensor = model(pixel_values=images).last_hidden_state[:, 0]
+    return features
+
+
+def _unshuffled(model: Any, images: Tensor) -> Tensor:
+    """Return ViTMAE's class token; without this noise its patches come in random order: other last bits every time."""
+    patches = model.embeddings.patch_embeddings.num_patches
+    order = torch.arange(patches, device=images.device).expand(len(images), patches)
+    features: Tensor = model(pixel_values=images, noise=order).last_hidden_state[:, 0]
+    return features
+
+
+def _pooled_image(model: Any, images: Tensor) -> Tensor:
+    features: Tensor = model(pixel_values=images).pooler_output
     return features
 
 

@@ -12,6 +12,7 @@ from extract.encoder import Encoder, EncoderSpec
 from extract.weights import load_strict, local_path, no_download, no_pretrained, read_state, seeded
 from features.errors import ConfigError
 
+ZOO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
 ALPHA = 4  # the fast path sees 4 times as many frames as the slow one: stride of pytorchvideo's lateral convolutions
 
 
@@ -22,31 +23,76 @@ def load_slowfast(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
     the native size and works for any T and size.
 
     Args:
-        spec: `arch` holds the arguments of pytorchvideo's create_slowfast.
+        spec: `arch` holds the arguments of pytorchvideo's create_slowfast, or 'hub', the name of a model of its hub.
         weights: 'pretrained', 'random' or a .pyth file as pytorchvideo publishes it.
         seed: of random weights.
 
     Raises:
         ConfigError: no such weights, or too few frames; StoreError: weights that do not fit.
     """
-    with warnings.catch_warnings():  # fvcore scripts its losses, which are not used here
-        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
-        from pytorchvideo.models.slowfast import create_slowfast
-
     if spec.frames is not None and spec.frames.count < ALPHA:
         raise ConfigError(
             f"encoder {spec.name!r} got {spec.frames.count} frames; its fast path needs at least {ALPHA}: use --frames "
             "uniform:32, as in the paper"
         )
-    arch: dict[str, Any] = dict(spec.arch)
-    with seeded(seed):
-        model = create_slowfast(**arch)
-    if weights != "random":
-        state, place = _state(spec, weights)
-        load_strict(model, state, place)
+    model = _built(spec, weights, seed)
     model.blocks[5].pool = nn.ModuleList([nn.AdaptiveAvgPool3d(1), nn.AdaptiveAvgPool3d(1)])
     model.blocks[6].proj = nn.Identity()
     return Encoder(spec, model, _pooled, weights="random" if weights == "random" else "checkpoint", seed=seed)
+
+
+def load_net(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
+    """Build one of pytorchvideo's networks whose output is what its classifier would see, (B, F).
+
+    The stock heads pool a window of fixed size; adaptive pooling gives the same numbers at the native size and works
+    for any T and size. Only MViT's table of positions fixes both. X3D's softmax goes: 0.1.5 applies it in eval mode.
+
+    Args:
+        spec: `arch` holds 'hub', the name of a model of pytorchvideo's hub, and arguments that change it.
+        weights: 'pretrained', 'random' or a .pyth file as pytorchvideo publishes it.
+        seed: of random weights.
+
+    Raises:
+        ConfigError: no such weights, or a number of frames that MViT cannot take; StoreError: weights that do not fit.
+    """
+    fixed = spec.arch.get("temporal_size")
+    if fixed is not None and spec.frames is not None and spec.frames.count != fixed:
+        raise ConfigError(
+            f"encoder {spec.name!r} got {spec.frames.count} frames; its table of positions takes {fixed} and no other "
+            f"number: use --frames uniform:{fixed}"
+        )
+    model = _built(spec, weights, seed)
+    if hasattr(model, "head"):
+        model.head.proj = nn.Identity()
+    else:
+        head = model.blocks[-1]
+        holder = head.pool if hasattr(head.pool, "pool") else head  # X3D pools between two projections
+        holder.pool = nn.AdaptiveAvgPool3d(1)
+        head.proj, head.activation = nn.Identity(), None
+    kind = "random" if weights == "random" else "checkpoint"
+    return Encoder(spec, model, _clips, weights=kind, seed=seed)  # type: ignore[arg-type]
+
+
+def _clips(model: nn.Module, clips: Tensor) -> Tensor:
+    features: Tensor = model(clips.transpose(1, 2))
+    return features
+
+
+def _built(spec: EncoderSpec, weights: str, seed: int) -> Any:
+    """Return the library's model with its head and the weights asked for."""
+    with warnings.catch_warnings():  # fvcore scripts its losses, which are not used here
+        warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
+        from pytorchvideo.models import hub
+        from pytorchvideo.models.slowfast import create_slowfast
+
+    arch: dict[str, Any] = dict(spec.arch)
+    name = arch.pop("hub", None)
+    with seeded(seed):
+        model = create_slowfast(**arch) if name is None else getattr(hub, name)(**arch)
+    if weights != "random":
+        state, place = _state(spec, weights)
+        load_strict(model, state, place)
+    return model
 
 
 def _state(spec: EncoderSpec, weights: str) -> tuple[dict[str, Tensor], str]:
@@ -55,10 +101,9 @@ def _state(spec: EncoderSpec, weights: str) -> tuple[dict[str, Tensor], str]:
         return read_state(path, key="model_state"), str(path)
     if spec.weights is None:
         raise no_pretrained(spec.name)
-    from pytorchvideo.models.hub.slowfast import checkpoint_paths
     from torch.hub import load_state_dict_from_url
 
-    url = checkpoint_paths[spec.weights.place.split()[-1]]
+    url = f"{ZOO}/{spec.weights.revision}"
     try:
         checkpoint = load_state_dict_from_url(url, map_location="cpu", progress=False, weights_only=True)
     except (OSError, RuntimeError) as error:

@@ -1,4 +1,4 @@
-"""Image encoders of torchvision."""
+"""Image and video encoders of torchvision."""
 
 from __future__ import annotations
 
@@ -27,11 +27,56 @@ def load_resnet(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
     block = {"BasicBlock": resnet.BasicBlock, "Bottleneck": resnet.Bottleneck}[arch.pop("block")]
     with seeded(seed):
         model = resnet.ResNet(block, **arch)
+    return _finished(spec, model, "fc", weights, seed)
+
+
+def load_r3d(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
+    """Build R3D (arXiv 1711.11248) whose output is the pooled map, (B, 512), at any number of frames.
+
+    Args:
+        spec: `arch` holds 'layers', the blocks of each stage.
+        weights: 'pretrained', 'random' or a state-dict file as torchvision publishes it.
+        seed: of random weights.
+
+    Raises:
+        ConfigError: no such weights; StoreError: weights that do not fit.
+    """
+    from torchvision.models.video import resnet
+
+    with seeded(seed):
+        model = resnet.VideoResNet(
+            resnet.BasicBlock, [resnet.Conv3DSimple] * 4, list(spec.arch["layers"]), resnet.BasicStem
+        )
+    return _finished(spec, model, "fc", weights, seed)
+
+
+def load_swin3d(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
+    """Build Video Swin (arXiv 2106.13230) whose output is the mean of its tokens, (B, 768), at any number of frames.
+
+    Args:
+        spec: `arch` holds the arguments of torchvision's SwinTransformer3d.
+        weights: 'pretrained', 'random' or a state-dict file as torchvision publishes it.
+        seed: of random weights.
+
+    Raises:
+        ConfigError: no such weights; StoreError: weights that do not fit.
+    """
+    from torchvision.models.video import SwinTransformer3d
+
+    arch = {name: list(value) if isinstance(value, tuple) else value for name, value in spec.arch.items()}
+    with seeded(seed):
+        model = SwinTransformer3d(**arch)
+    return _finished(spec, model, "head", weights, seed)
+
+
+def _finished(spec: EncoderSpec, model: nn.Module, classifier: str, weights: str, seed: int) -> Encoder:
+    """Load the weights and take the classifier off."""
     if weights != "random":
         state, place = _state(spec, weights)
         load_strict(model, state, place)
-    model.fc = nn.Identity()
-    return Encoder(spec, model, _pooled, weights="random" if weights == "random" else "checkpoint", seed=seed)
+    setattr(model, classifier, nn.Identity())
+    features = _pooled if spec.frames is None else _pooled_clips
+    return Encoder(spec, model, features, weights="random" if weights == "random" else "checkpoint", seed=seed)
 
 
 def _state(spec: EncoderSpec, weights: str) -> tuple[dict[str, Tensor], str]:
@@ -51,4 +96,9 @@ def _state(spec: EncoderSpec, weights: str) -> tuple[dict[str, Tensor], str]:
 
 def _pooled(model: nn.Module, pixels: Tensor) -> Tensor:
     features: Tensor = model(pixels)
+    return features
+
+
+def _pooled_clips(model: nn.Module, clips: Tensor) -> Tensor:
+    features: Tensor = model(clips.transpose(1, 2))
     return features
