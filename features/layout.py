@@ -211,7 +211,8 @@ def read_contents(path: Path) -> Contents:
         decoded = {name: tuple(texts[name].decode().split("\0") if len(vectors) else []) for name in TEXT_COLUMNS}
         if {len(column) for column in (*decoded.values(), *numbers.values())} != {len(vectors)}:
             raise StoreError(f"{path} has columns of different lengths; delete it, then copy or extract it again")
-        columns = FeatureColumns(**numbers, **decoded)
+        scales, errors = numbers.get("scales"), numbers.get("errors")
+        columns = FeatureColumns(states=states, scales=scales, errors=errors, **decoded)
         return Contents(provenance, columns, str(stored["vectors_sha256"]), vectors.shape, vectors.dtype)
 
 

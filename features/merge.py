@@ -62,7 +62,7 @@ def _check_parts(parts: Sequence[FeatureFile], provenance: Provenance) -> None:
 
 
 def _by_part(parts: Sequence[T], owner: NDArray[np.int64]) -> Iterator[tuple[T, NDArray[np.int64]]]:
-    """Yield each part (or what stands for it) that owns some of these rows, with the rows' positions in ascending order."""
+    """Yield each part (or what stands for it) that owns some of these rows, with their positions, ascending."""
     order = np.argsort(owner, kind="stable")
     present, starts = np.unique(owner[order], return_index=True)
     for number, targets in zip(present.tolist(), np.split(order, starts[1:]), strict=True):

@@ -86,7 +86,7 @@ class FeatureRows:
 
 
 def check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], *, scaled: bool = False) -> None:
-    """Raise StoreError unless vectors of this shape and type can be stored; with scales they are int8, and only then."""
+    """Raise StoreError unless vectors of this shape and type can be stored; int8 with scales and only with them."""
     if not (dtype == np.int8 if scaled else dtype in VECTOR_TYPES) or len(shape) not in (2, 3) or 0 in shape[1:]:
         types = "int8" if scaled else "float16 or float32"
         raise StoreError(

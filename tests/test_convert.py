@@ -13,10 +13,13 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features import convert
-from features.convert import export_npy, import_npy, inspect_features, read_ids
+from features import published
+from features.convert import import_features
 from features.errors import ConfigError, StoreError
+from features.export import export_features
+from features.inspect import inspect_features
 from features.provenance import Provenance, file_sha256
+from features.published import read_ids
 from features.store import FeatureFile, FeatureRows, write_features
 
 VECTORS = np.arange(12, dtype=np.float64).reshape(4, 3)
@@ -29,7 +32,7 @@ def npy(tmp_path: Path) -> Path:
 
 
 def bring(npy: Path, target: Path, ids: Any = "row+1", dtype: str = "float16", name: str = "clip") -> FeatureFile:
-    return import_npy(npy, target, dataset="micro", ids=ids, name=name, dtype=dtype)
+    return import_features(npy, target, dataset="micro", ids=ids, name=name, dtype=dtype)
 
 
 def feature_file(path: Path, vectors: Any, states: Sequence[int] = (), ids: Sequence[str] = ()) -> FeatureFile:
@@ -138,14 +141,14 @@ def test_ids_that_are_refused(npy: Path, tmp_path: Path, name: str | None, conte
 
 
 def test_names_and_types_that_are_refused(npy: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'int8' cannot be stored; choose float16 or float32"):
-        bring(npy, tmp_path, dtype="int8")
+    with pytest.raises(ConfigError, match="'int4' cannot be stored; choose float16, float32 or int8"):
+        bring(npy, tmp_path, dtype="int4")
     with pytest.raises(ConfigError, match="'a/b' becomes a file name"):
         bring(npy, tmp_path, name="a/b")
 
 
 def test_arrays_are_read_in_blocks(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 48)  # two rows
+    monkeypatch.setattr(published, "BLOCK_BYTES", 48)  # two rows
     vectors = np.asfortranarray(np.random.default_rng(0).standard_normal((7, 3)))
     np.save(tmp_path / "a.npy", vectors)
     file = bring(tmp_path / "a.npy", tmp_path / "out", dtype="float32")
@@ -159,7 +162,7 @@ def test_arrays_are_read_in_blocks(tmp_path: Path, monkeypatch) -> None:
 def test_exported_arrays_hold_the_done_rows_in_order(tmp_path: Path, shape: tuple[int, ...]) -> None:
     vectors = np.arange(np.prod(shape)).reshape(shape)
     file = feature_file(tmp_path / "f.h5", vectors, [0, 2, 0, 0], ["ü", "x", "\u2028", "0"])
-    arrays, ids = export_npy(file, tmp_path / "out")
+    arrays, ids = export_features(file, tmp_path / "out")
     assert read_ids(ids) == ["ü", "\u2028", "0"]
     exported = np.load(arrays, allow_pickle=False)
     assert exported.dtype == np.float32
@@ -168,7 +171,7 @@ def test_exported_arrays_hold_the_done_rows_in_order(tmp_path: Path, shape: tupl
 
 def test_out_and_in_again_is_the_same(tmp_path: Path) -> None:
     file = feature_file(tmp_path / "f.h5", VECTORS)
-    arrays, ids = export_npy(file, tmp_path / "out")
+    arrays, ids = export_features(file, tmp_path / "out")
     again = bring(arrays, tmp_path / "again", ids=ids, dtype="float32")
     assert (again.columns.ids, again.vectors_sha256) == (file.columns.ids, file.vectors_sha256)
 
@@ -176,10 +179,10 @@ def test_out_and_in_again_is_the_same(tmp_path: Path) -> None:
 def test_exports_that_are_refused(tmp_path: Path) -> None:
     file = feature_file(tmp_path / "f.h5", VECTORS[:1], ids=["a\nb"])
     with pytest.raises(StoreError, match=r"'a.*b' holds a line end"):
-        export_npy(file, tmp_path / "out")
+        export_features(file, tmp_path / "out")
     (tmp_path / "out").mkdir()
     with pytest.raises(StoreError, match="out exists; choose another folder"):
-        export_npy(feature_file(tmp_path / "g.h5", VECTORS), tmp_path / "out")
+        export_features(feature_file(tmp_path / "g.h5", VECTORS), tmp_path / "out")
 
 
 # Inspection.
