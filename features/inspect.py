@@ -148,7 +148,7 @@ def mean_cosine(vectors: NDArray[np.float32]) -> float:
 def _verdict(file: FeatureFile, numbers: dict[str, Any]) -> str:
     done, every = file.counts()["done"], file.shape[0]
     if not done:
-        return "unusable: no item has a vector; see the reasons below, mend the sources and extract again"
+        return "unusable: no item has a vector; mend the sources (`inspect` lists the reasons) and extract again"
     if numbers["rows_not_finite"]:
         return f"unusable: {numbers['rows_not_finite']} rows hold NaN or infinity; extract or import them again"
     doubts = [*_row_doubts(numbers, done, every), *_sample_doubts(numbers, file)]
@@ -174,7 +174,7 @@ def _row_doubts(numbers: dict[str, Any], done: int, every: int) -> list[str]:
             f"{numbers['duplicate_rows']} of {done} rows repeat an earlier one (look for copied or placeholder media)"
         )
     if done < LEAST_DONE * every:
-        doubts.append(f"only {done} of {every} items have a vector (see the reasons below)")
+        doubts.append(f"only {done} of {every} items have a vector (`inspect` lists the reasons)")
     return doubts
 
 

@@ -60,10 +60,9 @@ def bring(source: Path, ids: str | None, data: Path, name: str, out: Path, dtype
     items = set(dataset.interactions["item"].unique().to_list()) or set(dataset.titles)
     file = import_features(source, out, dataset=dataset.name, ids=ids, name=name, dtype=dtype)
     say(f"{file.path}: {file.counts()}, width {file.width}")
-    if file.cosine_error is not None:
-        say(
-            f"{file.dtype} costs {file.cosine_error.mean:.2g} of the cosine on average, {file.cosine_error.max:.2g} at most"
-        )
+    error = file.cosine_error
+    if error is not None:
+        say(f"rounding to {file.dtype} costs {error.mean:.2g} of the cosine on average, {error.max:.2g} at most")
     ids_given = f"--ids {ids}" if ids else str(source)
     without = len(items - set(file.columns.ids))
     if without:

@@ -16,10 +16,7 @@ import pytest
 from features import published
 from features.convert import import_features
 from features.errors import ConfigError, StoreError
-from features.export import export_features
-from features.inspect import inspect_features
 from features.provenance import Provenance, file_sha256
-from features.published import read_ids
 from features.store import FeatureFile, FeatureRows, write_features
 
 VECTORS = np.arange(12, dtype=np.float64).reshape(4, 3)
@@ -153,79 +150,6 @@ def test_arrays_are_read_in_blocks(tmp_path: Path, monkeypatch) -> None:
     np.save(tmp_path / "a.npy", vectors)
     file = bring(tmp_path / "a.npy", tmp_path / "out", dtype="float32")
     np.testing.assert_array_equal(file.read(file.columns.ids), vectors.astype(np.float32))
-
-
-# Out.
-
-
-@pytest.mark.parametrize("shape", [(4, 3), (4, 2, 3)])
-def test_exported_arrays_hold_the_done_rows_in_order(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    vectors = np.arange(np.prod(shape)).reshape(shape)
-    file = feature_file(tmp_path / "f.h5", vectors, [0, 2, 0, 0], ["ü", "x", "\u2028", "0"])
-    arrays, ids = export_features(file, tmp_path / "out")
-    assert read_ids(ids) == ["ü", "\u2028", "0"]
-    exported = np.load(arrays, allow_pickle=False)
-    assert exported.dtype == np.float32
-    np.testing.assert_array_equal(exported, vectors[[0, 2, 3]])
-
-
-def test_out_and_in_again_is_the_same(tmp_path: Path) -> None:
-    file = feature_file(tmp_path / "f.h5", VECTORS)
-    arrays, ids = export_features(file, tmp_path / "out")
-    again = bring(arrays, tmp_path / "again", ids=ids, dtype="float32")
-    assert (again.columns.ids, again.vectors_sha256) == (file.columns.ids, file.vectors_sha256)
-
-
-def test_exports_that_are_refused(tmp_path: Path) -> None:
-    file = feature_file(tmp_path / "f.h5", VECTORS[:1], ids=["a\nb"])
-    with pytest.raises(StoreError, match=r"'a.*b' holds a line end"):
-        export_features(file, tmp_path / "out")
-    (tmp_path / "out").mkdir()
-    with pytest.raises(StoreError, match="out exists; choose another folder"):
-        export_features(feature_file(tmp_path / "g.h5", VECTORS), tmp_path / "out")
-
-
-# Inspection.
-
-
-def test_the_numbers_of_a_sound_file(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("features.layout.BLOCK_BYTES", 8)  # one row at a time
-    vectors = np.zeros((40, 2))
-    vectors[:, 0] = np.arange(1, 41)
-    vectors[:, 1] = vectors[::-1, 0]
-    vectors[39] = vectors[0]
-    findings = inspect_features(feature_file(tmp_path / "f.h5", vectors, [0] * 38 + [1, 0]))
-    norms = np.linalg.norm(np.delete(vectors, 38, axis=0), axis=1)
-    assert findings["verdict"] == "sound: 39 of 40 items have a vector"
-    assert findings["rows"] == {"done": 39, "missing": 1, "failed": 0}
-    assert (findings["width"], findings["dtype"], findings["shape"]) == (2, "float32", [40, 2])
-    for name, value in {"min": norms.min(), "mean": norms.mean(), "max": norms.max()}.items():
-        assert findings[f"norm_{name}"] == pytest.approx(value)
-    assert (findings["duplicate_rows"], findings["constant_columns"], findings["zero_rows"]) == (1, 0.0, 0)
-    assert (findings["dataset"], findings["recipe"], findings["command"]) == ("micro", {"encoder": "tiny"}, "extract")
-
-
-@pytest.mark.parametrize(
-    ("vectors", "states", "verdict"),
-    [
-        ([[1, 1], [1, 2], [1, 3]], [], "look at it: 50% of the columns are constant"),
-        ([[1, 4], [0, 0], [2, 3]], [], "look at it: 1 rows are all zero"),
-        ([[1, 4], [2, 5], [2, 5]], [], "look at it: 1 rows repeat an earlier one"),
-        ([[1, 4], [2, 5], [2, 7]], [0, 0, 1], "look at it: only 2 of 3 items have a vector"),
-        ([[1, 4], [2, 5], [2, 7]], [1, 1, 2], "unusable: no item has a vector"),
-    ],
-)
-def test_doubtful_files_are_told(tmp_path: Path, vectors: Any, states: list[int], verdict: str) -> None:
-    assert inspect_features(feature_file(tmp_path / "f.h5", vectors, states))["verdict"] == verdict
-
-
-def test_rows_damaged_to_infinity_are_told(tmp_path: Path) -> None:
-    file = feature_file(tmp_path / "f.h5", VECTORS)
-    content = file.path.read_bytes()
-    damaged = content.replace(np.float32(11).tobytes(), np.float32(np.inf).tobytes())
-    assert damaged != content
-    file.path.write_bytes(damaged)
-    assert inspect_features(file)["verdict"] == "unusable: 1 rows hold NaN or infinity"
 
 
 # The documentation.
