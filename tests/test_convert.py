@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import subprocess
 import sys
@@ -32,12 +33,14 @@ def bring(npy: Path, target: Path, ids: Any = "row+1", dtype: str = "float16", n
     return import_features(npy, target, dataset="micro", ids=ids, name=name, dtype=dtype)
 
 
-def feature_file(path: Path, vectors: Any, states: Sequence[int] = (), ids: Sequence[str] = ()) -> FeatureFile:
+def feature_file(
+    path: Path, vectors: Any, states: Sequence[int] = (), ids: Sequence[str] = (), dtype: str | None = None
+) -> FeatureFile:
     vectors = np.asarray(vectors, np.float32)
     empty = [""] * len(vectors)
     column = np.array(states or [0] * len(vectors), np.uint8)
     rows = FeatureRows(ids or [f"i{n}" for n in range(len(vectors))], vectors, column, empty, empty, empty)
-    write_features(path, rows, Provenance("micro", {"encoder": "tiny"}, command="extract"))
+    write_features(path, rows, Provenance("micro", {"encoder": "tiny"}, command="extract"), dtype=dtype)
     return FeatureFile(path)
 
 
@@ -155,15 +158,26 @@ def test_arrays_are_read_in_blocks(tmp_path: Path, monkeypatch) -> None:
 # The documentation.
 
 
-def test_the_documented_way_works_with_h5py_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 2, 3)])
+def test_the_documented_way_works_with_h5py_alone(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
     """Run the code block of docs/feature-files.md away from this repository, on a file with all three states."""
     page = Path(__file__).parents[1] / "docs" / "feature-files.md"
     (block,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert "freezeframe" not in block.replace('"freezeframe-features"', "")
-    feature_file(tmp_path / "features.h5", VECTORS, [0, 1, 2, 0], ["1042", "b", "c", "ü"])
-    check = "\nprint(len(row_of), 'features' in __import__('sys').modules, vector.tolist(), done.tolist())"
+    rows = np.random.default_rng(0).standard_normal(shape)
+    file = feature_file(tmp_path / "features.h5", rows, [0, 1, 2, 0], ["1042", "b", "c", "ü"], dtype)
+    told = "[len(row_of), 'features' in __import__('sys').modules, vector.tolist(), vectors.tolist(), done.tolist()]"
     done = subprocess.run(
-        [sys.executable, "-I", "-c", block + check], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-c", f"{block}\nprint(__import__('json').dumps({told}))"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "4 False [0.0, 1.0, 2.0] [True, False, False, True]"
+    count, ours, vector, vectors, flags = json.loads(done.stdout.splitlines()[-1])
+    assert (count, ours, flags) == (4, False, [True, False, False, True])
+    expected = file.read(["1042", "ü"])
+    np.testing.assert_array_equal(np.float32(vectors), expected)
+    np.testing.assert_array_equal(np.float32(vector), expected[0])
