@@ -18,7 +18,7 @@ from polars.io.plugins import register_io_source
 
 from features.atomic import whole_folder
 from features.errors import ConfigError, StoreError, nearest
-from features.published import IDS, ITEM, TENSOR, VECTOR, open_published, read_ids
+from features.published import IDS, ITEM, TENSOR, VECTOR, block_rows, open_published, read_ids
 from features.rows import State
 from features.store import FeatureFile
 
@@ -135,7 +135,11 @@ def _parquet(folder: Path, rows: _Rows) -> tuple[str, ...]:
             start += len(block)
             yield pl.DataFrame({ITEM: ids, VECTOR: pl.Series(block, dtype=schema[VECTOR])}, schema=schema)
 
-    register_io_source(tables, schema=schema).sink_parquet(folder / "vectors.parquet")
+    # row groups as large as the blocks they are read in: a reader decodes whole groups
+    most = block_rows(rows.shape, rows.dtype)
+    register_io_source(tables, schema=schema).sink_parquet(
+        folder / "vectors.parquet", compression_level=1, row_group_size=most
+    )
     return ("vectors.parquet",)
 
 

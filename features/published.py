@@ -48,12 +48,17 @@ class Published:
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield (first row, vectors) in order, some megabytes at a time; StoreError where the file is damaged."""
-        most = max(1, BLOCK_BYTES // max(1, int(np.prod(self.shape[1:])) * self.dtype.itemsize))
+        most = block_rows(self.shape, self.dtype)
         for start in range(0, self.shape[0], most):
             try:
                 yield start, self.slices(start, min(start + most, self.shape[0]))
             except (pl.exceptions.PolarsError, OSError, ValueError) as error:
                 raise StoreError(f"{self.path} is damaged or its rows differ in length ({_line(error)})") from error
+
+
+def block_rows(shape: tuple[int, ...], dtype: np.dtype[Any]) -> int:
+    """Return how many rows of an array of this shape are read at once, at least 1."""
+    return max(1, BLOCK_BYTES // max(1, int(np.prod(shape[1:])) * dtype.itemsize))
 
 
 def open_published(path: Path) -> Published:

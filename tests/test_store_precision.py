@@ -118,6 +118,20 @@ def test_numbers_too_large_are_refused_unless_the_row_has_failed(tmp_path: Path)
     assert file.cosine_error.rows == 39
 
 
+def test_the_hash_of_the_vectors_covers_their_scales(tmp_path: Path) -> None:
+    one, two = (write(tmp_path / f"{n}.h5", IDS, normal(40, 6) * n, dtype="int8") for n in (1, 2))
+    with h5py.File(one.path) as first, h5py.File(two.path) as second:
+        np.testing.assert_array_equal(first["vectors"][:], second["vectors"][:])
+    assert one.vectors_sha256 != two.vectors_sha256
+
+
+@pytest.mark.parametrize("dtype", list(DISK_TYPES))
+def test_a_file_without_rows_is_a_file(tmp_path: Path, dtype: str) -> None:
+    file = write(tmp_path / "f.h5", [], np.empty((0, 3), np.float32), dtype=dtype)
+    file.verify()
+    assert (file.shape, file.cosine_error, file.read([]).shape) == ((0, 3), None, (0, 3))
+
+
 def test_policies_hold_for_int8(eight: FeatureFile) -> None:
     read = eight.read(["i2", "i0", "i1"], absent="mean")
     np.testing.assert_allclose(read[0], read[1:].mean(axis=0), rtol=1e-6)
