@@ -97,7 +97,7 @@ def _extract(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--precision", default="float32", help="of the encoder: float32, bf16 or fp16")
     compiling = "compile the encoder first: takes minutes once, then every batch is faster"
     parser.add_argument("--compile", dest="compiled", action="store_true", help=compiling)
-    parser.add_argument("--dtype", default="float16", help="on disk: float16 or float32")
+    parser.add_argument("--dtype", default="float16", help="on disk: float16, float32 or int8")
     parser.add_argument("--batch-size", type=int, default=16, help="clips, covers or titles per forward pass")
     parser.add_argument("--shard-size", type=int, default=256, help="rows per shard, the most a crash can cost")
     parser.add_argument("--workers", type=int, default=2, help="decoding processes")
@@ -126,19 +126,20 @@ def _features(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     merge.add_argument("out", type=Path, help="feature file to write")
     merge.add_argument("parts", type=Path, nargs="+", help="feature files; a later one wins")
 
-    bring = _verb(actions, "import", "a published .npy into a feature file", "feature_files:bring")
-    bring.add_argument("npy", type=Path, help="2-d .npy file, one row per item")
+    bring = _verb(actions, "import", "a published array into a feature file", "feature_files:bring")
+    bring.add_argument("source", type=Path, help=".npy, .parquet or .safetensors with a 2-d array, one row per item")
     bring.add_argument(
-        "--ids", required=True, help="row+1 (MicroLens), a text file of ids, or MMRec's i_id_mapping.csv"
+        "--ids", help="row+1 (MicroLens), a text file of ids, or MMRec's i_id_mapping.csv; not for a source with ids"
     )
     bring.add_argument("--data", type=Path, required=True, help="dataset folder the ids belong to")
     bring.add_argument("--name", required=True, help="what the features are, e.g. videomae-published")
     bring.add_argument("--out", type=Path, required=True, help="folder for the feature file")
-    bring.add_argument("--dtype", default="float16", help="on disk: float16 or float32")
+    bring.add_argument("--dtype", default="float16", help="on disk: float16, float32 or int8")
 
-    take = _verb(actions, "export", "a feature file into vectors.npy and ids.txt", "feature_files:take")
+    take = _verb(actions, "export", "the vectors of a feature file in another format", "feature_files:take")
     take.add_argument("file", type=Path, help="feature file")
-    take.add_argument("--out", type=Path, required=True, help="folder to write into")
+    take.add_argument("--out", type=Path, required=True, help="folder to make")
+    take.add_argument("--format", dest="form", default="npy", help="npy, parquet, safetensors or mmrec")
 
 
 def _train(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

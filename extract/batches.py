@@ -20,6 +20,7 @@ from extract.options import ExtractOptions
 from extract.preprocess import preprocess
 from extract.reading import Source
 from features.errors import ConfigError, MediaError
+from features.precision import to_disk
 from features.store import FeatureRows, State
 
 AUTOCAST = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -110,15 +111,15 @@ class Feeder:
         return Tokens(tokens.ids.to(self._options.device), tokens.mask.to(self._options.device))
 
     def finish(self) -> FeatureRows:
-        """Run what is left and return all rows; a vector that is not finite on disk makes its row a failed one."""
+        """Run what is left and return all rows, float32; a vector that does not fit the disk's type is a failed row."""
         self._run()
         dtype = self._options.dtype
-        vectors = np.full((len(self._rows), self._encoder.width), np.nan, dtype=dtype)
-        with np.errstate(over="ignore"):
-            for places, made in self._made:
-                vectors[places] = made.float().cpu().numpy().astype(dtype)
+        vectors = np.full((len(self._rows), self._encoder.width), np.nan, dtype=np.float32)
+        for places, made in self._made:
+            vectors[places] = made.float().cpu().numpy()
+        fits = to_disk(vectors, dtype).good
         for place, row in enumerate(self._rows):
-            if row.state == State.DONE and not np.isfinite(vectors[place]).all():
+            if row.state == State.DONE and not fits[place]:
                 vectors[place] = np.nan
                 row.state, row.reason = State.FAILED, f"vector is not finite in {dtype}; try --dtype float32"
         return FeatureRows(

@@ -164,6 +164,7 @@ def report(work: Work, new_rows: int, *, unchanged: bool) -> ExtractReport:
         new_rows=new_rows,
         unchanged=unchanged,
         bad=bad,
+        cosine_error=work.job.cosine_error,
         seconds=dict(work.seconds),
         warning=work.encoder.warning,
     )

@@ -12,6 +12,7 @@ from extract.catalog import Modality
 from extract.frames import FramePolicy
 from extract.sandbox import Limits
 from features.errors import ConfigError
+from features.precision import CosineError, DiskType, disk_type
 
 Precision = Literal["float32", "bf16", "fp16"]
 
@@ -45,7 +46,7 @@ class ExtractOptions:
     out: Path
     weights: str = "pretrained"
     seed: int = 0
-    dtype: Literal["float16", "float32"] = "float16"
+    dtype: DiskType = "float16"
     frames: FramePolicy | None = None
     decoder: str = "auto"
     precision: Precision = "float32"
@@ -67,8 +68,7 @@ class ExtractOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it needs to be at least 1")
         if not 0 <= self.max_failed <= 1:
             raise ConfigError(f"max_failed is {self.max_failed}; it is a share of all items, from 0 to 1")
-        if self.dtype not in ("float16", "float32"):
-            raise ConfigError(f"dtype is {self.dtype!r}; features are stored as 'float16' or 'float32'")
+        disk_type(self.dtype)
         if self.precision not in get_args(Precision):
             raise ConfigError(f"precision is {self.precision!r}; the encoder runs in 'float32', 'bf16' or 'fp16'")
         if self.decode.time_s <= 0 or self.decode.memory_mb < 64:
@@ -97,6 +97,7 @@ class ExtractReport:
         new_rows: rows made by this run.
         unchanged: nothing was to do.
         bad: (item id, 'missing' or 'failed', reason) of every row without a vector.
+        cosine_error: what rounding to the disk's type cost, over the rows that know it.
         seconds: wall clock of this run: waiting for the decoders of its modality ('decode'; shared with other
             encoders of the same pass), in 'encode' (preprocessing included) and in 'write'.
         warning: what a user must be told about the weights, or ''.
@@ -110,5 +111,6 @@ class ExtractReport:
     new_rows: int
     unchanged: bool
     bad: list[tuple[str, str, str]]
+    cosine_error: CosineError | None
     seconds: dict[str, float]
     warning: str

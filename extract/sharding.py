@@ -162,7 +162,7 @@ def extract_shard(shard: Shard) -> Iterator[tuple[int, bool]]:
         with work.timed("encode"):
             rows = feeder.finish()
         with work.timed("write"):
-            work.job.write(rows)
+            work.job.write(rows, dtype=work.options.dtype)
     yield made, True
 
 

@@ -1,4 +1,4 @@
-"""The HDF5 layout of feature files, version 1, known to no other code; docs/feature-files.md has it for h5py users.
+"""The HDF5 layout of feature files, version 2, known to no other code; docs/feature-files.md has it for h5py users.
 
 A file is written under a hidden name, flushed, fsynced and renamed, and never changed afterwards. So no reader can
 meet a half-written one, and no locks are needed (they fail on some network file systems).
@@ -11,7 +11,7 @@ import itertools
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,8 @@ from features.provenance import Provenance
 from features.rows import FeatureColumns, State, check_shape
 
 FORMAT = "freezeframe-features"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2  # 2 adds int8 vectors with their `scales`, and `errors`
+READ_VERSIONS = (1, 2)
 MAX_REASON_BYTES = 200
 TEXT_COLUMNS = ("ids", "reasons", "stamps", "digests")
 WIDE_BYTES = 2**24  # a text column that would take more at one fixed width, mostly padding, is stored at variable width
@@ -101,7 +102,8 @@ def write_file(path: Path, columns: FeatureColumns, blocks: Iterable[NDArray[Any
     Args:
         path: the file to write; an older one stays until the new one is whole.
         columns: ids and the rest, I rows.
-        blocks: the vectors in order, at least one array of (some, F) or (some, S, F), I rows in all.
+        blocks: the vectors in order, at least one array of (some, F) or (some, S, F), I rows in all, in the type of the
+            disk; int8 needs `columns.scales`.
         provenance: of the file.
 
     Raises:
@@ -109,7 +111,9 @@ def write_file(path: Path, columns: FeatureColumns, blocks: Iterable[NDArray[Any
     """
     rest = iter(blocks)
     first = next(rest)
-    check_shape(first.shape, first.dtype)
+    check_shape(first.shape, first.dtype, scaled=columns.scales is not None)
+    if columns.errors is None:
+        columns = replace(columns, errors=np.full(len(columns.ids), np.nan, dtype=np.float32))
     digest, start = hashlib.sha256(), 0
     texts = _packed(columns)
     with _created(path) as handle:
@@ -120,12 +124,22 @@ def write_file(path: Path, columns: FeatureColumns, blocks: Iterable[NDArray[Any
             start += len(block)
         if start != len(columns.ids):
             raise AssertionError(f"{start} vectors for {len(columns.ids)} ids")
+        for name, numbers in _numbers(columns).items():
+            handle.create_dataset(name, data=numbers)
+        if columns.scales is not None:
+            digest.update(np.ascontiguousarray(columns.scales).data)
         for name, text in texts.items():
             _write_texts(handle, name, text.split(b"\0") if columns.ids else [])
-        handle.create_dataset("states", data=np.asarray(columns.states, dtype=np.uint8))
         handle.attrs["vectors_sha256"] = digest.hexdigest()
-        handle.attrs["table_sha256"] = _table_sha256(provenance.to_json(), texts, columns.states)
-        handle.attrs.update(_header(provenance, columns.states))
+        handle.attrs["table_sha256"] = _table_sha256(provenance.to_json(), texts, _numbers(columns))
+        handle.attrs.update(_header(provenance, columns.states, FORMAT_VERSION))
+
+
+def _numbers(columns: FeatureColumns) -> dict[str, NDArray[Any]]:
+    """Return the columns of numbers that there are, in the order in which they are hashed."""
+    every = {"states": (columns.states, np.uint8), "scales": (columns.scales, np.float32)}
+    every |= {"errors": (columns.errors, np.float32)}
+    return {name: np.ascontiguousarray(column, kind) for name, (column, kind) in every.items() if column is not None}
 
 
 def _packed(columns: FeatureColumns) -> dict[str, bytes]:
@@ -152,10 +166,10 @@ def _write_texts(handle: h5py.File, name: str, values: Sequence[bytes]) -> None:
         handle.create_dataset(name, data=np.array(values, dtype=h5py.string_dtype("utf-8", width)))
 
 
-def _header(provenance: Provenance, states: NDArray[np.uint8]) -> dict[str, Any]:
+def _header(provenance: Provenance, states: NDArray[np.uint8], version: int) -> dict[str, Any]:
     return {
         "format": FORMAT,
-        "format_version": FORMAT_VERSION,
+        "format_version": version,
         "dataset": provenance.dataset,
         "fingerprint": provenance.fingerprint,
         "weights_sha256": provenance.weights_sha256,
@@ -163,12 +177,13 @@ def _header(provenance: Provenance, states: NDArray[np.uint8]) -> dict[str, Any]
     } | {f"count_{state.name.lower()}": int((states == state).sum()) for state in State}
 
 
-def _table_sha256(provenance: str, texts: dict[str, bytes], states: NDArray[np.uint8]) -> str:
+def _table_sha256(provenance: str, texts: dict[str, bytes], numbers: dict[str, NDArray[Any]]) -> str:
     """Hash what joins rows to items. Values hold no NUL and columns are equally long: no two tables hash alike."""
     digest = hashlib.sha256(provenance.encode() + b"\0")
     for name in TEXT_COLUMNS:
         digest.update(texts[name] + b"\0")
-    digest.update(np.ascontiguousarray(states, dtype=np.uint8).data)
+    for column in numbers.values():
+        digest.update(column.data)
     return digest.hexdigest()
 
 
@@ -179,28 +194,44 @@ def read_contents(path: Path) -> Contents:
         _check_format(path, stored)
         provenance = Provenance.from_json(stored["provenance"])
         texts = {name: b"\0".join(handle[name][:].tolist()) for name in TEXT_COLUMNS}
-        states = handle["states"][:]
         vectors = handle["vectors"]
-        check_shape(vectors.shape, vectors.dtype)
+        numbers = _read_numbers(handle, stored["format_version"])
+        states = numbers["states"]
+        check_shape(vectors.shape, vectors.dtype, scaled="scales" in numbers)
         if vectors.is_virtual or vectors.external:
             raise StoreError(f"{path} only points to vectors in other files; copy the whole feature file")
-        changed = [name for name, value in _header(provenance, states).items() if stored[name] != value]
-        if changed or stored["table_sha256"] != _table_sha256(stored["provenance"], texts, states):
+        changed = [
+            name
+            for name, value in _header(provenance, states, stored["format_version"]).items()
+            if stored[name] != value
+        ]
+        if changed or stored["table_sha256"] != _table_sha256(stored["provenance"], texts, numbers):
             where = f"attribute {changed[0]!r} does not fit its contents" if changed else "its table has another sha256"
             raise StoreError(f"{path} was edited or damaged: {where}; delete it, then copy or extract it again")
         decoded = {name: tuple(texts[name].decode().split("\0") if len(vectors) else []) for name in TEXT_COLUMNS}
-        if {len(column) for column in (*decoded.values(), states)} != {len(vectors)}:
+        if {len(column) for column in (*decoded.values(), *numbers.values())} != {len(vectors)}:
             raise StoreError(f"{path} has columns of different lengths; delete it, then copy or extract it again")
-        columns = FeatureColumns(states=states, **decoded)
+        scales, errors = numbers.get("scales"), numbers.get("errors")
+        columns = FeatureColumns(states=states, scales=scales, errors=errors, **decoded)
         return Contents(provenance, columns, str(stored["vectors_sha256"]), vectors.shape, vectors.dtype)
+
+
+def _read_numbers(handle: h5py.File, version: int) -> dict[str, NDArray[Any]]:
+    """Read the columns of numbers that a file of this version and type has."""
+    numbers = {"states": handle["states"][:]}
+    if version > 1 and handle["vectors"].dtype == np.int8:
+        numbers["scales"] = handle["scales"][:]
+    if version > 1:
+        numbers["errors"] = handle["errors"][:]
+    return {name: np.ascontiguousarray(column) for name, column in numbers.items()}
 
 
 def _check_format(path: Path, stored: dict[str, Any]) -> None:
     if stored.get("format") != FORMAT:
         raise StoreError(f"{path} is HDF5 but no freezeframe feature file; import it with `features import`")
-    if stored["format_version"] != FORMAT_VERSION:
+    if stored["format_version"] not in READ_VERSIONS:
         raise StoreError(
-            f"{path} has layout version {stored['format_version']}, this program reads {FORMAT_VERSION}; "
+            f"{path} has layout version {stored['format_version']}, this program reads 1 to {FORMAT_VERSION}; "
             "update freezeframe or extract again"
         )
 

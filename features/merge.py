@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from features.provenance import Provenance
 from features.rows import FeatureColumns, check_ids
 from features.store import FeatureFile
 
+T = TypeVar("T")
 MERGE_BYTES = 2**28  # this much of the result is held in memory; a part is opened once per such window it has rows in
 
 
@@ -60,8 +61,8 @@ def _check_parts(parts: Sequence[FeatureFile], provenance: Provenance) -> None:
         part.verify()
 
 
-def _by_part(parts: Sequence[FeatureFile], owner: NDArray[np.int64]) -> Iterator[tuple[FeatureFile, NDArray[np.int64]]]:
-    """Yield each part that owns some of these rows, with the rows' positions in ascending order."""
+def _by_part(parts: Sequence[T], owner: NDArray[np.int64]) -> Iterator[tuple[T, NDArray[np.int64]]]:
+    """Yield each part (or what stands for it) that owns some of these rows, with their positions, ascending."""
     order = np.argsort(owner, kind="stable")
     present, starts = np.unique(owner[order], return_index=True)
     for number, targets in zip(present.tolist(), np.split(order, starts[1:]), strict=True):
@@ -73,13 +74,27 @@ def _gathered(
 ) -> FeatureColumns:
     places = list(zip(owner.tolist(), source.tolist(), strict=True))
     columns = [part.columns for part in parts]
+    scaled = columns[0].scales is not None
     return FeatureColumns(
         ids=tuple(ids),
         states=np.array([columns[part].states[row] for part, row in places], dtype=np.uint8),
         reasons=tuple([columns[part].reasons[row] for part, row in places]),
         stamps=tuple([columns[part].stamps[row] for part, row in places]),
         digests=tuple([columns[part].digests[row] for part, row in places]),
+        scales=_column([column.scales for column in columns], owner, source) if scaled else None,
+        errors=_column([column.errors for column in columns], owner, source),
     )
+
+
+def _column(
+    columns: Sequence[NDArray[np.float32] | None], owner: NDArray[np.int64], source: NDArray[np.int64]
+) -> NDArray[np.float32]:
+    """Return one column of numbers of the result; NaN from parts without it (layout version 1 knows no errors)."""
+    gathered = np.full(len(owner), np.nan, dtype=np.float32)
+    for column, targets in _by_part(columns, owner):
+        if column is not None:
+            gathered[targets] = column[source[targets]]
+    return gathered
 
 
 def _vectors(
@@ -91,5 +106,5 @@ def _vectors(
     for start in range(0, len(owner), most):
         window = np.empty((len(owner[start : start + most]), *shape), dtype=dtype)
         for part, targets in _by_part(parts, owner[start : start + most]):
-            part.read_rows(source[start:][targets], targets, window)
+            part.read_stored(source[start:][targets], targets, window)
         yield window

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from features.errors import StoreError
 
 MAX_ID_BYTES = 4096  # also of stamps and digests
-VECTOR_TYPES = (np.dtype(np.float16), np.dtype(np.float32))
+VECTOR_TYPES = (np.dtype(np.float16), np.dtype(np.float32))  # of rows on their way to disk; there int8 joins them
 
 
 class State(IntEnum):
@@ -31,13 +31,21 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class FeatureColumns:
-    """All of a feature file but its vectors; the fields are those of `FeatureRows`."""
+    """All of a feature file but its vectors; the first fields are those of `FeatureRows`.
+
+    Attributes:
+        scales: (I,) float32 when the vectors are int8, else None (features/precision.py).
+        errors: (I,) float32, what rounding to the type on disk cost each row as 1 - cosine; NaN where it is not known
+            and in rows that are not DONE. None: known of no row.
+    """
 
     ids: tuple[str, ...]
     states: NDArray[np.uint8]
     reasons: tuple[str, ...]
     stamps: tuple[str, ...]
     digests: tuple[str, ...]
+    scales: NDArray[np.float32] | None = None
+    errors: NDArray[np.float32] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,11 +85,12 @@ class FeatureRows:
         check_finite(self.vectors, self.ids, states == State.DONE)
 
 
-def check_shape(shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Raise StoreError unless vectors of this shape and type can be stored."""
-    if dtype not in VECTOR_TYPES or len(shape) not in (2, 3) or 0 in shape[1:]:
+def check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], *, scaled: bool = False) -> None:
+    """Raise StoreError unless vectors of this shape and type can be stored; int8 with scales and only with them."""
+    if not (dtype == np.int8 if scaled else dtype in VECTOR_TYPES) or len(shape) not in (2, 3) or 0 in shape[1:]:
+        types = "int8" if scaled else "float16 or float32"
         raise StoreError(
-            f"vectors are {dtype} of shape {shape}; give float16 or float32 of shape (I, F) or (I, S, F), F and S >= 1"
+            f"vectors are {dtype} of shape {shape}; give {types} of shape (I, F) or (I, S, F), F and S >= 1"
         )
 
 

@@ -14,9 +14,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 from features.atomic import write_atomic
 from features.errors import StoreError
 from features.merge import merge
+from features.precision import CosineError, summary
 from features.provenance import Provenance, canonical_json, file_sha256
 from features.store import FeatureFile, FeatureRows, State, check_ids, remove_leftovers, write_features
 
@@ -129,11 +132,14 @@ class FeatureJob:
         pending = self.pending
         return [pending[start : start + size] for start in range(0, len(pending), size)]
 
-    def write(self, rows: FeatureRows) -> None:
-        """Store one shard and its record; its name is a hash of the rows it holds, so a repeat replaces itself."""
+    def write(self, rows: FeatureRows, *, dtype: str | None = None) -> None:
+        """Store one shard and its record; its name is a hash of the rows it holds, so a repeat replaces itself.
+
+        With `dtype` (float16, float32 or int8) the rows are float32 and rounded here; see `write_features`.
+        """
         self.folder.mkdir(parents=True, exist_ok=True)
         shard = self._shard_path(rows.ids, rows.stamps)
-        write_features(shard, rows, self.provenance)
+        write_features(shard, rows, self.provenance, dtype=dtype)
         record = {"sha256": file_sha256(shard), "rows": len(rows.ids)}
         write_atomic(shard.with_suffix(".json"), json.dumps(record))
         self._current |= dict.fromkeys(rows.ids, FeatureFile(shard))
@@ -141,6 +147,18 @@ class FeatureJob:
     def _shard_path(self, ids: Sequence[str], stamps: Sequence[str]) -> Path:
         name = hashlib.sha256(canonical_json([list(ids), list(stamps)]).encode()).hexdigest()[:16]
         return self.folder / f"{name}.h5"
+
+    @property
+    def cosine_error(self) -> CosineError | None:
+        """Return what rounding cost the wanted rows that are there, as `FeatureFile.cosine_error`."""
+        parts: dict[int, tuple[FeatureFile, list[str]]] = {}
+        for item in self.wanted.ids:
+            if item in self._current:
+                parts.setdefault(id(self._current[item]), (self._current[item], []))[1].append(item)
+        errors = [
+            file.columns.errors[file.rows(ids)] for file, ids in parts.values() if file.columns.errors is not None
+        ]
+        return summary(np.concatenate(errors)) if errors else None
 
     def rejected(self) -> list[tuple[str, str, str]]:
         """Return (item id, state, reason) of every wanted row that is known and not done, in wanted order."""

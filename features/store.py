@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from features.errors import StoreError
 from features.layout import FORMAT, FORMAT_VERSION, read_blocks, read_contents, read_rows, remove_leftovers, write_file
+from features.precision import CosineError, cosine_error, summary, to_disk, to_float32
 from features.provenance import Provenance
 from features.rows import MAX_ID_BYTES, FeatureColumns, FeatureRows, State, check_finite, check_ids
 
@@ -35,19 +36,37 @@ __all__ = [
 AbsentPolicy = Literal["error", "zero", "mean"]
 
 
-def write_features(path: Path, rows: FeatureRows, provenance: Provenance) -> None:
+def write_features(path: Path, rows: FeatureRows, provenance: Provenance, *, dtype: str | None = None) -> None:
     """Write one feature file (or shard) atomically: temporary file, flush, fsync, rename.
 
+    Args:
+        path: the file to write.
+        rows: what to write.
+        provenance: of the file.
+        dtype: on disk, float16, float32 or int8; `rows.vectors` are float32 then, and what rounding costs each row is
+            written with it. None stores them in the type they have: what float16 has cost is not known here.
+
     Raises:
-        StoreError: it cannot be written (disk full, no permission); nothing is left behind.
+        ConfigError: an unknown dtype.
+        StoreError: rounded vectors where float32 is needed, numbers too large for the dtype, or it cannot be written
+            (disk full, no permission); nothing is left behind.
     """
+    given = rows.vectors.dtype
+    if dtype not in (None, str(given)) and given != np.float32:
+        raise StoreError(f"vectors are {given}; give float32 to store them as {dtype}")
     states = np.asarray(rows.states, dtype=np.uint8)
-    vectors = rows.vectors
-    if not np.isnan(vectors[states != State.DONE]).all():
+    done, vectors = states == State.DONE, rows.vectors
+    if not np.isnan(vectors[~done]).all():
         vectors = vectors.copy()
-        vectors[states != State.DONE] = np.nan
-    columns = FeatureColumns(tuple(rows.ids), states, tuple(rows.reasons), tuple(rows.stamps), tuple(rows.digests))
-    write_file(path, columns, [vectors], provenance)
+        vectors[~done] = np.nan
+    stored = to_disk(vectors, dtype or str(given))
+    if (done & ~stored.good).any():
+        first = rows.ids[int(np.argmax(done & ~stored.good))]
+        raise StoreError(f"item {first!r} holds numbers too large for {dtype}; store float32, or mark the row failed")
+    errors = cosine_error(vectors, stored) if given == np.float32 else None
+    texts = (tuple(rows.reasons), tuple(rows.stamps), tuple(rows.digests))
+    columns = FeatureColumns(tuple(rows.ids), states, *texts, scales=stored.scales, errors=errors)
+    write_file(path, columns, [stored.values], provenance)
 
 
 class FeatureFile:
@@ -56,10 +75,10 @@ class FeatureFile:
     Attributes:
         path: the file.
         provenance: what the file says of itself.
-        columns: ids, states, reasons, stamps and digests of all rows.
+        columns: ids, states, reasons, stamps and digests of all rows, scales and errors where there are any.
         shape: of the vectors, (I, F) or (I, S, F).
         dtype: of the vectors on disk.
-        vectors_sha256: hash of the vectors' bytes as written.
+        vectors_sha256: hash of the vectors' bytes as written, and of their scales.
     """
 
     def __init__(self, path: Path, *, dataset: str | None = None) -> None:
@@ -84,6 +103,11 @@ class FeatureFile:
     def width(self) -> int:
         """Return F, the length of a vector."""
         return self.shape[-1]
+
+    @property
+    def cosine_error(self) -> CosineError | None:
+        """Return what rounding to `dtype` cost, over the DONE rows that know it; None when no row does."""
+        return None if self.columns.errors is None else summary(self.columns.errors)
 
     @property
     def _row_bytes(self) -> int:
@@ -122,18 +146,31 @@ class FeatureFile:
         if not have.all() and (absent == "error" or (absent == "mean" and not have.any())):
             raise StoreError(self._absence(ids, rows, have))
         result = np.zeros((len(ids), *self.shape[1:]), dtype=np.float32)
-        self.read_rows(rows[have], np.flatnonzero(have), result)
+        if self.columns.scales is None:
+            self.read_stored(rows[have], np.flatnonzero(have), result)
+        else:
+            values = np.empty((int(have.sum()), *self.shape[1:]), dtype=self.dtype)
+            self.read_stored(rows[have], np.arange(len(values)), values)
+            result[have] = to_float32(values, self.columns.scales[rows[have]])
         check_finite(result, ids, have)
         if absent == "mean" and not have.all():
             result[~have] = _mean(result, int(have.sum()))
         return result
 
-    def read_rows(self, rows: NDArray[np.int64], targets: NDArray[np.int64], into: NDArray[Any]) -> None:
-        """Copy stored rows by number into `into[targets]`, unchecked; fast in any order."""
+    def read_stored(self, rows: NDArray[np.int64], targets: NDArray[np.int64], into: NDArray[Any]) -> None:
+        """Copy rows by number, as they are on disk, into `into[targets]`, unchecked; fast in any order."""
         read_rows(self.path, rows, targets, into, row_bytes=self._row_bytes)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield (first row, vectors) over the whole file, some megabytes at a time, type as stored, unchecked."""
+        """Yield (first row, vectors) over the whole file, some megabytes at a time, unchecked.
+
+        float16 and float32 come as stored, int8 comes as float32.
+        """
+        scales = self.columns.scales
+        for start, block in self._stored_blocks():
+            yield start, block if scales is None else to_float32(block, scales[start : start + len(block)])
+
+    def _stored_blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         return read_blocks(self.path, self.shape[0], self._row_bytes)
 
     def _absence(self, ids: Sequence[str], rows: NDArray[np.int64], have: NDArray[np.bool_]) -> str:
@@ -149,15 +186,21 @@ class FeatureFile:
 
     def verify(self) -> None:
         """Read every vector; StoreError when the bytes differ from those written or a DONE row is not finite."""
-        digest = hashlib.sha256()
+        digest, scales = hashlib.sha256(), self.columns.scales
         bad = ""
-        for start, block in self.blocks():
+        for start, block in self._stored_blocks():
             digest.update(np.ascontiguousarray(block).data)
             part = slice(start, start + len(block))
-            try:
-                check_finite(block, self.columns.ids[part], self.columns.states[part] == State.DONE)
+            try:  # int8 is finite where its scale is
+                check_finite(
+                    block if scales is None else scales[part, None],
+                    self.columns.ids[part],
+                    self.columns.states[part] == State.DONE,
+                )
             except StoreError as error:  # a changed byte explains more than the NaN it made: say that first
                 bad = bad or str(error)
+        if scales is not None:
+            digest.update(scales.data)
         if digest.hexdigest() != self.vectors_sha256:
             raise StoreError(
                 f"{self.path} changed since it was written (sha256 of its vectors differs); "

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import Literal
 
 from extract.catalog import Catalog, build_catalog, media_ids, natural_key
 from extract.encoder import EncoderSpec
@@ -18,6 +17,7 @@ from extract.farm import Order, extract_locally, slurm_script, work
 from extract.frames import parse_frame_policy
 from extract.options import ExtractOptions, ExtractReport, Precision
 from extract.sandbox import Limits
+from features.precision import DiskType
 from pipelines.console import print_json, progress, say, table, warn
 from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.experiment import resolve_device
@@ -83,7 +83,7 @@ def run_extract(
     seed: int,
     frames: str | None,
     decoder: str,
-    dtype: Literal["float16", "float32"],
+    dtype: DiskType,
     precision: Precision,
     compiled: bool,
     decode_seconds: float,
@@ -170,6 +170,9 @@ def print_reports(reports: Sequence[ExtractReport]) -> None:
     for report in reports:
         if not report.unchanged:
             say(f"{report.encoder}: {', '.join(f'{stage} {spent:.1f} s' for stage, spent in report.seconds.items())}")
+            if report.cosine_error is not None and report.cosine_error.max > 0:
+                error = report.cosine_error
+                say(f"{report.encoder}: rounding costs {error.mean:.2g} of cosine on average, {error.max:.2g} at most")
         say(f"{report.path}{': nothing to do, all rows are there' if report.unchanged else ''}")
         for item, state, reason in report.bad[:LISTED]:
             say(f"  {state}  {item}: {reason}")

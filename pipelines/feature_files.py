@@ -6,8 +6,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from features.convert import export_npy, import_npy, inspect_features
+from features.convert import import_features
 from features.errors import StoreError
+from features.export import export_features
+from features.inspect import inspect_features
 from features.merge import merge
 from features.store import FeatureFile
 from pipelines.console import print_json, say, table, warn
@@ -29,6 +31,8 @@ def inspect(file: Path, json: bool) -> None:
 
 
 def _shown(value: Any) -> str:
+    if value is None:
+        return "not known"
     if isinstance(value, dict):
         return "\n".join(f"{name}: {_shown(part)}" for name, part in value.items())
     return f"{value:.4g}" if isinstance(value, float) else str(value)
@@ -50,18 +54,22 @@ def merge_files(out: Path, parts: Sequence[Path]) -> None:
     say(f"{out}: {FeatureFile(out).counts()}")
 
 
-def bring(npy: Path, ids: str, data: Path, name: str, out: Path, dtype: str) -> None:
+def bring(source: Path, ids: str | None, data: Path, name: str, out: Path, dtype: str) -> None:
     """Command line `features import`."""
     dataset = read_dataset(data)
     items = set(dataset.interactions["item"].unique().to_list()) or set(dataset.titles)
-    file = import_npy(npy, out, dataset=dataset.name, ids=ids, name=name, dtype=dtype)
+    file = import_features(source, out, dataset=dataset.name, ids=ids, name=name, dtype=dtype)
     say(f"{file.path}: {file.counts()}, width {file.width}")
+    error = file.cosine_error
+    if error is not None:
+        say(f"rounding to {file.dtype} costs {error.mean:.2g} of the cosine on average, {error.max:.2g} at most")
+    ids_given = f"--ids {ids}" if ids else str(source)
     without = len(items - set(file.columns.ids))
     if without:
-        warn(f"{without} of the {len(items)} items of {dataset.name!r} are not among the ids; is --ids {ids} right?")
+        warn(f"{without} of the {len(items)} items of {dataset.name!r} are not among the ids; is {ids_given} right?")
 
 
-def take(file: Path, out: Path) -> None:
+def take(file: Path, out: Path, form: str) -> None:
     """Command line `features export`."""
-    written = export_npy(FeatureFile(file), out)
+    written = export_features(FeatureFile(file), out, form=form)
     say(f"written: {', '.join(str(path) for path in written)}")

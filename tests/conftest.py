@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 from extract.encoders import get_encoder
 from extract.options import ExtractOptions
+from features.store import FeatureFile
 from pipelines.data.dataset import read_dataset
 from pipelines.data.synthetic import Corpus, CorpusSize, make_corpus
 from pipelines.extraction import dataset_catalog, extract_with_bar
+from tests.stores import write
 
 torch.set_num_threads(1)  # tensors are tiny: more threads only wait for each other
 SHARED = Path(__file__).resolve().parents[2] / "shared"
@@ -40,3 +43,10 @@ def scientific() -> Path:
     if not folder.is_dir():
         pytest.skip(f"needs the Amazon Scientific tables in {folder.parent.name}/{folder.name} beside the checkout")
     return folder
+
+
+@pytest.fixture
+def five(tmp_path: Path) -> FeatureFile:
+    """A feature file of items a to e; c is missing, d failed."""
+    vectors = np.arange(15, dtype=np.float32).reshape(5, 3)
+    return write(tmp_path / "five.h5", list("abcde"), vectors, [0, 0, 1, 2, 0])

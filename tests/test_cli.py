@@ -98,35 +98,6 @@ def test_from_a_recipe_to_recommendations(here: Path, capsys: Capture) -> None:
     assert len(json.loads(capsys.readouterr().out)) == 4
 
 
-def test_feature_files_in_and_out(here: Path, capsys: Capture) -> None:
-    assert cli("features", "inspect", "f.h5") == 0
-    assert "sound: 30 of 30 items have a vector" in capsys.readouterr().out
-    assert cli("features", "inspect", "f.h5", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["rows"]["done"] == 30
-    assert cli("features", "verify", "f.h5") == 0
-    assert cli("features", "export", "f.h5", "--out", "out") == 0
-    named = ["--ids", "out/ids.txt", "--data", "data", "--name", "published"]
-    assert cli("features", "import", "out/vectors.npy", *named, "--out", "made", "--dtype", "float32") == 0
-    (made,) = (here / "made").iterdir()
-    capsys.readouterr()
-    assert cli("similar", made, "--item", "003", "--top", 3, "--data", "data", "--json") == 0
-    hits = json.loads(capsys.readouterr().out)
-    assert len(hits) == 3
-    assert any(hit["title"].startswith("title, ") for hit in hits)
-    assert cli("similar", "f.h5", "--item", "003", "--top", 3, "--json") == 0
-    assert [hit["item"] for hit in json.loads(capsys.readouterr().out)] == [hit["item"] for hit in hits]
-    assert cli("features", "merge", "both.h5", "f.h5", "f.h5") == 0
-    assert cli("features", "verify", "both.h5") == 0
-
-
-def test_an_import_whose_ids_are_not_the_datasets_is_doubted(here: Path, capsys: Capture) -> None:
-    np.save("x.npy", np.ones((12, 3), dtype=np.float32))
-    assert cli("features", "import", "x.npy", "--ids", "row+1", "--data", "data", "--name", "x", "--out", "made") == 0
-    assert "warning: 30 of the 30 items of 'data' are not among the ids; is --ids row+1 right?" in (
-        capsys.readouterr().err
-    )
-
-
 def media_folder(folder: Path) -> Path:
     for place in ("videos", "covers"):
         (folder / place).mkdir(parents=True)

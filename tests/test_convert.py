@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
 import subprocess
 import sys
@@ -13,8 +14,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features import convert
-from features.convert import export_npy, import_npy, inspect_features, read_ids
+from features import published
+from features.convert import import_features
 from features.errors import ConfigError, StoreError
 from features.provenance import Provenance, file_sha256
 from features.store import FeatureFile, FeatureRows, write_features
@@ -29,15 +30,17 @@ def npy(tmp_path: Path) -> Path:
 
 
 def bring(npy: Path, target: Path, ids: Any = "row+1", dtype: str = "float16", name: str = "clip") -> FeatureFile:
-    return import_npy(npy, target, dataset="micro", ids=ids, name=name, dtype=dtype)
+    return import_features(npy, target, dataset="micro", ids=ids, name=name, dtype=dtype)
 
 
-def feature_file(path: Path, vectors: Any, states: Sequence[int] = (), ids: Sequence[str] = ()) -> FeatureFile:
+def feature_file(
+    path: Path, vectors: Any, states: Sequence[int] = (), ids: Sequence[str] = (), dtype: str | None = None
+) -> FeatureFile:
     vectors = np.asarray(vectors, np.float32)
     empty = [""] * len(vectors)
     column = np.array(states or [0] * len(vectors), np.uint8)
     rows = FeatureRows(ids or [f"i{n}" for n in range(len(vectors))], vectors, column, empty, empty, empty)
-    write_features(path, rows, Provenance("micro", {"encoder": "tiny"}, command="extract"))
+    write_features(path, rows, Provenance("micro", {"encoder": "tiny"}, command="extract"), dtype=dtype)
     return FeatureFile(path)
 
 
@@ -138,105 +141,43 @@ def test_ids_that_are_refused(npy: Path, tmp_path: Path, name: str | None, conte
 
 
 def test_names_and_types_that_are_refused(npy: Path, tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="'int8' cannot be stored; choose float16 or float32"):
-        bring(npy, tmp_path, dtype="int8")
+    with pytest.raises(ConfigError, match="'int4' cannot be stored; choose float16, float32 or int8"):
+        bring(npy, tmp_path, dtype="int4")
     with pytest.raises(ConfigError, match="'a/b' becomes a file name"):
         bring(npy, tmp_path, name="a/b")
 
 
 def test_arrays_are_read_in_blocks(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(convert, "BLOCK_BYTES", 48)  # two rows
+    monkeypatch.setattr(published, "BLOCK_BYTES", 48)  # two rows
     vectors = np.asfortranarray(np.random.default_rng(0).standard_normal((7, 3)))
     np.save(tmp_path / "a.npy", vectors)
     file = bring(tmp_path / "a.npy", tmp_path / "out", dtype="float32")
     np.testing.assert_array_equal(file.read(file.columns.ids), vectors.astype(np.float32))
 
 
-# Out.
-
-
-@pytest.mark.parametrize("shape", [(4, 3), (4, 2, 3)])
-def test_exported_arrays_hold_the_done_rows_in_order(tmp_path: Path, shape: tuple[int, ...]) -> None:
-    vectors = np.arange(np.prod(shape)).reshape(shape)
-    file = feature_file(tmp_path / "f.h5", vectors, [0, 2, 0, 0], ["ü", "x", "\u2028", "0"])
-    arrays, ids = export_npy(file, tmp_path / "out")
-    assert read_ids(ids) == ["ü", "\u2028", "0"]
-    exported = np.load(arrays, allow_pickle=False)
-    assert exported.dtype == np.float32
-    np.testing.assert_array_equal(exported, vectors[[0, 2, 3]])
-
-
-def test_out_and_in_again_is_the_same(tmp_path: Path) -> None:
-    file = feature_file(tmp_path / "f.h5", VECTORS)
-    arrays, ids = export_npy(file, tmp_path / "out")
-    again = bring(arrays, tmp_path / "again", ids=ids, dtype="float32")
-    assert (again.columns.ids, again.vectors_sha256) == (file.columns.ids, file.vectors_sha256)
-
-
-def test_exports_that_are_refused(tmp_path: Path) -> None:
-    file = feature_file(tmp_path / "f.h5", VECTORS[:1], ids=["a\nb"])
-    with pytest.raises(StoreError, match=r"'a.*b' holds a line end"):
-        export_npy(file, tmp_path / "out")
-    (tmp_path / "out").mkdir()
-    with pytest.raises(StoreError, match="out exists; choose another folder"):
-        export_npy(feature_file(tmp_path / "g.h5", VECTORS), tmp_path / "out")
-
-
-# Inspection.
-
-
-def test_the_numbers_of_a_sound_file(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr("features.layout.BLOCK_BYTES", 8)  # one row at a time
-    vectors = np.zeros((40, 2))
-    vectors[:, 0] = np.arange(1, 41)
-    vectors[:, 1] = vectors[::-1, 0]
-    vectors[39] = vectors[0]
-    findings = inspect_features(feature_file(tmp_path / "f.h5", vectors, [0] * 38 + [1, 0]))
-    norms = np.linalg.norm(np.delete(vectors, 38, axis=0), axis=1)
-    assert findings["verdict"] == "sound: 39 of 40 items have a vector"
-    assert findings["rows"] == {"done": 39, "missing": 1, "failed": 0}
-    assert (findings["width"], findings["dtype"], findings["shape"]) == (2, "float32", [40, 2])
-    for name, value in {"min": norms.min(), "mean": norms.mean(), "max": norms.max()}.items():
-        assert findings[f"norm_{name}"] == pytest.approx(value)
-    assert (findings["duplicate_rows"], findings["constant_columns"], findings["zero_rows"]) == (1, 0.0, 0)
-    assert (findings["dataset"], findings["recipe"], findings["command"]) == ("micro", {"encoder": "tiny"}, "extract")
-
-
-@pytest.mark.parametrize(
-    ("vectors", "states", "verdict"),
-    [
-        ([[1, 1], [1, 2], [1, 3]], [], "look at it: 50% of the columns are constant"),
-        ([[1, 4], [0, 0], [2, 3]], [], "look at it: 1 rows are all zero"),
-        ([[1, 4], [2, 5], [2, 5]], [], "look at it: 1 rows repeat an earlier one"),
-        ([[1, 4], [2, 5], [2, 7]], [0, 0, 1], "look at it: only 2 of 3 items have a vector"),
-        ([[1, 4], [2, 5], [2, 7]], [1, 1, 2], "unusable: no item has a vector"),
-    ],
-)
-def test_doubtful_files_are_told(tmp_path: Path, vectors: Any, states: list[int], verdict: str) -> None:
-    assert inspect_features(feature_file(tmp_path / "f.h5", vectors, states))["verdict"] == verdict
-
-
-def test_rows_damaged_to_infinity_are_told(tmp_path: Path) -> None:
-    file = feature_file(tmp_path / "f.h5", VECTORS)
-    content = file.path.read_bytes()
-    damaged = content.replace(np.float32(11).tobytes(), np.float32(np.inf).tobytes())
-    assert damaged != content
-    file.path.write_bytes(damaged)
-    assert inspect_features(file)["verdict"] == "unusable: 1 rows hold NaN or infinity"
-
-
 # The documentation.
 
 
-def test_the_documented_way_works_with_h5py_alone(tmp_path: Path) -> None:
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+@pytest.mark.parametrize("shape", [(4, 3), (4, 2, 3)])
+def test_the_documented_way_works_with_h5py_alone(tmp_path: Path, dtype: str, shape: tuple[int, ...]) -> None:
     """Run the code block of docs/feature-files.md away from this repository, on a file with all three states."""
     page = Path(__file__).parents[1] / "docs" / "feature-files.md"
     (block,) = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     assert "freezeframe" not in block.replace('"freezeframe-features"', "")
-    feature_file(tmp_path / "features.h5", VECTORS, [0, 1, 2, 0], ["1042", "b", "c", "ü"])
-    check = "\nprint(len(row_of), 'features' in __import__('sys').modules, vector.tolist(), done.tolist())"
+    rows = np.random.default_rng(0).standard_normal(shape)
+    file = feature_file(tmp_path / "features.h5", rows, [0, 1, 2, 0], ["1042", "b", "c", "ü"], dtype)
+    told = "[len(row_of), 'features' in __import__('sys').modules, vector.tolist(), vectors.tolist(), done.tolist()]"
     done = subprocess.run(
-        [sys.executable, "-I", "-c", block + check], cwd=tmp_path, capture_output=True, text=True, check=False
+        [sys.executable, "-I", "-c", f"{block}\nprint(__import__('json').dumps({told}))"],
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "4 False [0.0, 1.0, 2.0] [True, False, False, True]"
+    count, ours, vector, vectors, flags = json.loads(done.stdout.splitlines()[-1])
+    assert (count, ours, flags) == (4, False, [True, False, False, True])
+    expected = file.read(["1042", "ü"])
+    np.testing.assert_array_equal(np.float32(vectors), expected)
+    np.testing.assert_array_equal(np.float32(vector), expected[0])

@@ -224,7 +224,7 @@ def test_a_compiler_that_fails_is_named(tmp_path: Path, monkeypatch: pytest.Monk
 
 def report(modality: Any, decode: float, encode: float, write: float) -> ExtractReport:
     seconds = {"decode": decode, "encode": encode, "write": write}
-    return ExtractReport(Path("f.h5"), "x", modality, "0", {}, 1, False, [], seconds, "")
+    return ExtractReport(Path("f.h5"), "x", modality, "0", {}, 1, False, [], None, seconds, "")
 
 
 @pytest.mark.parametrize(

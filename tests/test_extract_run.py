@@ -324,7 +324,7 @@ def test_vectors_beyond_float16_fail_and_fit_float32(tmp_path: Path, catalog: Ca
         ({"workers": 0}, "workers is 0"),
         ({"shard_size": -1}, "shard_size is -1"),
         ({"max_failed": 1.5}, "max_failed is 1.5"),
-        ({"dtype": "int8"}, "dtype is 'int8'"),
+        ({"dtype": "int4"}, "dtype 'int4' cannot be stored"),
         ({"device": "gpu9"}, "device 'gpu9'"),
     ],
 )

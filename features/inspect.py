@@ -1,0 +1,197 @@
+"""The doctor: what a feature file holds in numbers, and in one line whether to trust it and what to do.
+
+Everything but rank and cosine is over all DONE rows, read in blocks. Effective rank and mean cosine are over at most
+SAMPLE rows, drawn with a fixed seed, so that a million rows take no longer than reading them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.rows import State
+from features.store import FeatureFile
+
+SAMPLE = 10_000  # rows for rank and cosine
+SAMPLE_NUMBERS = 2**24  # numbers in the sample: fewer rows of wide vectors
+SEED = 0
+FEW = 20  # with fewer rows than this, rank and cosine say nothing about an encoder
+LEAST_DONE = 0.9
+MOST_CONSTANT = 0.1
+MOST_REPEATED = 0.05
+MOST_ALIKE = 0.95
+LEAST_RANK = 0.1  # of what the sample's shape allows
+MOST_ROUNDED = (1e-3, 1e-2)  # 1 - cosine, mean and max
+
+
+def inspect_features(file: FeatureFile) -> dict[str, Any]:
+    """Return what a feature file holds and whether it looks sound, as plain data; `verdict` is one line for people.
+
+    Norms are Euclidean, over DONE rows. A constant column has one value in all of them; its share is in [0, 1]. A
+    duplicate row equals an earlier one. `effective_rank`, from 1 to the smaller of width and sampled rows less one, is
+    exp of the entropy of the singular values, as shares, of the centred sample; 0 when all rows are one. `mean_cosine`,
+    in [-1, 1], is over all pairs of sampled rows that are not zero; near 1 the vectors hardly differ. `cosine_error` is
+    what rounding to `dtype` cost (rows, mean, max), None where the file does not know it.
+
+    Raises:
+        StoreError: the file is damaged.
+    """
+    numbers = _numbers(file)
+    told, error = file.provenance, file.cosine_error
+    return {
+        "verdict": _verdict(file, numbers),
+        "rows": file.counts(),
+        "shape": list(file.shape),
+        "width": file.width,
+        "dtype": str(file.dtype),
+        **numbers,
+        "cosine_error": None if error is None else error._asdict(),
+        "dataset": told.dataset,
+        "fingerprint": told.fingerprint,
+        "recipe": dict(told.recipe),
+        "weights_sha256": told.weights_sha256,
+        "libraries": dict(told.libraries),
+        "command": told.command,
+        "created": told.created,
+    }
+
+
+@dataclass
+class _Pass:
+    """What one pass over the vectors gathers; `low` and `high` are per column, (S * F,)."""
+
+    low: NDArray[np.float32]
+    high: NDArray[np.float32]
+    norms: list[NDArray[np.float64]] = field(default_factory=list)
+    hashes: list[NDArray[np.int64]] = field(default_factory=list)
+    sample: list[NDArray[np.float32]] = field(default_factory=list)
+
+    def add(self, rows: NDArray[Any], wanted: NDArray[np.bool_]) -> None:
+        """Take in (n, S * F) DONE rows, of which (n,) `wanted` are sampled."""
+        floats = rows.astype(np.float32, copy=False)
+        self.norms.append(np.sqrt(np.square(floats, dtype=np.float64).sum(axis=1)))
+        self.low = np.minimum(self.low, floats.min(axis=0))
+        self.high = np.maximum(self.high, floats.max(axis=0))
+        self.hashes.append(np.fromiter((hash(row.tobytes()) for row in rows), dtype=np.int64, count=len(rows)))
+        self.sample.append(floats[wanted])
+
+
+def _numbers(file: FeatureFile) -> dict[str, Any]:
+    done = file.columns.states == State.DONE
+    flat = int(np.prod(file.shape[1:]))
+    sampled = _sampled(done, flat)
+    found = _Pass(np.full(flat, np.inf, np.float32), np.full(flat, -np.inf, np.float32))
+    for start, block in file.blocks():
+        here = done[start : start + len(block)]
+        if here.any():
+            found.add(block[here].reshape(-1, flat), sampled[start : start + len(block)][here])
+    if not found.norms:
+        return {}
+    norms = np.concatenate(found.norms)
+    numbers: dict[str, Any] = {
+        "norm_min": float(norms.min()),
+        "norm_mean": float(norms.mean()),
+        "norm_max": float(norms.max()),
+        "constant_columns": float((found.low == found.high).mean()),
+        "zero_rows": int((norms == 0).sum()),
+        "rows_not_finite": int((~np.isfinite(norms)).sum()),
+        "duplicate_rows": len(norms) - len(np.unique(np.concatenate(found.hashes))),
+        "sampled_rows": int(sampled.sum()),
+    }
+    if numbers["rows_not_finite"] or numbers["sampled_rows"] < 2:
+        return numbers
+    sample = np.concatenate(found.sample)
+    return numbers | {"effective_rank": effective_rank(sample), "mean_cosine": mean_cosine(sample)}
+
+
+def _sampled(done: NDArray[np.bool_], flat: int) -> NDArray[np.bool_]:
+    """Return (I,) bool: DONE rows drawn with a fixed seed, at most SAMPLE rows and SAMPLE_NUMBERS numbers."""
+    most = min(SAMPLE, max(2, SAMPLE_NUMBERS // flat))
+    rows = np.flatnonzero(done)
+    if len(rows) > most:
+        rows = np.random.default_rng(SEED).choice(rows, most, replace=False)
+    sampled = np.zeros(len(done), dtype=np.bool_)
+    sampled[rows] = True
+    return sampled
+
+
+def effective_rank(vectors: NDArray[np.float32]) -> float:
+    """Return exp of the entropy of the singular values, as shares, of (n, F) vectors less their mean.
+
+    From 1 (all on one line) to min(n - 1, F) (all directions alike); 0 when all vectors are the same.
+    """
+    centred = vectors.astype(np.float64)
+    centred -= centred.mean(axis=0)
+    largest = np.abs(centred).max(initial=0)
+    if largest <= 1e-7 * np.abs(vectors).max(initial=0):  # the rounding of the mean is all there is
+        return 0.0
+    centred /= largest
+    square = centred.T @ centred if len(vectors) >= vectors.shape[1] else centred @ centred.T
+    singular = np.sqrt(np.maximum(np.linalg.eigvalsh(square), 0))
+    shares = singular[singular > 1e-7 * singular.max()] / singular.sum()  # the rest is rounding of the eigenvalues
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def mean_cosine(vectors: NDArray[np.float32]) -> float:
+    """Return the mean cosine over all pairs of (n, F) vectors, zero ones left out; 0 with fewer than two others."""
+    floats = vectors.astype(np.float64)
+    norms = np.sqrt(np.square(floats).sum(axis=1))
+    units = floats[norms > 0] / norms[norms > 0, None]
+    count = len(units)
+    # the squared length of the sum holds every pair twice and each vector with itself once
+    return float((np.square(units.sum(axis=0)).sum() - count) / (count * (count - 1))) if count > 1 else 0.0
+
+
+def _verdict(file: FeatureFile, numbers: dict[str, Any]) -> str:
+    done, every = file.counts()["done"], file.shape[0]
+    if not done:
+        return "unusable: no item has a vector; mend the sources (`inspect` lists the reasons) and extract again"
+    if numbers["rows_not_finite"]:
+        return f"unusable: {numbers['rows_not_finite']} rows hold NaN or infinity; extract or import them again"
+    doubts = [*_row_doubts(numbers, done, every), *_sample_doubts(numbers, file)]
+    error = file.cosine_error
+    if error is not None and (error.mean > MOST_ROUNDED[0] or error.max > MOST_ROUNDED[1]):
+        doubts.append(
+            f"rounding to {file.dtype} costs {error.mean:.2g} of the cosine on average and {error.max:.2g} at most "
+            "(store a wider dtype)"
+        )
+    return f"look at it: {'; '.join(doubts)}" if doubts else f"sound: {done} of {every} items have a vector"
+
+
+def _row_doubts(numbers: dict[str, Any], done: int, every: int) -> list[str]:
+    doubts = []
+    if done > 1 and numbers["constant_columns"] > MOST_CONSTANT:
+        doubts.append(
+            f"{numbers['constant_columns']:.0%} of the columns are constant (check the weights and the preprocessing)"
+        )
+    if numbers["zero_rows"]:
+        doubts.append(f"{numbers['zero_rows']} rows are all zero (check their sources, or extract them again)")
+    if numbers["duplicate_rows"] > MOST_REPEATED * done:
+        doubts.append(
+            f"{numbers['duplicate_rows']} of {done} rows repeat an earlier one (look for copied or placeholder media)"
+        )
+    if done < LEAST_DONE * every:
+        doubts.append(f"only {done} of {every} items have a vector (`inspect` lists the reasons)")
+    return doubts
+
+
+def _sample_doubts(numbers: dict[str, Any], file: FeatureFile) -> list[str]:
+    count = numbers["sampled_rows"]
+    if count < FEW:
+        return []
+    doubts = []
+    if numbers["mean_cosine"] > MOST_ALIKE:
+        doubts.append(
+            f"the mean cosine of two items is {numbers['mean_cosine']:.3f}, so they hardly differ (check that the "
+            "weights are pretrained; subtract the mean before use)"
+        )
+    possible = min(count - 1, int(np.prod(file.shape[1:])))
+    if numbers["effective_rank"] < LEAST_RANK * possible:
+        doubts.append(
+            f"the effective rank is {numbers['effective_rank']:.1f} of {possible}, so few directions carry all "
+            "(check the weights and the frames; a narrower vector would do)"
+        )
+    return doubts

@@ -1,0 +1,134 @@
+"""How vectors become small on disk and what that costs: float32, float16, or int8 with one scale per row.
+
+Pure functions on arrays. Letters: n rows of any shape after the first axis; a row is one item's (F,) or (S, F) numbers.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from features.errors import ConfigError
+
+DiskType = Literal["float16", "float32", "int8"]
+DISK_TYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in ("float16", "float32", "int8")}
+LEVELS = 127  # int8 is used symmetrically, from -127 to 127
+SMALLEST_SCALE = np.finfo(
+    np.float32
+).tiny  # below it float32 loses digits, and numbers divided by it would not be right
+
+
+@dataclass(frozen=True)
+class Stored:
+    """Rows as they go to disk.
+
+    Attributes:
+        values: (n, ...) float16, float32 or int8. Rows that are not good are NaN, or 0 in int8.
+        scales: (n,) float32 for int8, else None: value = values * scale. 0 for zero rows, NaN for rows not good.
+        good: (n,) bool: whether a reader gets finite numbers back. False for rows that hold NaN or infinity and for
+            rows with numbers too large for the type (float16: above 65504).
+    """
+
+    values: NDArray[Any]
+    scales: NDArray[np.float32] | None
+    good: NDArray[np.bool_]
+
+
+class CosineError(NamedTuple):
+    """What rounding cost: 1 - cosine between the float32 vector and what a reader gets, over the rows that know it."""
+
+    rows: int
+    mean: float
+    max: float
+
+
+def disk_type(name: str) -> np.dtype[Any]:
+    """Return the numpy type of a name; ConfigError when vectors are not stored so."""
+    if name not in DISK_TYPES:
+        raise ConfigError(f"dtype {name!r} cannot be stored; choose float16, float32 or int8")
+    return DISK_TYPES[name]
+
+
+def to_disk(vectors: NDArray[Any], dtype: str) -> Stored:
+    """Return float vectors (n, ...) in the type of the disk; rows that do not fit are told, not refused.
+
+    int8 takes one scale per row, its largest magnitude / 127. A row whose largest magnitude is below about 1e-36 would
+    need a smaller scale than float32 can hold exactly; it is rounded with the smallest there is, which may give zeros.
+
+    Raises:
+        ConfigError: an unknown `dtype`.
+    """
+    if disk_type(dtype) == np.int8:
+        return _to_int8(vectors)
+    with np.errstate(over="ignore"):  # told in `good`
+        values = vectors.astype(disk_type(dtype))
+    good = np.isfinite(values).all(axis=_inner(values))
+    values[~good] = np.nan
+    return Stored(values, None, good)
+
+
+def _to_int8(vectors: NDArray[Any]) -> Stored:
+    floats = vectors.astype(np.float32, copy=False)
+    peaks = np.abs(floats).max(axis=_inner(floats), initial=0)
+    scales: NDArray[np.float32] = np.maximum(peaks / np.float32(LEVELS), SMALLEST_SCALE).astype(np.float32)
+    scales[peaks == 0] = 0
+    with np.errstate(over="ignore", invalid="ignore"):  # NaN, infinity and what rounding carries past float32's end
+        good = np.isfinite(scales * np.float32(LEVELS))
+    scales[~good] = np.nan
+    divisors = np.where(good & (scales > 0), scales, np.float32(1))
+    with np.errstate(invalid="ignore"):
+        levels = np.rint(floats / _per_row(divisors, floats))
+    levels[~good] = 0
+    return Stored(np.clip(levels, -LEVELS, LEVELS).astype(np.int8), scales, good)
+
+
+def to_float32(values: NDArray[Any], scales: NDArray[np.float32] | None = None) -> NDArray[np.float32]:
+    """Return (n, ...) float32 from what is on disk; `scales` (n,) belong to int8 values and to no others."""
+    floats = values.astype(np.float32)
+    if scales is not None:
+        floats *= _per_row(scales, floats)
+    return floats
+
+
+def cosine_error(original: NDArray[Any], stored: Stored) -> NDArray[np.float32]:
+    """Return (n,) 1 - cosine, in [0, 2], between float vectors (n, ...) and what a reader of `stored` gets back.
+
+    A zero row that stays zero costs 0; a row rounded away to zeros costs 1. NaN for rows that are not good.
+    """
+    errors = np.full(len(original), np.nan, dtype=np.float32)
+    good = np.flatnonzero(stored.good)
+    if stored.values.dtype == original.dtype:
+        errors[good] = 0
+        return errors
+    scales = None if stored.scales is None else stored.scales[good]
+    before, zero_before = _units(original[good])
+    after, zero_after = _units(to_float32(stored.values[good], scales))
+    # half the squared distance of unit vectors: 1 - dot would lose the small figures that matter here
+    errors[good] = np.where(
+        zero_before | zero_after, zero_before ^ zero_after, np.square(after - before).sum(axis=1) / 2
+    )
+    return errors
+
+
+def summary(errors: NDArray[np.float32]) -> CosineError | None:
+    """Return rows, mean and max of (n,) errors; entries that are NaN (not done, or not known) do not count."""
+    known = errors[~np.isnan(errors)].astype(np.float64)
+    return CosineError(len(known), float(known.mean()), float(known.max())) if len(known) else None
+
+
+def _units(rows: NDArray[Any]) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
+    """Return rows flat and of length 1 in float64, and which of them are zero (and stay so)."""
+    flat = rows.reshape(len(rows), int(np.prod(rows.shape[1:]))).astype(np.float64)  # -1 fails on no rows
+    norms = np.sqrt(np.square(flat).sum(axis=1))
+    return flat / np.where(norms > 0, norms, 1)[:, None], norms == 0
+
+
+def _inner(array: NDArray[Any]) -> tuple[int, ...]:
+    return tuple(range(1, array.ndim))
+
+
+def _per_row(column: NDArray[np.float32], like: NDArray[Any]) -> NDArray[np.float32]:
+    return column.reshape(-1, *(1 for _ in like.shape[1:]))
