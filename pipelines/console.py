@@ -54,7 +54,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     drawn = Table(title=escape(title), title_justify="left", caption=escape(note) or None, caption_justify="left")
     for position, column in enumerate(columns):
         numbers = all(NUMBER.fullmatch(row[position]) for row in rows)
-        drawn.add_column(escape(column), justify="right" if numbers else "left", overflow="fold")
+        drawn.add_column(escape(column), justify="right" if numbers else "left", overflow="fold", no_wrap=position == 0)
     for row in rows:
         drawn.add_row(*(escape(cell) for cell in row))
     # a pipe has no width of its own: keep rows whole rather than fold them at 80 columns
