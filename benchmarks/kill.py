@@ -55,9 +55,8 @@ def main() -> None:
             same = _vectors(folder / "out") == truth
             bad += not same
             rounds += 1
-            sys.stdout.write(
-                f"round {rounds} {engine or 'one process'}: {killed}, {'same' if same else 'OTHER'} bytes\n"
-            )
+            kind = "two processes" if engine else "one process"
+            sys.stdout.write(f"round {rounds}, {kind}: {killed}, {'same' if same else 'OTHER'} bytes\n")
             sys.stdout.flush()
     sys.stdout.write(f"{rounds} rounds, {bad} with other bytes; {killed}\n")
     sys.exit(bool(bad))
