@@ -119,9 +119,12 @@ def _npy(folder: Path, rows: _Rows) -> tuple[str, ...]:
 def _mmrec(folder: Path, rows: _Rows) -> tuple[str, ...]:
     with (folder / "i_id_mapping.csv").open("w", encoding="utf-8", newline="") as handle:
         # Python before 3.13 leaves a lone carriage return unquoted, and readers take it for the end of the line
-        quoted = any("\r" in item for item in rows.ids)
+        broken = any("\r" in item for item in rows.ids)
         writer = csv.writer(
-            handle, delimiter="\t", lineterminator="\n", quoting=csv.QUOTE_NONNUMERIC if quoted else csv.QUOTE_MINIMAL
+            handle,
+            delimiter="\t",
+            lineterminator="\n",
+            quoting=csv.QUOTE_NONNUMERIC if broken else csv.QUOTE_MINIMAL,
         )
         writer.writerows([("asin", "itemID"), *((item, row) for row, item in enumerate(rows.ids))])
     return _write_npy(folder, rows), "i_id_mapping.csv"

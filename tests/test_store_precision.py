@@ -56,7 +56,7 @@ def test_readers_get_what_precision_promises(tmp_path_factory, data, ids, dtype,
 def test_merged_parts_hold_the_bytes_scales_and_errors_of_one_write(tmp_path: Path, dtype: str) -> None:
     vectors = normal(40, 6)
     whole = write(tmp_path / "whole.h5", IDS, vectors, dtype=dtype)
-    parts = [write(tmp_path / f"{n}.h5", IDS[n::3], vectors[n::3], dtype=dtype) for n in range(3)]
+    parts = [write(tmp_path / f"{n}.h5", IDS[n::3][::-1], vectors[n::3][::-1], dtype=dtype) for n in range(3)]
     merge(tmp_path / "merged.h5", {item: parts[n % 3] for n, item in enumerate(IDS)}, RECIPE)
     merged = FeatureFile(tmp_path / "merged.h5")
     merged.verify()
