@@ -406,6 +406,20 @@ def test_text_folders_bring_width_tokenizer_and_pooling(tmp_path: Path, entry: s
     torch.testing.assert_close(encode(encoder, tokens)[:1], direct, atol=1e-5, rtol=0)
 
 
+def test_a_bert_folder_whose_config_does_not_say_so_loads(tmp_path: Path) -> None:
+    stock = save_bert(tmp_path)
+    config = json.loads((tmp_path / "config.json").read_text())
+    for key in ("model_type", "architectures"):
+        del config[key]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    encoder = ENCODERS["bert-small"].backend(ENCODERS["bert-small"], str(tmp_path), 0)
+    assert encoder.tokenizer is not None
+    tokens = encoder.tokenizer.tokenise(["the cat", "a dog plays the piano"])
+    with torch.inference_mode():
+        direct = stock.bert(tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state[:, 0]
+    torch.testing.assert_close(encode(encoder, tokens), direct, atol=1e-5, rtol=0)
+
+
 @pytest.mark.parametrize("family", ["MPNet", "XLMRoberta", "DistilBert"])
 def test_folders_of_other_families_load(tmp_path: Path, family: str) -> None:
     import transformers

@@ -181,19 +181,33 @@ def load_text(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
 def _text_checkpoint(
     spec: EncoderSpec, inputs: TextInput, weights: str
 ) -> tuple[EncoderSpec, Any, nn.Module, Tokenizer]:
-    from transformers import AutoConfig, AutoModel, AutoTokenizer
+    from transformers import AutoModel, AutoTokenizer
 
     folder, revision = _place(spec, weights)
-    config = _from_hub(spec, weights, lambda: AutoConfig.from_pretrained(folder, revision=revision))
+    config = _from_hub(spec, weights, lambda: _text_config(folder, revision))
     library_class = AutoModel._model_mapping[type(config)]
     arguments: dict[str, Any] = {"config": config, "revision": revision}
     if "add_pooling_layer" in inspect.signature(library_class.__init__).parameters:
         arguments["add_pooling_layer"] = False  # its weights are absent from sentence encoders and never used here
     model = _pretrained(spec, weights, library_class, folder, arguments)
-    tokenizer = _from_hub(spec, weights, lambda: AutoTokenizer.from_pretrained(folder, revision=revision))
+    tokenizer = _from_hub(
+        spec, weights, lambda: AutoTokenizer.from_pretrained(folder, revision=revision, config=config)
+    )
     if Path(folder).is_dir():
         spec = replace(spec, pooling=_folder_pooling(Path(folder), spec.pooling))
     return spec, config, model, _library_tokenizer(tokenizer, inputs)
+
+
+def _text_config(folder: str, revision: str | None) -> Any:
+    """Return a checkpoint's config; old ones that do not say what they are (BERT miniatures) are BERT's."""
+    from transformers import AutoConfig, BertConfig
+
+    try:
+        return AutoConfig.from_pretrained(folder, revision=revision)
+    except ValueError as error:
+        if "model_type" not in str(error):
+            raise
+        return BertConfig.from_pretrained(folder, revision=revision)
 
 
 def _folder_pooling(folder: Path, default: str) -> str:

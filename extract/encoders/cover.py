@@ -142,10 +142,11 @@ COVER = (
         "vit-mae-base",
         "ViTMAE",
         "facebook/vit-mae-base",
-        "Apache-2.0",
+        "CC-BY-NC-4.0 (authors), Apache-2.0 (hub)",
         width=768,
         paper="2111.06377",
         parameters=85_798_656,
+        revision="25b184bea5538bf5c4c852c79d221195fdd2778d",
         arch={"mask_ratio": 0.0},  # the default drops three quarters of the patches, others in every call
         extra_keys=("decoder",),
     ),

@@ -50,7 +50,7 @@ TITLE = (
     _bert(
         "bert-small",
         "prajjwal1/bert-small",
-        "main",
+        "0ec5f86f27c1a77d704439db5e01c307ea11b9d4",
         "MIT",
         width=512,
         parameters=28_500_992,
@@ -60,7 +60,7 @@ TITLE = (
     _bert(
         "bert-multilingual",
         "google-bert/bert-base-multilingual-cased",
-        "main",
+        "3f076fdb1ab68d5b2880cb87a0886f315b8146f8",
         "Apache-2.0",
         width=768,
         parameters=177_262_848,
@@ -69,7 +69,7 @@ TITLE = (
     _bert(
         "bert-chinese",
         "google-bert/bert-base-chinese",
-        "main",
+        "8f23c25b06e129b6c986331a13d8d025a92cf0ea",
         "Apache-2.0",
         width=768,
         parameters=101_677_056,
@@ -91,7 +91,7 @@ TITLE = (
     _bert(
         "minilm-multilingual",
         "sentence-transformers/paraphrase-multilingual-MiniLM-L12-v2",
-        "main",
+        "86741b4e3f5cb7765a600d3a3d55a0f6a6cb443d",
         "Apache-2.0",
         width=384,
         parameters=117_505_920,
