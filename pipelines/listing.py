@@ -31,7 +31,7 @@ def run_encoders(json: bool) -> None:
 
 
 def _pinned(revision: str) -> str:
-    return "main (not pinned)" if revision == "main" else revision[:24]
+    return "main (not pinned)" if revision == "main" else revision
 
 
 def run_models(json: bool) -> None:

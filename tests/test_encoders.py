@@ -362,6 +362,52 @@ def test_slowfast_takes_the_papers_five_frames() -> None:
         few.backend(few, "random", 0)
 
 
+@pytest.mark.parametrize("name", ["c2d-tiny", "i3d-r50"])
+def test_networks_that_halve_time_need_two_frames(name: str) -> None:
+    spec = replace(ENCODERS[name], frames=FramePolicy("middle", 1))
+    with pytest.raises(ConfigError, match=rf"encoder '{name}' got 1 frame; .* at least 2"):
+        spec.backend(spec, "random", 0)
+
+
+def test_mvit_takes_its_own_number_of_frames_alone() -> None:
+    spec = replace(ENCODERS["mvit-b-16x4"], frames=FramePolicy("middle", 5))
+    with pytest.raises(ConfigError, match=r"'mvit-b-16x4' got 5 frames; .* takes 16 .* --frames uniform:16"):
+        spec.backend(spec, "random", 0)
+
+
+@pytest.mark.parametrize(
+    ("name", "tiny"),
+    [("swin-t", "swin-tiny"), ("vit-base", "vit-tiny"), ("vit-mae-base", "vit-mae-tiny"), ("beit-base", "beit-tiny")],
+)
+def test_image_transformer_folders_as_on_the_hub(tmp_path: Path, name: str, tiny: str) -> None:
+    """A folder with the head it was trained with loads into the full entry; one of another model is refused."""
+    import transformers
+
+    arch = dict(ENCODERS[tiny].arch)
+    family = arch.pop("model")
+    config = getattr(transformers, f"{family}Config")(**arch)
+    kind = "ForPreTraining" if family == "ViTMAE" else "ForImageClassification"
+    torch.manual_seed(7)
+    whole = getattr(transformers, family + kind)(config).eval()
+    whole.save_pretrained(tmp_path / "good")
+    spec = replace(ENCODERS[name], inputs=ENCODERS[tiny].inputs, width=ENCODERS[tiny].width)
+    encoder = spec.backend(spec, str(tmp_path / "good"), 0)
+    assert encoder.warning == ""
+    body = getattr(whole, {"Swin": "swin", "Beit": "beit"}.get(family, "vit"))
+    images = torch.stack([pixels(ENCODERS[tiny], kind) for kind in range(2)])
+    with torch.inference_mode():
+        out = body(images)
+    direct = out.pooler_output if family in ("Swin", "Beit") else out.last_hidden_state[:, 0]
+    torch.testing.assert_close(encode(encoder, images), direct, atol=1e-5, rtol=0)
+    other = getattr(transformers, f"{family}Model")(type(config)(**{**arch, "patch_size": 8}))
+    other.save_pretrained(tmp_path / "other")
+    state = other.state_dict()
+    torch.save(dict(list(state.items())[2:]), tmp_path / "other" / "pytorch_model.bin")
+    (tmp_path / "other" / "model.safetensors").unlink()
+    with pytest.raises(StoreError, match="do not fit the encoder"):
+        spec.backend(spec, str(tmp_path / "other"), 0)
+
+
 def test_slowfast_slow_path_is_every_fourth_frame() -> None:
     slow, fast = two_paths(torch.arange(32.0).reshape(1, 32, 1, 1, 1).expand(1, 32, 3, 2, 2))
     assert torch.equal(slow[0, 0, :, 0, 0], torch.linspace(0, 31, 8).long().float())

@@ -13,6 +13,7 @@ from extract.weights import load_strict, local_path, no_download, no_pretrained,
 from features.errors import ConfigError
 
 ZOO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
+HALVING = ("c2d_r50", "i3d_r50")  # a pooling after stage 1 halves the number of frames
 ALPHA = 4  # the fast path sees 4 times as many frames as the slow one: stride of pytorchvideo's lateral convolutions
 
 
@@ -53,8 +54,14 @@ def load_net(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
         seed: of random weights.
 
     Raises:
-        ConfigError: no such weights, or a number of frames that MViT cannot take; StoreError: weights that do not fit.
+        ConfigError: no such weights, or a number of frames that MViT, C2D or I3D cannot take.
+        StoreError: weights that do not fit.
     """
+    if spec.frames is not None and spec.frames.count < 2 and spec.arch["hub"] in HALVING:
+        raise ConfigError(
+            f"encoder {spec.name!r} got 1 frame; its pooling over time needs at least 2: use --frames uniform:8, as in "
+            "its training"
+        )
     fixed = spec.arch.get("temporal_size")
     if fixed is not None and spec.frames is not None and spec.frames.count != fixed:
         raise ConfigError(
