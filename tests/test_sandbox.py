@@ -35,8 +35,16 @@ def clip(tmp_path: Path) -> Path:
 
 
 def workers_of(process: int) -> list[int]:
-    found = subprocess.run(["ps", "-o", "pid=,args=", "--ppid", str(process)], capture_output=True, text=True)
-    return [int(line.split()[0]) for line in found.stdout.splitlines() if "decode_worker" in line]
+    """Return the decode workers among a process' children."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process and b"decode_worker" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+        except OSError:  # gone since it was listed
+            continue
+    return found
 
 
 def test_a_worker_gives_what_the_decoder_gives(clip: Path) -> None:
