@@ -16,9 +16,8 @@ from features.errors import ConfigError
 DiskType = Literal["float16", "float32", "int8"]
 DISK_TYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in ("float16", "float32", "int8")}
 LEVELS = 127  # int8 is used symmetrically, from -127 to 127
-SMALLEST_SCALE = np.finfo(
-    np.float32
-).tiny  # below it float32 loses digits, and numbers divided by it would not be right
+# Below it float32 loses digits, and numbers divided by it would not be right.
+SMALLEST_SCALE = np.finfo(np.float32).tiny
 
 
 @dataclass(frozen=True)
