@@ -47,11 +47,14 @@ def write_atomic(path: Path, text: str) -> None:
 
 
 @contextmanager
-def whole_folder(target: Path) -> Iterator[Path]:
-    """Yield an empty hidden folder beside `target` that takes its place at the end; an older `target` is deleted.
+def whole_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
+    """Yield an empty hidden folder beside `target` that takes its place at the end.
+
+    An older `target` is deleted then; without `replace` it stays, also if it appeared only meanwhile.
 
     Raises:
-        StoreError: it cannot be written; `target` is as before and nothing else is left behind.
+        StoreError: it cannot be written, or `target` is there and not to be replaced; `target` is as before and
+            nothing else is left behind.
     """
     temporary = target.with_name(f".{target.name[:80]}.{uuid.uuid4().hex}.tmp")
     older = temporary.with_suffix(".old")
@@ -61,6 +64,8 @@ def whole_folder(target: Path) -> Iterator[Path]:
         for path in temporary.rglob("*"):
             fsync_folder(path) if path.is_dir() else fsync_file(path)
         fsync_folder(temporary)
+        if not replace and target.exists():  # and should it appear right now, the rename refuses what is not empty
+            raise StoreError(f"{target} was made by someone else meanwhile; choose another folder")
         if target.exists():  # two renames: POSIX cannot exchange folders in one
             target.rename(older)
         temporary.rename(target)

@@ -36,7 +36,8 @@ def import_features(
     """Turn a published array into a feature file, written whole or not at all.
 
     Args:
-        source: .npy, .parquet or .safetensors with a 2-d array of floats, one row per item.
+        source: .npy, .parquet or .safetensors with a 2-d array of floats, one row per item; (I, S, F), too, where the
+            source carries its own ids, as our exports of cached activations do.
         target: an `.h5` file, or a folder that gets `<name>-<fingerprint>.h5`.
         dataset: name of the dataset the ids belong to.
         ids: whose row is whose: "row+1" (row r is item r + 1, as MicroLens publishes), a file for `read_ids`, or the
@@ -47,11 +48,13 @@ def import_features(
     Raises:
         ConfigError: a dtype or name that cannot be, ids missing or given twice over.
         StoreError: no such file, not a 2-d float array, another number of ids than rows, an id twice, values that are
-            not finite (in `dtype`), or a target that holds another recipe.
+            not finite (in `dtype`), a target that holds another recipe, a source that changes meanwhile, or a file
+            that does not read back as it was written.
     """
     disk_type(dtype)
     if not SAFE_NAME.fullmatch(name):
         raise ConfigError(f"name {name!r} becomes a file name; use letters, digits, '.', '_' and '-'")
+    sha256 = _sha256(source)  # before it is opened: what is read below is what was hashed, or the import stops
     array = _checked(open_published(source))
     items, convention = _ids(ids, array)
     if len(items) != array.shape[0]:
@@ -60,7 +63,7 @@ def import_features(
         )
     check_ids(items)
     columns = _columns(array, items, dtype)
-    recipe = {"name": name, "source": source.name, "sha256": file_sha256(source), "ids": convention, "dtype": dtype}
+    recipe = {"name": name, "source": source.name, "sha256": sha256, "ids": convention, "dtype": dtype}
     provenance = Provenance(
         dataset=dataset,
         recipe=recipe,
@@ -71,12 +74,18 @@ def import_features(
     path = target if target.suffix == ".h5" else target / f"{name}-{provenance.fingerprint[:16]}.h5"
     if path.exists() and FeatureFile(path).provenance.fingerprint != provenance.fingerprint:
         raise StoreError(f"{path} holds features of another source or recipe; choose another name")
-    write_file(path, columns, (to_disk(block, dtype).values for _, block in _floats(array)), provenance)
+    write_file(path, columns, _values(array, dtype, sha256), provenance, check=_read_back)
     return FeatureFile(path, dataset=dataset)
 
 
+def _sha256(source: Path) -> str:
+    """Return the hash of a source's bytes, '' where there is none to open: `open_published` says so better."""
+    return file_sha256(source) if source.is_file() else ""
+
+
 def _checked(array: Published) -> Published:
-    if len(array.shape) != 2 or array.dtype.kind != "f" or 0 in array.shape:
+    axes = (2,) if array.ids is None else (2, 3)  # an array without ids and with three axes is of unknown meaning
+    if len(array.shape) not in axes or array.dtype.kind != "f" or 0 in array.shape:
         raise StoreError(
             f"{array.path} holds {array.dtype} of shape {array.shape}; features are a 2-d array of floats, "
             "one row per item"
@@ -107,6 +116,23 @@ def _floats(array: Published) -> Iterator[tuple[int, NDArray[np.float32]]]:
     for start, block in array.blocks():
         with np.errstate(over="ignore"):
             yield start, block.astype(np.float32)
+
+
+def _values(array: Published, dtype: str, sha256: str) -> Iterator[NDArray[Any]]:
+    """Yield the vectors as they go to disk; scales and errors are of an earlier read: the source must be the same."""
+    for _, block in _floats(array):
+        yield to_disk(block, dtype).values
+    if _sha256(array.path) != sha256:
+        raise StoreError(f"{array.path} changed while it was read; import it again when nothing writes to it")
+
+
+def _read_back(path: Path) -> None:
+    try:
+        FeatureFile(path).verify()
+    except StoreError as error:
+        raise StoreError(
+            f"the imported file does not read back as it was written ({error}); import it again"
+        ) from error
 
 
 def _columns(array: Published, items: Sequence[str], dtype: str) -> FeatureColumns:

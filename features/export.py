@@ -81,7 +81,7 @@ def export_features(file: FeatureFile, target_folder: Path, *, form: str = "npy"
         raise StoreError(f"{file.path} has no vector of any item; there is nothing to export")
     FORMATS[form].check(rows.ids)
     file.verify()
-    with whole_folder(target_folder) as folder:
+    with whole_folder(target_folder, replace=False) as folder:
         names = FORMATS[form].write(folder, rows)
         _read_back(folder, names, rows)
     return tuple(target_folder / name for name in names)
@@ -142,9 +142,11 @@ def _parquet(folder: Path, rows: _Rows) -> tuple[str, ...]:
 
     # row groups as large as the blocks they are read in: a reader decodes whole groups
     most = block_rows(rows.shape, rows.dtype)
-    register_io_source(tables, schema=schema).sink_parquet(
-        folder / "vectors.parquet", compression_level=1, row_group_size=most
-    )
+    lazy = register_io_source(tables, schema=schema)
+    try:
+        lazy.sink_parquet(folder / "vectors.parquet", compression_level=1, row_group_size=most)
+    except pl.exceptions.PolarsError as error:  # how polars reports a full disk
+        raise OSError(" ".join(str(error).split())[:200]) from error
     return ("vectors.parquet",)
 
 

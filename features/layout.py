@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -69,14 +69,19 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _created(path: Path) -> Iterator[h5py.File]:
-    """Yield a new HDF5 file that appears under `path` whole or not at all, also after kill -9 or a full disk."""
+def _created(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[h5py.File]:
+    """Yield a new HDF5 file that appears under `path` whole or not at all, also after kill -9 or a full disk.
+
+    `check` gets the closed file under its hidden name; if it raises, the file never appears.
+    """
     temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         with h5py.File(temporary, "w", libver="v110", locking=False) as handle:
             yield handle
         fsync_file(temporary)
+        if check is not None:
+            check(temporary)
         temporary.replace(path)
         fsync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # h5py reports a full disk as either
@@ -96,7 +101,14 @@ def remove_leftovers(path: Path) -> None:
             stray.unlink(missing_ok=True)
 
 
-def write_file(path: Path, columns: FeatureColumns, blocks: Iterable[NDArray[Any]], provenance: Provenance) -> None:
+def write_file(
+    path: Path,
+    columns: FeatureColumns,
+    blocks: Iterable[NDArray[Any]],
+    provenance: Provenance,
+    *,
+    check: Callable[[Path], None] | None = None,
+) -> None:
     """Write one feature file atomically.
 
     Args:
@@ -105,6 +117,7 @@ def write_file(path: Path, columns: FeatureColumns, blocks: Iterable[NDArray[Any
         blocks: the vectors in order, at least one array of (some, F) or (some, S, F), I rows in all, in the type of the
             disk; int8 needs `columns.scales`.
         provenance: of the file.
+        check: called with the closed file under its hidden name; what it raises keeps the file from appearing.
 
     Raises:
         StoreError: the file cannot be written; nothing is left behind.
@@ -116,7 +129,7 @@ def write_file(path: Path, columns: FeatureColumns, blocks: Iterable[NDArray[Any
         columns = replace(columns, errors=np.full(len(columns.ids), np.nan, dtype=np.float32))
     digest, start = hashlib.sha256(), 0
     texts = _packed(columns)
-    with _created(path) as handle:
+    with _created(path, check) as handle:
         vectors = handle.create_dataset("vectors", shape=(len(columns.ids), *first.shape[1:]), dtype=first.dtype)
         for block in itertools.chain([first], rest):
             vectors[start : start + len(block)] = block

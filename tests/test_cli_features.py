@@ -50,6 +50,23 @@ def test_feature_files_in_and_out(here: Path, capsys: Capture) -> None:
     assert cli("features", "verify", "both.h5") == 0
 
 
+def test_extract_makes_int8_and_says_what_it_cost(here: Path, capsys: Capture) -> None:
+    line = ["extract", "--data", "data", "--encoders", "minilm-tiny", "--weights", "random", "--out", "made"]
+    allowed = ["--max-failed", 1, "--dtype", "int8"]
+    assert cli(*line, *allowed) == 0
+    assert "minilm-tiny: rounding costs " in capsys.readouterr().out
+    (made,) = (here / "made").glob("*.h5")
+    assert FeatureFile(made).dtype == np.int8
+    assert cli("features", "verify", made) == 0
+    capsys.readouterr()
+    assert cli("features", "inspect", made, "--json") == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["cosine_error"]["rows"] == found["rows"]["done"] > 0
+    assert 0 < found["cosine_error"]["mean"] <= found["cosine_error"]["max"] < 1e-3
+    assert cli(*line, "--dtype", "int4") == 2
+    assert "dtype 'int4' cannot be stored; choose float16, float32 or int8" in capsys.readouterr().err
+
+
 def test_an_import_whose_ids_are_not_the_datasets_is_doubted(here: Path, capsys: Capture) -> None:
     np.save("x.npy", np.ones((12, 3), dtype=np.float32))
     assert cli("features", "import", "x.npy", "--ids", "row+1", "--data", "data", "--name", "x", "--out", "made") == 0

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from features import published
+from features import convert, layout, published
 from features.convert import import_features
 from features.errors import ConfigError, StoreError
 from features.provenance import Provenance, file_sha256
@@ -153,6 +153,38 @@ def test_arrays_are_read_in_blocks(tmp_path: Path, monkeypatch) -> None:
     np.save(tmp_path / "a.npy", vectors)
     file = bring(tmp_path / "a.npy", tmp_path / "out", dtype="float32")
     np.testing.assert_array_equal(file.read(file.columns.ids), vectors.astype(np.float32))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_a_source_that_changes_meanwhile_is_not_imported(npy: Path, tmp_path: Path, monkeypatch, dtype: str) -> None:
+    """Scales would be of the old numbers, vectors of the new ones, and the recipe would name neither."""
+    real = convert._refuse
+
+    def overwritten(*given: Any) -> None:
+        real(*given)
+        content = npy.read_bytes()
+        npy.write_bytes(content[:-8] + np.float64(100).tobytes())
+
+    monkeypatch.setattr(convert, "_refuse", overwritten)
+    with pytest.raises(StoreError, match=r"published\.npy changed while it was read; import it again"):
+        bring(npy, tmp_path / "out", dtype=dtype)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_what_does_not_read_back_is_not_kept(npy: Path, tmp_path: Path, monkeypatch) -> None:
+    """A disk that gives back other numbers than it was given."""
+    real = layout.fsync_file
+
+    def damaged(path: Path) -> None:
+        real(path)
+        content = path.read_bytes()
+        assert content.count(np.float32(11).tobytes()) == 1
+        path.write_bytes(content.replace(np.float32(11).tobytes(), np.float32(12).tobytes()))
+
+    monkeypatch.setattr(layout, "fsync_file", damaged)
+    with pytest.raises(StoreError, match=r"the imported file does not read back as it was written .*; import it again"):
+        bring(npy, tmp_path / "out", dtype="float32")
+    assert list((tmp_path / "out").iterdir()) == []
 
 
 # The documentation.

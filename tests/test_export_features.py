@@ -113,6 +113,18 @@ def test_an_id_that_begins_with_a_byte_order_mark_keeps_it(tmp_path: Path) -> No
         )
 
 
+@pytest.mark.parametrize("form", OWN_IDS)
+@pytest.mark.parametrize("dtype", list(DISK_TYPES))
+def test_cached_activations_go_out_and_come_back(tmp_path: Path, form: str, dtype: str) -> None:
+    ids = [f"i{n}" for n in range(9)]
+    vectors = np.random.default_rng(0).standard_normal((9, 2, 3)).astype(np.float32)
+    file = write(tmp_path / "f.h5", ids, vectors, [0, 1, *[0] * 7], dtype)
+    again = back(export_features(file, tmp_path / "out", form=form), tmp_path / "again.h5", dtype)
+    done = [item for item in ids if item != "i1"]
+    assert (again.columns.ids, again.shape, again.dtype) == (tuple(done), (8, 2, 3), DISK_TYPES[dtype])
+    np.testing.assert_array_equal(again.read(done), file.read(done))
+
+
 # What is refused.
 
 
@@ -134,6 +146,33 @@ def test_ids_too_large_for_a_safetensors_header(tmp_path: Path, four: FeatureFil
     with pytest.raises(StoreError, match=r"safetensors header, which holds 100; export as parquet"):
         export_features(four, tmp_path / "out", form="safetensors")
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+
+
+@pytest.mark.parametrize("form", list(FORMATS))
+def test_a_full_disk_leaves_nothing(tmp_path: Path, form: str) -> None:
+    """The kernel refuses files above a limit, as a full disk does; polars has its own way to say so."""
+    resource = pytest.importorskip("resource")
+    file = write(tmp_path / "f.h5", ["a", "b"], np.random.default_rng(0).standard_normal((2, 2**17)).astype(np.float32))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**18, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"cannot write .*out \(.*File too large.*\); free some disk space"):
+            export_features(file, tmp_path / "out", form=form)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
+
+
+def test_a_folder_that_appears_during_an_export_is_left_alone(tmp_path: Path, four: FeatureFile, monkeypatch) -> None:
+    def slow(file: FeatureFile) -> None:
+        (tmp_path / "out").mkdir()
+        (tmp_path / "out" / "precious").touch()
+
+    monkeypatch.setattr(FeatureFile, "verify", slow)
+    with pytest.raises(StoreError, match="out was made by someone else meanwhile; choose another folder"):
+        export_features(four, tmp_path / "out")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["precious"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["f.h5", "out"]
 
 
 @pytest.mark.parametrize("form", list(FORMATS))

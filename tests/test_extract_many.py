@@ -25,8 +25,9 @@ from extract.options import ExtractOptions, ExtractReport
 from extract.reading import Source
 from extract.sandbox import Limits, Media, read_media
 from features.errors import ConfigError, MediaError
+from features.precision import cosine_error, summary, to_disk, to_float32
 from features.store import FeatureFile
-from pipelines.extraction import advice
+from pipelines.extraction import advice, print_reports
 from tests.media import pictures, write_clip, write_cover
 
 NAMES = ["videomae-tiny", "resnet-tiny", "minilm-tiny", "slowfast-tiny", "clip-tiny-image", "clip-tiny-text"]
@@ -97,6 +98,28 @@ def test_a_new_encoder_beside_finished_ones_reads_only_for_itself(
     assert [report.unchanged for report in both] == [True, False]
     assert [report.new_rows for report in both] == [0, COUNT]
     assert hashes(both)[0] == hashes([first])[0]
+
+
+@pytest.mark.parametrize("dtype", ["float16", "int8"])
+def test_what_rounding_costs_is_measured_and_printed(
+    tmp_path: Path, catalog: Catalog, capsys: pytest.CaptureFixture[str], dtype: str
+) -> None:
+    spec = ENCODERS["videomae-tiny"]
+    exact = FeatureFile(extract(catalog, spec, options(tmp_path / "exact")).path)
+    report = extract(catalog, spec, options(tmp_path / "small", dtype=dtype))
+    file = FeatureFile(report.path)
+    done = [item for item, state in zip(exact.columns.ids, exact.columns.states.tolist(), strict=True) if not state]
+    stored = to_disk(exact.read(done), dtype)
+    assert (str(file.dtype), len(done)) == (dtype, COUNT - 1)
+    np.testing.assert_array_equal(file.read(done), to_float32(stored.values, stored.scales))
+    assert report.cosine_error == file.cosine_error == summary(cosine_error(exact.read(done), stored))
+    assert report.cosine_error is not None
+    print_reports([report])
+    error = report.cosine_error
+    said = f"videomae-tiny: rounding costs {error.mean:.2g} of cosine on average, {error.max:.2g} at most"
+    assert said in " ".join(capsys.readouterr().out.split())
+    with pytest.raises(ConfigError, match="dtype 'int4' cannot be stored; choose float16, float32 or int8"):
+        options(tmp_path, dtype="int4")
 
 
 @pytest.mark.parametrize("stop", range(2, 2 * COUNT, 3))

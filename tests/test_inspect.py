@@ -161,6 +161,10 @@ def test_the_sample_is_bounded_repeatable_and_tells(tmp_path: Path, monkeypatch)
     first, again = look(tmp_path, vectors), look(tmp_path, vectors)
     assert first["sampled_rows"] == 50
     assert {**first, "created": ""} == {**again, "created": ""}
+    with monkeypatch.context() as patched:
+        patched.setattr("features.layout.BLOCK_BYTES", 16 * 4 * 7)  # 7 rows at a time: the same rows are sampled
+        for name in ("sampled_rows", "effective_rank", "mean_cosine"):
+            assert look(tmp_path, vectors)[name] == first[name]
     monkeypatch.setattr(inspect, "SAMPLE_NUMBERS", 16 * 30)
     assert look(tmp_path, vectors)["sampled_rows"] == 30
     assert first["norm_max"] == pytest.approx(float(np.linalg.norm(vectors, axis=1).max()))  # all rows, not the sample

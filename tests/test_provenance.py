@@ -132,6 +132,28 @@ def test_a_folder_that_cannot_take_its_place_gives_it_back(tmp_path: Path, monke
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
 
 
+@pytest.mark.parametrize("late", [False, True])
+def test_a_folder_that_is_not_to_be_replaced_stays(tmp_path: Path, monkeypatch, late: bool) -> None:
+    """It appears while ours is filled or, `late`, between the last look and the rename."""
+    target, rename = tmp_path / "out", Path.rename
+
+    def appear(*_: object) -> None:
+        target.mkdir()
+        (target / "old").touch()
+
+    def after_it_appeared(path: Path, goal: Path) -> Path:
+        appear()
+        return rename(path, goal)
+
+    if late:
+        monkeypatch.setattr(Path, "rename", after_it_appeared)
+    said = "cannot write .*out .*not empty" if late else "out was made by someone else meanwhile; choose another folder"
+    fill = Path.touch if late else appear
+    with pytest.raises(StoreError, match=said), whole_folder(target, replace=False) as folder:
+        fill(folder / "new")
+    assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
+
+
 def test_an_error_while_filling_a_folder_is_passed_on(tmp_path: Path) -> None:
     with pytest.raises(KeyError), whole_folder(tmp_path / "out"):
         raise KeyError
