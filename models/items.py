@@ -1,6 +1,6 @@
-"""Where item vectors come from: learned, frozen and projected, or both. The recommender never knows which.
+"""Where item vectors come from: learned, frozen and projected, categories, or several. No recommender knows which.
 
-Letters: n items asked for, I items, D model width, F feature width (all modalities together).
+Letters: n items asked for, I items, D model width, F feature width of a modality, P parts.
 
 Frozen vectors are buffers outside the state dict: a checkpoint holds what was learned, the features are read again from
 their file, by fingerprint.
@@ -9,10 +9,10 @@ their file, by fingerprint.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar, Literal, get_args
+from typing import ClassVar, Literal, cast, get_args
 
 import torch
 from torch import Tensor, nn
@@ -20,8 +20,9 @@ from torch import Tensor, nn
 from models.seeding import seeded
 
 Kind = Literal["id", "v", "dnn", "id+v"]
-Fuse = Literal["sum", "concat"]
+Fuse = Literal["sum", "concat", "mean", "gate"]
 Normalise = Literal["none", "l2", "standard"]
+Side = Literal["popularity", "tags"]
 
 CHUNK = 8192  # items per step of `table`: bounds the memory of hidden layers at 1M items
 
@@ -32,9 +33,12 @@ class ItemsConfig:
 
     Attributes:
         kind: 'id' one learned vector per item; 'v' frozen vector and a linear projection; 'dnn' frozen vector and an
-            MLP; 'id+v' both parts. Features are ignored by 'id', needed by all others.
+            MLP; 'id+v' both. Features are ignored by 'id', needed by all others. Every feature file is a part of
+            its own, and so is every side feature.
         dim: D.
-        fuse: 'id+v' only: 'sum' of two D-wide parts, or 'concat' of two D/2-wide parts (same width and cost).
+        fuse: how several parts become one vector: 'sum' or 'mean' of D-wide parts, 'concat' of P parts of width D / P
+            (same width and cost), 'gate' a sum with learned weights per item, all 1 at the start.
+        side: categories of items that are parts, too: 'popularity' (10 levels), 'tags'.
         layers: 'dnn' only: extra layers after the projection.
         hidden: 'dnn' only: width of the projection and of all layers but the last; None = D.
         dropout: 'dnn' only: before each extra layer, in [0, 1).
@@ -48,6 +52,7 @@ class ItemsConfig:
     kind: Kind = "id"
     dim: int = 64
     fuse: Fuse = "sum"
+    side: tuple[Side, ...] = ()
     layers: int = 2
     hidden: int | None = None
     dropout: float = 0.1
@@ -63,8 +68,11 @@ class ItemsConfig:
             raise ValueError(f"items: dim {self.dim} and hidden {self.hidden} must be >= 1, layers {self.layers} >= 0")
         if not 0 <= self.dropout < 1 or not self.init_std > 0:
             raise ValueError(f"items: dropout {self.dropout} must be in [0, 1) and init_std {self.init_std} > 0")
-        if self.kind == "id+v" and self.fuse == "concat" and self.dim % 2:
-            raise ValueError(f"items.dim is {self.dim}; fuse 'concat' splits it in halves: use an even number")
+        for side in self.side:
+            if side not in get_args(Side) or self.side.count(side) > 1:
+                raise ValueError(
+                    f"items.side is {list(self.side)}; each of {', '.join(get_args(Side))} may stand in it once"
+                )
 
 
 class ItemRepresentation(nn.Module, ABC):
@@ -78,6 +86,11 @@ class ItemRepresentation(nn.Module, ABC):
     @abstractmethod
     def forward(self, items: Tensor) -> Tensor:
         """Return (n, D) float32 vectors of items (n,) int64, with graph. Pass each item once: it may be expensive."""
+
+    @property
+    def parts(self) -> tuple[ItemRepresentation, ...]:
+        """Return what the vectors are fused from; models with a branch per modality (MMGCN, GRCN) use the parts."""
+        return (self,)
 
     @torch.no_grad()
     def table(self) -> Tensor:
@@ -142,40 +155,97 @@ class FrozenItems(ItemRepresentation):
         return vectors
 
 
-class FusedItems(ItemRepresentation):
-    """A learned and a projected frozen part, summed or side by side ('id+v').
+@dataclass(frozen=True)
+class Categories:
+    """The categories of items, item after item.
 
-    The learned part starts at zero: an item that training never showed keeps a learned part of exactly zero and is
-    placed by its content alone, where a random start would add noise to it that nothing ever removes. Learned parts of
-    seen items leave zero with the first gradient, which does not depend on their value.
+    Attributes:
+        codes: (m,) int64 in [0, size).
+        offsets: (I + 1,) int64, where each item's part of `codes` starts; an item may have none.
+        size: how many categories there are.
     """
 
-    def __init__(self, learned: LearnedItems, content: FrozenItems, fuse: Fuse) -> None:
-        super().__init__(learned.n_items, learned.dim if fuse == "sum" else learned.dim + content.dim)
-        self.learned = learned
-        self.content = content
+    codes: Tensor
+    offsets: Tensor
+    size: int
+
+
+class CategoryItems(ItemRepresentation):
+    """The mean of the learned vectors of an item's categories; zero where it has none (MicroLens, Table 11)."""
+
+    codes: Tensor
+    offsets: Tensor
+
+    def __init__(self, categories: Categories, dim: int, std: float) -> None:
+        super().__init__(len(categories.offsets) - 1, dim)
+        self.register_buffer("codes", categories.codes, persistent=False)
+        self.register_buffer("offsets", categories.offsets, persistent=False)
+        self.embedding = nn.Parameter(torch.empty(categories.size, dim).normal_(std=std))
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Return the means."""
+        counts = self.offsets[items + 1] - self.offsets[items]
+        rows = torch.repeat_interleave(counts)
+        within = torch.arange(len(rows), device=items.device) - (counts.cumsum(0) - counts)[rows]
+        codes = self.codes[self.offsets[items][rows] + within]
+        total = self.embedding.new_zeros(len(items), self.dim).index_add(0, rows, self.embedding[codes])
+        return total / counts.clamp(min=1)[:, None]
+
+
+class FusedItems(ItemRepresentation):
+    """Several parts: learned, projected frozen ones, categories.
+
+    A learned part beside content starts at zero: an item that training never showed keeps a learned part of exactly
+    zero and is placed by its content alone, where a random start would add noise to it that nothing ever removes.
+    Learned parts of seen items leave zero with the first gradient, which does not depend on their value.
+    """
+
+    def __init__(self, parts: Sequence[ItemRepresentation], fuse: Fuse) -> None:
+        super().__init__(parts[0].n_items, sum(part.dim for part in parts) if fuse == "concat" else parts[0].dim)
+        self.members = nn.ModuleList(parts)
         self.fuse = fuse
+        self.gate = nn.Linear(self.dim * len(parts), len(parts)) if fuse == "gate" else None
+        if self.gate is not None:
+            nn.init.zeros_(self.gate.weight)
+            nn.init.zeros_(self.gate.bias)
+
+    @property
+    def parts(self) -> tuple[ItemRepresentation, ...]:
+        """Return the parts."""
+        return tuple(cast(ItemRepresentation, member) for member in self.members)
 
     def forward(self, items: Tensor) -> Tensor:
         """Return the fused parts."""
-        learned, content = self.learned(items), self.content(items)
-        vectors: Tensor = learned + content if self.fuse == "sum" else torch.cat([learned, content], dim=1)
-        return vectors
+        vectors = [part(items) for part in self.parts]
+        if self.fuse == "concat":
+            return torch.cat(vectors, dim=1)
+        stacked = torch.stack(vectors, dim=1)  # (n, P, D)
+        if self.gate is None:
+            return stacked.sum(1) if self.fuse == "sum" else stacked.mean(1)
+        weights = len(vectors) * self.gate(torch.cat(vectors, dim=1)).softmax(1)
+        gated: Tensor = (weights[:, :, None] * stacked).sum(1)
+        return gated
 
 
 def build_items(
-    config: ItemsConfig, n_items: int, features: Mapping[str, Tensor], generator: torch.Generator
+    config: ItemsConfig,
+    n_items: int,
+    features: Mapping[str, Tensor],
+    generator: torch.Generator,
+    sides: Mapping[str, Categories] | None = None,
 ) -> ItemRepresentation:
     """Build the representation a config names, on the CPU.
 
     Args:
         config: the switch.
         n_items: I.
-        features: modality -> (I, F) float32, rows in item order; several are normalised each and put side by side.
+        features: modality -> (I, F) float32, rows in item order; each is normalised and is a part of its own.
         generator: source of the initial weights (CPU).
+        sides: the categories of each name in `config.side`.
 
     Raises:
-        ValueError: features that are absent where the kind needs them, or whose shape or values do not fit.
+        ValueError: features or categories that are absent where they are needed, or that do not fit; a width that
+            'concat' cannot share out evenly.
     """
     for name, matrix in features.items():
         if matrix.ndim != 2 or len(matrix) != n_items:
@@ -184,14 +254,32 @@ def build_items(
             raise ValueError(f"features {name!r} hold values that are not finite; verify the feature file")
     if config.kind != "id" and not features:
         raise ValueError(f"items.kind is {config.kind!r} but no features are given; name a feature file or use 'id'")
+    absent = [name for name in config.side if name not in (sides or {})]
+    if absent:
+        raise ValueError(f"items.side names {absent[0]!r}, but the dataset has none; remove it from items.side")
     with seeded(generator):
-        if config.kind == "id":
-            return LearnedItems(n_items, config.dim, config.init_std)
-        frozen = torch.cat([normalise(matrix, config.normalise) for matrix in features.values()], dim=1)
-        if config.kind != "id+v":
-            return FrozenItems(frozen, config, config.dim)
-        width = config.dim if config.fuse == "sum" else config.dim // 2
-        return FusedItems(LearnedItems(n_items, width, std=0.0), FrozenItems(frozen, config, width), config.fuse)
+        parts = _parts(config, n_items, features, sides or {})
+        return parts[0] if len(parts) == 1 else FusedItems(parts, config.fuse)
+
+
+def _parts(
+    config: ItemsConfig, n_items: int, features: Mapping[str, Tensor], sides: Mapping[str, Categories]
+) -> list[ItemRepresentation]:
+    learned, modalities = config.kind in ("id", "id+v"), len(features) if config.kind != "id" else 0
+    count = learned + modalities + len(config.side)
+    if config.fuse == "concat" and config.dim % count:
+        raise ValueError(f"items.dim is {config.dim}; fuse 'concat' shares it out among {count} parts: use a multiple")
+    width = config.dim // count if config.fuse == "concat" else config.dim
+    parts: list[ItemRepresentation] = []
+    if learned:
+        parts.append(LearnedItems(n_items, width, std=0.0 if modalities else config.init_std))
+    # parts that are summed start small enough for the sum to start at init_std
+    share = modalities**0.5 if config.fuse in ("sum", "gate") and modalities else 1.0
+    scaled = replace(config, init_std=config.init_std / share)
+    matrices = features.values() if modalities else ()
+    parts += [FrozenItems(normalise(matrix, config.normalise), scaled, width) for matrix in matrices]
+    parts += [CategoryItems(sides[name], width, config.init_std) for name in config.side]
+    return parts
 
 
 def normalise(matrix: Tensor, how: Normalise) -> Tensor:

@@ -1,6 +1,7 @@
-"""Softmax losses over the items of a batch or over all items.
+"""Losses: softmax over the items of a batch, over all items or over drawn ones; BPR and binary cross entropy.
 
-Letters: B batch, L history length, D model width, I items, Q queries (real positions of a batch), C candidates.
+Letters: B batch, L history length, D model width, I items, Q queries (real positions of a batch), C candidates, N
+negatives of a query.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
-from models.base import TrainBatch
+from models.base import UserItems
 
 CHUNK_CPU = 2**20  # logits held at a time: 4 MB stay in the cache and are touched for the first time only once
 CHUNK_GPU = 2**26
@@ -46,16 +48,19 @@ def log_popularity(item_counts: Tensor) -> Tensor:
     return (counts / item_counts.sum().clamp(min=1)).log().float()
 
 
-def own_items(batch: TrainBatch, distinct: BatchItems) -> Tensor:
-    """Return (B, C) bool: item occurs in any window of the row's user in this batch, past or future."""
-    users, rows = torch.unique(batch.users, return_inverse=True)
-    own = torch.zeros(len(users), len(distinct.items), dtype=torch.bool, device=rows.device)
-    own[rows[:, None].expand_as(batch.items)[batch.mask], distinct.slots[batch.mask]] = True
-    return own[rows]
+def own_items(users: Tensor, met: UserItems, distinct: BatchItems) -> Tensor:
+    """Return (Q, C) bool: the query's user (Q,) has met the item anywhere in training, past or future."""
+    different, inverse = torch.unique(users, return_inverse=True)
+    rows, items = met.of(different)
+    column = torch.searchsorted(distinct.items, items).clamp_(max=max(len(distinct.items) - 1, 0))
+    here = distinct.items[column] == items
+    own = torch.zeros(len(different), len(distinct.items), dtype=torch.bool, device=users.device)
+    own[rows[here], column[here]] = True
+    return own[inverse]
 
 
 def in_batch_softmax(
-    queries: Tensor, candidates: Tensor, labels: Tensor, log_counts: Tensor, log_shares: Tensor, excluded: Tensor
+    queries: Tensor, candidates: Tensor, labels: Tensor, log_counts: Tensor, log_shares: Tensor, excluded: Tensor | None
 ) -> Tensor:
     """Softmax over the slots of a batch with correction for popularity (MicroLens, arXiv 2309.15379; released code).
 
@@ -70,7 +75,8 @@ def in_batch_softmax(
         labels: (Q,) int64 in [0, C).
         log_counts: (C,) log of the slots an item fills.
         log_shares: (C,) log of its share p of training occurrences; zeros: no correction.
-        excluded: (Q, C) bool, items that are no negatives of a query; the label's own entry is not looked at.
+        excluded: (Q, C) bool, items that are no negatives of a query; the label's own entry is not looked at. None:
+            all but the label are negatives.
 
     Returns:
         () mean over queries; 0 where there are none.
@@ -84,6 +90,38 @@ def full_softmax(queries: Tensor, candidates: Tensor, labels: Tensor) -> Tensor:
     zeros = candidates.new_zeros(len(candidates))
     loss: Tensor = _Softmax.apply(queries, candidates, labels, zeros, zeros, None)
     return loss
+
+
+def sampled_softmax(positive: Tensor, negative: Tensor, log_probability: Tensor) -> Tensor:
+    """Return the mean loss () of a softmax over the label and N drawn items, corrected for how likely each was drawn.
+
+    Jean et al., ACL 2015 (arXiv 1412.2007), section 3: a draw stands for all items it could have been, so the log of
+    its expected count is subtracted from its score. In expectation of the sum it is the full softmax.
+
+    Args:
+        positive: (Q,) scores of the labels.
+        negative: (Q, N) scores of the drawn items, none of them the label.
+        log_probability: (Q, N) log of the probability of each draw.
+    """
+    count = negative.new_tensor(float(negative.shape[1])).log()
+    logits = torch.cat([positive[:, None], negative - log_probability - count], dim=1)
+    return (logits.logsumexp(1) - positive).sum() / max(len(positive), 1)
+
+
+def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """Return the mean () of -log sigmoid(positive - negative): (Q,) scores against (Q, N).
+
+    Rendle et al., UAI 2009 (arXiv 1205.2618), section 4.1, without the regularisation.
+    """
+    return functional.softplus(negative - positive[:, None]).sum() / max(negative.numel(), 1)
+
+
+def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
+    """Return the mean () over queries of -log sigmoid(positive) - sum over N of log(1 - sigmoid(negative)).
+
+    (Q,) scores against (Q, N); with N = 1 the loss of SASRec (arXiv 1808.09781, equation 8).
+    """
+    return (functional.softplus(-positive).sum() + functional.softplus(negative).sum()) / max(len(positive), 1)
 
 
 class _Softmax(torch.autograd.Function):

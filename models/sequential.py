@@ -1,4 +1,4 @@
-"""What sequential recommenders share: distinct items in, states of every position, one of two losses out.
+"""What sequential recommenders share: distinct items in, states of every position, one of five losses out.
 
 A subclass is its `encode`. Input and output use the same item vectors (tied).
 """
@@ -7,49 +7,40 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from models.base import Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
 from models.items import ItemRepresentation
-from models.losses import batch_items, full_softmax, in_batch_softmax, log_popularity, own_items
+from models.losses import batch_items
+from models.objective import LossConfig, Objective
 
 
 @dataclass(frozen=True)
-class SequentialConfig:
-    """Options of every sequential recommender.
+class SequentialConfig(LossConfig):
+    """Options of every sequential recommender: those of its loss, and
 
     Attributes:
         max_length: L, the longest history.
-        loss: 'in-batch' softmax over the items of the batch, or 'full' cross entropy over all items.
-        correction: 'in-batch' only: subtract log popularity from the logits.
     """
 
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
     max_length: int = 10
-    loss: Literal["in-batch", "full"] = "in-batch"
-    correction: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values no model can have."""
+        super().__post_init__()
         if self.max_length < 1:
             raise ValueError(f"max_length is {self.max_length}; a history needs at least 1 item")
-        if self.loss not in ("in-batch", "full"):
-            raise ValueError(f"loss is {self.loss!r}; known: in-batch, full")
 
 
 class SequentialRecommender(Recommender):
     """A recommender whose user vector is the state after the newest item of the history."""
 
-    log_shares: Tensor  # (I,)
-
     def __init__(self, config: Any, items: ItemRepresentation, facts: TrainingFacts) -> None:
         super().__init__(config, items, facts)
-        shares = log_popularity(facts.item_counts)
-        self.register_buffer("log_shares", shares if config.correction else torch.zeros_like(shares), persistent=False)
+        self.objective = Objective(config, facts)
 
     @abstractmethod
     def encode(self, vectors: Tensor, mask: Tensor) -> Tensor:
@@ -62,22 +53,11 @@ class SequentialRecommender(Recommender):
         """Return the loss over all real positions: each state against the next item."""
         real = batch.mask[:, :-1]
         positions = int(real.sum())
-        if self.config.loss == "full":
-            vectors = self.items(torch.arange(self.items.n_items, device=batch.items.device))
-            states = self._states(vectors, batch.items[:, :-1], real)
-            return TrainOutput(full_softmax(states[real], vectors, batch.items[:, 1:][real]), positions)
-        distinct = batch_items(batch.items, batch.mask)
-        vectors = self.items(distinct.items)
-        states = self._states(vectors, distinct.slots[:, :-1], real)
-        excluded = own_items(batch, distinct).repeat_interleave(real.sum(1), dim=0, output_size=positions)
-        loss = in_batch_softmax(
-            states[real],
-            vectors,
-            distinct.slots[:, 1:][real],
-            distinct.counts.float().log(),
-            self.log_shares[distinct.items],
-            excluded,
-        )
+        users = batch.users.repeat_interleave(real.sum(1), output_size=positions)
+        needed = self.objective.candidates(batch.items, batch.mask, users)
+        vectors = self.items(needed.items)
+        states = self._states(vectors, needed.slots[:, :-1], real)
+        loss = self.objective(states[real], vectors, needed.slots[:, 1:][real], users, needed)
         return TrainOutput(loss, positions)
 
     def user_vectors(self, batch: UserBatch) -> Tensor:

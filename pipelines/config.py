@@ -203,9 +203,16 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
 
 
 def dump_yaml(value: Mapping[str, Any]) -> str:
-    """Return YAML text of plain data, keys in their order."""
+    """Return YAML text of plain data, keys in their order; it reads back as it was."""
+    text = _dump(value, allow_unicode=True)
+    # the emitter folds lines at characters such as U+0085 that the parser does not take for line breaks
+    return text if parse_yaml(text, "dump") == value else _dump(value, allow_unicode=False)
+
+
+def _dump(value: Mapping[str, Any], *, allow_unicode: bool) -> str:
     stream = io.StringIO()
     yaml = YAML(typ="safe", pure=True)
+    yaml.allow_unicode = allow_unicode
     yaml.default_flow_style = False
     yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
     yaml.dump(dict(value), stream)

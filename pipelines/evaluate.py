@@ -108,21 +108,32 @@ def _means(user_ranks: Floats, chosen: Bools, at: tuple[int, ...]) -> dict[str, 
 
 @torch.no_grad()
 def _all_ranks(model: Recommender, part: EvalPart, mask: Mask, batch_size: int, device: torch.device) -> Floats:
-    items = model.item_vectors()
-    _check_finite(items, "item")
+    items = model.item_vectors() if model.inner_product else None
+    if items is not None:
+        _check_finite(items, "item")
     users, histories, real, targets = (
         torch.from_numpy(array).to(device) for array in (part.users, part.items, part.mask, part.targets)
     )
     # One buffer for all chunks: memory touched for the first time costs more than the product written to it.
-    buffer = torch.empty(min(batch_size, len(users)), len(items), device=device)
+    buffer = torch.empty(min(batch_size, len(users)), model.facts.n_items, device=device)
     found = []
     for start in range(0, len(users), batch_size):
         rows = slice(start, start + batch_size)
-        vectors = model.user_vectors(UserBatch(users[rows], histories[rows], real[rows]))
-        _check_finite(vectors, "user")
-        scores = torch.mm(vectors, items.T, out=buffer[: len(vectors)])
+        batch = UserBatch(users[rows], histories[rows], real[rows])
+        scores = _scores(model, batch, items, buffer)
         found.append(_chunk_ranks(scores, targets[rows, None], part, start, mask))
     return torch.cat(found).cpu().numpy()
+
+
+def _scores(model: Recommender, batch: UserBatch, items: Tensor | None, buffer: Tensor) -> Tensor:
+    """Return (n, I) scores; `items` are the item vectors where the score is an inner product."""
+    if items is None:
+        scores = model.scores(batch)
+        _check_finite(scores, "score")
+        return scores
+    vectors = model.user_vectors(batch)
+    _check_finite(vectors, "user")
+    return torch.mm(vectors, items.T, out=buffer[: len(vectors)])
 
 
 def _chunk_ranks(scores: Tensor, targets: Tensor, part: EvalPart, start: int, mask: Mask) -> Tensor:

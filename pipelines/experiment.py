@@ -79,13 +79,19 @@ def open_features(recipe: Recipe, split: Split) -> list[FeatureFile]:
     return [FeatureFile(feature.resolve(), dataset=split.dataset) for feature in recipe.features]
 
 
+def training_facts(split: Split) -> TrainingFacts:
+    """Return what a recommender may know of a split."""
+    counts, edges = torch.from_numpy(split.train_counts), torch.from_numpy(split.train_edges)
+    return TrainingFacts(len(split.users), len(split.items), counts, edges)
+
+
 def build_model(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> Recommender:
     """Build the recommender of a recipe with freshly initialised weights; ConfigError for impossible settings."""
     vectors = {
         f"{number}:{file.path.stem}": torch.from_numpy(file.read(split.items.ids, absent=feature.absent))
         for number, (file, feature) in enumerate(zip(files, recipe.features, strict=True))
     }
-    facts = TrainingFacts(len(split.users), len(split.items), torch.from_numpy(split.train_counts))
+    facts = training_facts(split)
     generator = torch.Generator().manual_seed(recipe.seed)
     try:
         needed = recommenders()[recipe.model.name].uses_items

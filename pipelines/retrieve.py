@@ -85,6 +85,11 @@ def _history(run: Run, number: int) -> NDArray[np.int64]:
 
 def item_vectors(model: Recommender) -> Floats:
     """Return the model's (I, D) item vectors; ConfigError for a model whose scores are no inner products."""
+    if not model.inner_product:
+        raise ConfigError(
+            f"{type(model).__name__}'s score is no inner product of a user and an item vector, so FAISS cannot search "
+            "it; rank with `evaluate`, or train a model that `run_pipeline.py models` lists as searchable"
+        )
     with torch.inference_mode():
         vectors: Floats = model.item_vectors().float().cpu().numpy()
     return vectors

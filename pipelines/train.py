@@ -1,4 +1,4 @@
-"""Training: epochs over the windows of a split, early stopping on full-ranking validation, exact resume.
+"""Training: epochs over the windows or pairs of a split, early stopping on full-ranking validation, exact resume.
 
 Letters: W windows, B windows of a batch.
 
@@ -22,7 +22,7 @@ import torch
 from torch import Tensor
 
 from features.errors import ConfigError
-from models.base import Recommender, TrainBatch
+from models.base import PairBatch, Recommender, TrainBatch
 from pipelines.checkpoint import CHECKPOINT, EpochRecord, Metrics, State, load, save
 from pipelines.data.split import Split
 from pipelines.evaluate import Mask, evaluate
@@ -36,7 +36,8 @@ class TrainConfig:
 
     Attributes:
         epochs: at most.
-        batch_size: windows per step. In-batch negatives come from them: compare models at equal batch sizes.
+        batch_size: windows per step, or pairs for models that train on pairs. In-batch negatives come from them:
+            compare models at equal batch sizes.
         lr: of AdamW, constant.
         weight_decay: of AdamW, on matrices and tables; never on biases, LayerNorm gains and other vectors.
         clip: largest norm of the gradient; None = no clipping.
@@ -170,7 +171,7 @@ def fit(
 
 
 class _Epochs:
-    """Training epochs over the windows of a split, whose arrays are moved to the device once."""
+    """Training epochs over the windows or pairs of a split, whose arrays are moved to the device once."""
 
     def __init__(
         self,
@@ -184,12 +185,13 @@ class _Epochs:
     ) -> None:
         self.model, self.optimizer, self.config = model, optimizer, config
         self.seed, self.device, self.progress = seed, device, progress
-        windows = split.train
-        self.users, self.items, self.mask = (
-            torch.from_numpy(array).to(device) for array in (windows.users, windows.items, windows.mask)
-        )
+        windows, edges = split.train, split.train_edges
+        pairs = model.trains_on == "pairs"
+        arrays = (edges[0], edges[1]) if pairs else (windows.users, windows.items, windows.mask)
+        self.arrays = [torch.from_numpy(array).to(device) for array in arrays]
+        self.kind: type[PairBatch] | type[TrainBatch] = PairBatch if pairs else TrainBatch
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        self.steps = math.ceil(len(windows.users) / config.batch_size)
+        self.steps = math.ceil(len(self.arrays[0]) / config.batch_size)
 
     def one(self, epoch: int) -> tuple[float, float]:
         """Train one epoch; return its mean loss per position and its seconds."""
@@ -197,7 +199,7 @@ class _Epochs:
         self.model.train()
         total, positions = 0.0, 0
         with _randomness(self.seed, epoch, self.device) as generator:
-            order = torch.randperm(len(self.users), generator=generator).to(self.device)
+            order = torch.randperm(len(self.arrays[0]), generator=generator).to(self.device)
             for step, rows in enumerate(torch.split(order, self.config.batch_size), start=1):
                 loss, count = self._step(rows, epoch, step)
                 total, positions = total + loss * count, positions + count
@@ -205,7 +207,7 @@ class _Epochs:
         return total / max(positions, 1), time.perf_counter() - began
 
     def _step(self, rows: Tensor, epoch: int, step: int) -> tuple[float, int]:
-        batch = TrainBatch(self.users[rows], self.items[rows], self.mask[rows])
+        batch = self.kind(*(array[rows] for array in self.arrays))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             output = self.model(batch)
         loss = float(

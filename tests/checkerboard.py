@@ -14,10 +14,11 @@ import numpy as np
 import torch
 
 from models import build_recommender, recommenders
-from models.base import Recommender, TrainBatch, TrainingFacts
+from models.base import PairBatch, Recommender, TrainBatch
 from models.items import ItemsConfig, build_items
 from pipelines.data.split import EvalPart, Split, TrainWindows
 from pipelines.data.vocabulary import Vocabulary
+from pipelines.experiment import training_facts
 
 CLUSTERS, WARM, COLD, PER_CLUSTER, LENGTH = 4, 8, 2, 16, 6
 USERS, ITEMS = CLUSTERS * PER_CLUSTER, CLUSTERS * (WARM + COLD)
@@ -31,6 +32,7 @@ REPRESENTATIONS = {
     "dnn": ItemsConfig(kind="dnn", dim=16),
     "id+v": ItemsConfig(kind="id+v", dim=16, fuse="sum"),
     "id+v concat": ItemsConfig(kind="id+v", dim=16, fuse="concat"),
+    "id+v gate": ItemsConfig(kind="id+v", dim=16, fuse="gate"),
 }
 CASES = [
     (name, items if kind.uses_items else "none")
@@ -97,11 +99,17 @@ def build(name: str, representation: str, seed: int = 0, split: Split | None = N
     items = None
     if kind.uses_items:
         items = build_items(REPRESENTATIONS[representation], ITEMS, cluster_features(), generator)
-    facts = TrainingFacts(USERS, ITEMS, torch.from_numpy(split.train_counts))
-    return build_recommender(name, kind.config_class(**options), items, facts, generator)
+    return build_recommender(name, kind.config_class(**options), items, training_facts(split), generator)
 
 
 def train_batch(split: Split) -> TrainBatch:
     """Return all training windows as one batch."""
     windows = split.train
     return TrainBatch(*(torch.from_numpy(array) for array in (windows.users, windows.items, windows.mask)))
+
+
+def batch_for(model: Recommender, split: Split) -> TrainBatch | PairBatch:
+    """Return all training windows, or all training pairs, as the model wants them."""
+    if model.trains_on == "windows":
+        return train_batch(split)
+    return PairBatch(*torch.from_numpy(split.train_edges))

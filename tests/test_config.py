@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 import pipelines
@@ -160,6 +160,7 @@ def test_the_last_override_of_a_key_counts(file: Path) -> None:
     note=st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     score=st.floats(0, 1),
 )
+@example(lr=1.0, keep=None, at=[1], note="\x85", score=0.0)
 def test_recipes_survive_yaml(lr: float, keep: int | None, at: list[int], note: str, score: float) -> None:
     changes: dict[str, Any] = {
         "data": {"folder": "x y", "keep_last": keep},

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from features.errors import ConfigError
-from models.base import Recommender, TrainBatch, TrainOutput, UserBatch
+from models.base import Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
 from pipelines.data.split import EvalPart
 from pipelines.evaluate import Mask, evaluate, seen_pairs
 from tests.checkerboard import ITEMS, build, checkerboard, eval_part
@@ -20,6 +20,7 @@ class Fixed(Recommender):
     def __init__(self, users: Tensor, items: Tensor) -> None:
         nn.Module.__init__(self)
         self.user_table, self.item_table = users, items
+        self.facts = TrainingFacts(len(users), len(items), torch.zeros(len(items)), torch.zeros(2, 0))
 
     def forward(self, batch: TrainBatch) -> TrainOutput:
         raise NotImplementedError

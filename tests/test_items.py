@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from models import items as items_module
-from models.items import FusedItems, ItemRepresentation, ItemsConfig, build_items, normalise
+from models.items import Categories, CategoryItems, FusedItems, ItemRepresentation, ItemsConfig, build_items, normalise
 
 N, F = 500, 24
 KINDS = {
@@ -18,6 +18,8 @@ KINDS = {
     "shallow": ItemsConfig(kind="dnn", layers=0),
     "sum": ItemsConfig(kind="id+v"),
     "concat": ItemsConfig(kind="id+v", fuse="concat"),
+    "mean": ItemsConfig(kind="id+v", fuse="mean"),
+    "gate": ItemsConfig(kind="id+v", fuse="gate"),
 }
 
 
@@ -55,7 +57,7 @@ def test_learned_items_start_at_init_std() -> None:
     assert float(make(ItemsConfig(kind="id", init_std=0.3)).table().std()) == pytest.approx(0.3, rel=0.05)
 
 
-@pytest.mark.parametrize("fuse", ["sum", "concat"])
+@pytest.mark.parametrize("fuse", ["sum", "concat", "mean", "gate"])
 def test_items_never_trained_are_content_alone(fuse: str) -> None:
     items = make(ItemsConfig(kind="id+v", fuse=fuse))
     assert isinstance(items, FusedItems)
@@ -64,7 +66,7 @@ def test_items_never_trained_are_content_alone(fuse: str) -> None:
         optimizer.zero_grad()
         (items(torch.arange(10)) - 1).square().sum().backward()
         optimizer.step()
-    learned = items.learned.table()
+    learned = items.parts[0].table()
     assert torch.equal(learned[10:], torch.zeros_like(learned[10:]))
     assert (learned[:10].abs() > 1e-3).all()
 
@@ -88,11 +90,70 @@ def test_dnn_layers_are_those_of_figure_5() -> None:
     assert widths == [(F, 48), (48, 48), (48, 48), (48, 48), (48, 64)]
 
 
-def test_modalities_are_normalised_each_and_put_side_by_side() -> None:
+def test_modalities_are_normalised_each_and_are_parts_of_their_own() -> None:
     both = make(KINDS["v"], {"video": features(1000.0, 5.0), "title": features(0.001, 9.0, width=7)})
-    assert both.frozen.shape == (N, F + 7)
-    torch.testing.assert_close(both.frozen.std(0, correction=0), torch.ones(F + 7), rtol=1e-3, atol=1e-3)
-    assert both.frozen.mean(0).abs().max() < 1e-3
+    assert [part.frozen.shape for part in both.parts] == [(N, F), (N, 7)]
+    for part in both.parts:
+        torch.testing.assert_close(
+            part.frozen.std(0, correction=0), torch.ones(part.frozen.shape[1]), rtol=1e-3, atol=0
+        )
+        assert part.frozen.mean(0).abs().max() < 1e-3
+
+
+@pytest.mark.parametrize("fuse", ["sum", "gate", "concat"])
+@pytest.mark.parametrize("kind", ["v", "dnn", "id+v"])
+def test_several_modalities_start_at_the_same_scale(kind: str, fuse: str) -> None:
+    given = {"video": features(), "cover": features().flip(0), "title": features(width=7)}
+    items = make(ItemsConfig(kind=kind, fuse=fuse, dim=48), given)
+    assert len(items.parts) == 3 + (kind == "id+v")
+    assert items.table().shape == (N, 48)
+    assert 0.5 < float(items.table().std()) / 0.02 < 1.5
+
+
+def test_the_gate_starts_as_the_sum_and_learns_to_prefer() -> None:
+    given = {"video": features(), "title": features().flip(0)}
+    gated, summed = make(ItemsConfig(kind="v", fuse="gate"), given), make(ItemsConfig(kind="v"), given)
+    torch.testing.assert_close(gated.table(), summed.table())
+    assert isinstance(gated, FusedItems)
+    assert gated.gate is not None
+    with torch.no_grad():
+        gated.gate.bias[1] = -100.0
+    torch.testing.assert_close(gated.table(), 2 * gated.parts[0].table())
+
+
+def test_widths_that_cannot_be_shared_out_are_refused() -> None:
+    with pytest.raises(
+        ValueError, match=r"items\.dim is 64; fuse 'concat' shares it out among 3 parts: use a multiple"
+    ):
+        make(ItemsConfig(kind="id+v", fuse="concat"), {"video": features(), "title": features()})
+
+
+SIDES = {
+    "popularity": Categories(torch.arange(N) % 10, torch.arange(N + 1), 10),
+    "tags": Categories(torch.tensor([1, 3, 0]), torch.tensor([0, 2, 2, 3] + [3] * (N - 3)), 4),
+}
+
+
+def test_side_features_are_means_of_their_categories() -> None:
+    config = ItemsConfig(kind="id", side=("popularity", "tags"), fuse="mean")
+    items = build_items(config, N, {}, torch.Generator().manual_seed(0), SIDES)
+    learned, level, tags = items.parts
+    assert isinstance(tags, CategoryItems)
+    rows = torch.tensor([0, 1, 2, 0])
+    table = tags.embedding
+    expected = torch.stack([(table[1] + table[3]) / 2, torch.zeros(64), table[0], (table[1] + table[3]) / 2])
+    torch.testing.assert_close(tags(rows), expected)
+    torch.testing.assert_close(items(rows), (learned(rows) + level(rows) + expected) / 3)
+    tags(rows).sum().backward()
+    assert tags.embedding.grad is not None
+    assert tags.embedding.grad[2].abs().sum() == 0
+
+
+def test_side_features_that_are_not_there_are_named() -> None:
+    with pytest.raises(ValueError, match=r"items\.side names 'tags', but the dataset has none"):
+        build_items(ItemsConfig(side=("tags",)), N, {}, torch.Generator())
+    with pytest.raises(ValueError, match="may stand in it once"):
+        ItemsConfig(side=("tags", "tags"))
 
 
 def test_l2_gives_length_one_and_leaves_zero_rows() -> None:
@@ -141,13 +202,12 @@ def test_features_that_are_not_finite_are_refused() -> None:
     ("options", "message"),
     [
         ({"kind": "vid"}, "items.kind is 'vid'"),
-        ({"kind": "id+v", "fuse": "concat", "dim": 63}, "dim is 63"),
         ({"dim": 0}, "dim 0"),
         ({"layers": -1}, "layers -1"),
         ({"hidden": 0}, "hidden 0"),
         ({"dropout": 1.0}, "dropout 1.0"),
         ({"init_std": 0.0}, "init_std 0.0"),
-        ({"fuse": "mean"}, "fuse is 'mean'"),
+        ({"fuse": "product"}, "fuse is 'product'"),
         ({"normalise": "zscore"}, "normalise is 'zscore'"),
     ],
 )

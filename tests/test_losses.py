@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from models import losses
-from models.base import TrainBatch
+from models.base import TrainBatch, TrainingFacts, UserItems
 from models.losses import batch_items, full_softmax, in_batch_softmax, log_popularity, own_items
 from tests.checkerboard import build, checkerboard, train_batch
 
@@ -40,10 +40,18 @@ def slot_level_loss(states: Tensor, table: Tensor, batch: TrainBatch, shares: li
     return torch.stack(terms).mean()
 
 
+def met_in(batch: TrainBatch) -> UserItems:
+    """What the users have met, if these windows are all there is."""
+    users = batch.users.repeat_interleave(batch.mask.sum(1))
+    edges = torch.stack([users, batch.items[batch.mask]])
+    n_items = int(edges[1].max()) + 1
+    return UserItems(TrainingFacts(8, n_items, torch.bincount(edges[1]), edges))
+
+
 def our_loss(states: Tensor, table: Tensor, batch: TrainBatch, log_shares: Tensor) -> Tensor:
     distinct = batch_items(batch.items, batch.mask)
     real = batch.mask[:, :-1]
-    excluded = own_items(batch, distinct).repeat_interleave(real.sum(1), dim=0)
+    excluded = own_items(batch.users.repeat_interleave(real.sum(1)), met_in(batch), distinct)
     return in_batch_softmax(
         states[real],
         table[distinct.items],
@@ -85,6 +93,7 @@ def test_a_recommender_trains_on_the_slot_level_definition(correction: bool) -> 
     model = build("sasrec", "id+v", split=split, dropout=0.0, correction=correction)
     everything = train_batch(split)
     batch = TrainBatch(everything.users[:6] // 2, everything.items[:6] // 3 * 3, everything.mask[:6])
+    model.objective.met = met_in(batch)
     table = model.items.table()
     states = model.encode(table[batch.items[:, :-1]] * batch.mask[:, :-1, None], batch.mask[:, :-1])
     counts = split.train_counts.clip(1) if correction else np.ones(len(table))
@@ -158,9 +167,12 @@ def test_batch_items_leave_padding_out() -> None:
 
 def test_own_items_join_the_windows_of_a_user() -> None:
     batch = window_batch()
-    own = own_items(batch, batch_items(batch.items, batch.mask))
+    distinct = batch_items(batch.items, batch.mask)
+    own = own_items(batch.users, met_in(batch), distinct)
     assert own[0].nonzero().flatten().tolist() == [0, 2, 5]  # items 1, 3, 6
     assert torch.equal(own[0], own[2])
+    part = batch_items(batch.items[:1], batch.mask[:1])  # 1 and 3: what the user met in the other window is not here
+    assert own_items(batch.users[:2], met_in(batch), part).tolist() == [[True, True], [False, True]]
 
 
 @pytest.mark.parametrize(("loss", "correction"), [("in-batch", True), ("in-batch", False), ("full", True)])

@@ -17,11 +17,11 @@ from numpy.typing import NDArray
 
 from features.errors import ConfigError
 from models import build_recommender, recommenders
-from models.base import TrainingFacts
 from pipelines.data.dataset import COLUMNS, Dataset, read_dataset
 from pipelines.data.split import DataConfig, EvalPart, Split, make_split
 from pipelines.data.vocabulary import Vocabulary
 from pipelines.evaluate import Mask, evaluate
+from pipelines.experiment import training_facts
 
 Histories = dict[str, list[str]]
 NAMES = [f"{n:02}" for n in range(12)]
@@ -220,7 +220,7 @@ FLOORS = {
 
 @pytest.mark.parametrize("mask", ["keep", "hide", "strict"])
 def test_popularity_on_amazon_scientific(real: Split, mask: Mask) -> None:
-    facts = TrainingFacts(len(real.users), len(real.items), torch.from_numpy(real.train_counts))
+    facts = training_facts(real)
     config = recommenders()["popularity"].config_class()
     model = build_recommender("popularity", config, None, facts, torch.Generator())
     found = evaluate(model, real.test, real.train_counts, mask=mask, batch_size=512).metrics

@@ -166,6 +166,7 @@ class Faulty(Recommender):
     def __init__(self, inner: Recommender, bad_step: int) -> None:
         torch.nn.Module.__init__(self)
         self.inner, self.bad_step, self.seen = inner, bad_step, []
+        self.facts = inner.facts
 
     def forward(self, batch: TrainBatch) -> TrainOutput:
         self.seen.append(batch.users)
