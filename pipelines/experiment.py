@@ -7,7 +7,7 @@ user), log.jsonl (one epoch per line) and record.json (code version, seed, finge
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from features.provenance import write_atomic
 from features.store import FeatureFile
 from models import build_recommender, recommenders
 from models.base import Recommender, TrainingFacts
-from models.items import build_items
+from models.items import Categories, build_items
 from pipelines.checkpoint import CHECKPOINT, load_best
 from pipelines.config import (
     Recipe,
@@ -32,6 +32,7 @@ from pipelines.config import (
 )
 from pipelines.console import print_json, progress, say, table
 from pipelines.data.dataset import Dataset, read_dataset
+from pipelines.data.sides import side_features
 from pipelines.data.split import DataConfig, Split, make_split
 from pipelines.evaluate import Evaluation, evaluate
 from pipelines.record import begin_record, finish_record, refuse_changes
@@ -85,7 +86,9 @@ def training_facts(split: Split) -> TrainingFacts:
     return TrainingFacts(len(split.users), len(split.items), counts, edges)
 
 
-def build_model(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> Recommender:
+def build_model(
+    recipe: Recipe, split: Split, files: Sequence[FeatureFile], sides: Mapping[str, Categories]
+) -> Recommender:
     """Build the recommender of a recipe with freshly initialised weights; ConfigError for impossible settings."""
     vectors = {
         f"{number}:{file.path.stem}": torch.from_numpy(file.read(split.items.ids, absent=feature.absent))
@@ -95,7 +98,7 @@ def build_model(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> R
     generator = torch.Generator().manual_seed(recipe.seed)
     try:
         needed = recommenders()[recipe.model.name].uses_items
-        items = build_items(recipe.items, len(split.items), vectors, generator) if needed else None
+        items = build_items(recipe.items, len(split.items), vectors, generator, sides) if needed else None
         return build_recommender(recipe.model.name, recipe.model.settings, items, facts, generator)
     except ValueError as error:
         raise ConfigError(f"recipe {recipe.name!r}: {error}") from error
@@ -121,14 +124,15 @@ def run_recipe(recipe: Recipe, folder: Path, *, device: str = "auto", data: Data
     """
     place = resolve_device(device)
     finished = _previous(recipe, folder)
-    split = (data or load_data(recipe.data)).split
-    files = open_features(recipe, split)
-    refuse_changes(folder, split, files)
+    data = data or load_data(recipe.data)
+    split, files = data.split, open_features(recipe, data.split)
+    sides = side_features(recipe.items.side, split, data.dataset)
+    refuse_changes(folder, split, files, sides)
     if finished is not None:
         return finished
-    model = build_model(recipe, split, files)
+    model = build_model(recipe, split, files, sides)
     folder.mkdir(parents=True, exist_ok=True)
-    begin_record(folder, recipe, split, files)
+    begin_record(folder, recipe, split, files, sides)
     write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
     with progress(f"train {recipe.name} seed {recipe.seed}") as advance:
         fitted = fit(
@@ -191,8 +195,9 @@ def open_run(folder: Path, *, device: str = "cpu") -> Run:
     recipe = build_recipe(parse_yaml(config.read_text(encoding="utf-8"), str(config)))
     data = load_data(recipe.data)
     files = open_features(recipe, data.split)
-    refuse_changes(folder, data.split, files)
-    model = build_model(recipe, data.split, files)
+    sides = side_features(recipe.items.side, data.split, data.dataset)
+    refuse_changes(folder, data.split, files, sides)
+    model = build_model(recipe, data.split, files, sides)
     if any(parameter.requires_grad for parameter in model.parameters()):
         load_best(folder / CHECKPOINT, model)
     return Run(folder, recipe, data, model.to(resolve_device(device)).eval())

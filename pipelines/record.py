@@ -11,7 +11,7 @@ import resource
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +21,9 @@ from torch import nn
 from features.errors import ConfigError
 from features.provenance import library_versions, write_atomic
 from features.store import FeatureFile
+from models.items import Categories
 from pipelines.config import Recipe
+from pipelines.data.sides import fingerprint
 from pipelines.data.split import Split
 from pipelines.train import FitResult
 
@@ -29,7 +31,9 @@ RECORD = "record.json"
 LIBRARIES = ("freezeframe", "torch", "numpy", "h5py", "polars")
 
 
-def begin_record(folder: Path, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> None:
+def begin_record(
+    folder: Path, recipe: Recipe, split: Split, files: Sequence[FeatureFile], sides: Mapping[str, Categories]
+) -> None:
     """Write what a run is about to be made from."""
     dataset = {
         "name": split.dataset,
@@ -43,10 +47,11 @@ def begin_record(folder: Path, recipe: Recipe, split: Split, files: Sequence[Fea
         for f in files
     ]
     record = {"recipe": recipe.name, "seed": recipe.seed, "dataset": dataset, "features": features}
+    record["sides"] = fingerprint(sides)
     write_atomic(folder / RECORD, json.dumps(record, indent=2))
 
 
-def refuse_changes(folder: Path, split: Split, files: Sequence[FeatureFile]) -> None:
+def refuse_changes(folder: Path, split: Split, files: Sequence[FeatureFile], sides: Mapping[str, Categories]) -> None:
     """Raise ConfigError when a run was made from other data or features than these; a run without record passes."""
     path = folder / RECORD
     if not path.is_file():
@@ -57,6 +62,8 @@ def refuse_changes(folder: Path, split: Split, files: Sequence[FeatureFile]) -> 
     for file, then in zip(files, record["features"], strict=False):
         if file.vectors_sha256 != then["vectors_sha256"]:
             raise ConfigError(f"feature file {file.path} changed since {folder} was trained; train into another folder")
+    if record["sides"] != fingerprint(sides):
+        raise ConfigError(f"tags of {split.dataset!r} changed since {folder} was trained; train into another folder")
 
 
 def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: torch.device) -> None:

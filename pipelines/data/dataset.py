@@ -5,7 +5,7 @@ from __future__ import annotations
 import gzip
 import zlib
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
@@ -27,6 +27,7 @@ class Dataset:
         titles: item id -> title.
         videos: folder of `{item}.mp4` and the like, or None.
         covers: folder of `{item}.jpg` and the like, or None.
+        tags: item id -> its tags, in the order of the file; items without any may be left out.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Dataset:
     titles: dict[str, str]
     videos: Path | None
     covers: Path | None
+    tags: dict[str, tuple[str, ...]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,15 @@ def read_titles(path: Path) -> dict[str, str]:
     return unique_titles(rows, path)
 
 
+def hashtags(title: str) -> tuple[str, ...]:
+    """Return the distinct tags of a title, which MicroLens writes into it as `#word`.
+
+    >>> hashtags("Dancing cat #funny #cat#cute")
+    ('funny', 'cat', 'cute')
+    """
+    return tuple(dict.fromkeys(re.findall(r"#([^\s#]+)", title)))
+
+
 def _read(folder: Path) -> Dataset:
     pairs = _pairs(folder)
     if pairs is None:
@@ -59,14 +68,16 @@ def _read(folder: Path) -> Dataset:
         interactions = interactions_from_sequences(pairs)
     else:
         interactions = interactions_from_table(read_table(pairs), pairs)
-    titles = next((path for pattern in TITLES for path in sorted(folder.glob(pattern))), None)
+    table = next((path for pattern in TITLES for path in sorted(folder.glob(pattern))), None)
+    titles = read_titles(table) if table else {}
     return Dataset(
         name=name,
-        layout=f"MicroLens folder: {pairs.name}, titles {titles.name if titles else 'none'}",
+        layout=f"MicroLens folder: {pairs.name}, titles {table.name if table else 'none'}",
         interactions=interactions,
-        titles=read_titles(titles) if titles else {},
+        titles=titles,
         videos=subfolder(folder, f"{name}_videos", "videos"),
         covers=subfolder(folder, f"{name}_covers", "covers"),
+        tags={item: found for item, title in titles.items() if (found := hashtags(title))},
     )
 
 

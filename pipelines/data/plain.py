@@ -39,24 +39,34 @@ def _detect_media(folder: Path) -> str | None:
     return ", ".join(f"{name}/" for name in ("videos", "covers") if (folder / name).is_dir()) or None
 
 
-def read_items(path: Path) -> dict[str, str]:
-    """Read the `item` and `title` columns (tags and others are ignored)."""
+def read_items(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """Read the `item` and `title` columns and, where there is one, `tags`: separated by `|`, or a list in Parquet."""
     table = read_table(path)
     require_columns(table, ("item", "title"), path)
     columns = table.select(pl.col("item", "title").cast(pl.String).fill_null(""))
-    return unique_titles(columns.with_row_index("line", offset=2).iter_rows(), path)
+    titles = unique_titles(columns.with_row_index("line", offset=2).iter_rows(), path)
+    if "tags" not in table.columns:
+        return titles, {}
+    column = table["tags"]
+    lists = column if column.dtype == pl.List(pl.String) else column.cast(pl.String).str.split("|")
+    pairs = zip(columns["item"].to_list(), lists.to_list(), strict=True)
+    return titles, {
+        item: tuple(dict.fromkeys(tag.strip() for tag in given if tag.strip())) for item, given in pairs if given
+    }
 
 
 def _read(folder: Path) -> Dataset:
     interactions, items = _table(folder, "interactions"), _table(folder, "items")
+    titles, tags = read_items(items) if items else ({}, {})
     empty = pl.DataFrame(schema=dict(zip(COLUMNS, (pl.String, pl.String, pl.Int64), strict=True)))
     return Dataset(
         name=folder.resolve().name,
         layout=f"plain folder: {', '.join(filter(None, (_detect(folder), _detect_media(folder))))}",
         interactions=interactions_from_table(read_table(interactions), interactions) if interactions else empty,
-        titles=read_items(items) if items else {},
+        titles=titles,
         videos=subfolder(folder, "videos"),
         covers=subfolder(folder, "covers"),
+        tags=tags,
     )
 
 
