@@ -5,6 +5,7 @@ Letters: N users, I items, D model width, S seen items of all users together.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -18,6 +19,7 @@ from pipelines.data.split import Bools, EvalPart, Ints
 from pipelines.metrics import Floats, hit_rate, ndcg, ranks
 
 Mask = Literal["keep", "hide", "strict"]
+SCORES_CPU = 2**21  # scores at a time on a CPU: 8 MB stay in its cache through the passes that count ranks
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ def evaluate(
         mask: 'keep' hides nothing; 'hide' hides the items a user has seen, except the target; 'strict' hides the target
             too where it was seen before, which makes it a miss (as IISAN and MicroLens count).
         at: list lengths K.
-        batch_size: users per chunk; the score buffer holds batch_size x I float32.
+        batch_size: users encoded at a time, and scored at a time on a GPU; a CPU scores as many as fit its cache.
         device: where to score.
 
     Raises:
@@ -114,26 +116,31 @@ def _all_ranks(model: Recommender, part: EvalPart, mask: Mask, batch_size: int, 
     users, histories, real, targets = (
         torch.from_numpy(array).to(device) for array in (part.users, part.items, part.mask, part.targets)
     )
+    size = batch_size if device.type != "cpu" else min(batch_size, max(1, SCORES_CPU // model.facts.n_items))
     # One buffer for all chunks: memory touched for the first time costs more than the product written to it.
-    buffer = torch.empty(min(batch_size, len(users)), model.facts.n_items, device=device)
+    buffer = torch.empty(min(size, len(users)), model.facts.n_items, device=device)
     found = []
     for start in range(0, len(users), batch_size):
         rows = slice(start, start + batch_size)
         batch = UserBatch(users[rows], histories[rows], real[rows])
-        scores = _scores(model, batch, items, buffer)
-        found.append(_chunk_ranks(scores, targets[rows, None], part, start, mask))
+        for first, scores in _scores(model, batch, items, buffer):
+            chunk = slice(start + first, start + first + len(scores))
+            found.append(_chunk_ranks(scores, targets[chunk, None], part, chunk.start, mask))
     return torch.cat(found).cpu().numpy()
 
 
-def _scores(model: Recommender, batch: UserBatch, items: Tensor | None, buffer: Tensor) -> Tensor:
-    """Return (n, I) scores; `items` are the item vectors where the score is an inner product."""
+def _scores(model: Recommender, batch: UserBatch, items: Tensor | None, buffer: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield (first user's row, scores (n, I)) of a batch; `items` are the vectors if the score is an inner product."""
     if items is None:
         scores = model.scores(batch)
         _check_finite(scores, "score")
-        return scores
+        yield 0, scores
+        return
     vectors = model.user_vectors(batch)
     _check_finite(vectors, "user")
-    return torch.mm(vectors, items.T, out=buffer[: len(vectors)])
+    for start in range(0, len(vectors), len(buffer)):
+        part = vectors[start : start + len(buffer)]
+        yield start, torch.mm(part, items.T, out=buffer[: len(part)])
 
 
 def _chunk_ranks(scores: Tensor, targets: Tensor, part: EvalPart, start: int, mask: Mask) -> Tensor:
