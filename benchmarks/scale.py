@@ -1,11 +1,11 @@
 """One epoch and one evaluation of recipes at the size of MicroLens-100K or -1M, on synthetic interactions.
 
-    python benchmarks/scale.py --out DIR pipelines/recipes/microlens-100k-sasrec-id.yaml ... [--size 1m] [--set key=value]
+    python benchmarks/scale.py --out DIR pipelines/recipes/microlens-100k-sasrec-id.yaml ... [--size 1m]
 
 The corpus has the paper's counts (arXiv 2309.15379, Table 1) and a popularity that falls about as theirs; interactions,
-and vectors of width 768, are drawn, so accuracies mean nothing here. Every recipe runs as it stands, in a process of its
-own, except for the folder, the feature file, one epoch and what `--set` says. Printed per recipe: seconds of training,
-of the validation after it and of the whole process, and its peak memory.
+and vectors of width 768, are drawn, so accuracies mean nothing here. Every recipe runs as it stands, in a process of
+its own, except for the folder, the feature file, one epoch and what `--set` says. Printed per recipe: seconds of
+training, of the validation after it and of the whole process, and its peak memory.
 """
 
 from __future__ import annotations
