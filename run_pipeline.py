@@ -102,6 +102,11 @@ def _extract(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--out", type=Path, required=True, help="folder for the feature files")
     parser.add_argument("--weights", default="pretrained", help="pretrained, random, or a local folder or file")
     parser.add_argument("--seed", type=int, default=0, help="of random weights")
+    recipes = (
+        "clean: each encoder used as its makers do; microlens: as the benchmark's code does (docs/microlens-recipe.md)"
+    )
+    parser.add_argument("--recipe", choices=("clean", "microlens"), default="clean", help=recipes)
+    parser.add_argument("--faults", help="single faults of the microlens recipe, comma-separated")
     parser.add_argument("--frames", help="middle:5, middle:16x4, uniform:16 and so on; without it the encoder's own")
     parser.add_argument("--decoder", default="auto", help="auto, decord, pyav or torchcodec")
     parser.add_argument("--decode-seconds", type=float, default=60.0, help="time one file may take to decode")

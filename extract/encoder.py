@@ -38,6 +38,10 @@ class PixelInput:
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
 
 
+class WrappedInput(PixelInput):
+    """Pixels as the benchmark's released code makes them (see extract.faults, 'wrap')."""
+
+
 @dataclass(frozen=True)
 class TextInput:
     """How titles become the encoder's input: `prefix` + title, cut to `max_tokens` with its special tokens."""
@@ -57,6 +61,7 @@ class EncoderSpec:
         backend: function that builds the encoder from this entry.
         inputs: the input contract.
         parameters: numbers it computes with, the classifier left out; 0 where nobody counted.
+        faults: names in `extract.faults.FAULTS` that this entry has; none in `ENCODERS`.
         frames: the frames a video encoder sees unless the user picks others; None for covers and titles.
         pooling: how tokens or maps become one vector, in words; part of the recipe.
         blocks: dotted paths inside the model; a list found there stands for its members, in forward order.
@@ -77,6 +82,7 @@ class EncoderSpec:
     weights: WeightsSource | None = None
     frames: FramePolicy | None = None
     parameters: int = 0
+    faults: tuple[str, ...] = ()
 
 
 class Tokens(NamedTuple):
@@ -125,6 +131,8 @@ class Encoder(nn.Module):
         super().__init__()
         self.spec = spec
         self.model = model.eval().requires_grad_(False)
+        if "batch-norm" in spec.faults:
+            _normalise_by_batch(self.model)
         self.tokenizer = tokenizer
         self._features = features
         self._origin: dict[str, Any] = {"weights": weights} | ({"seed": seed} if weights == "random" else {})
@@ -137,13 +145,17 @@ class Encoder(nn.Module):
 
     @property
     def warning(self) -> str:
-        """Return what a user must be told about these weights, or ''."""
-        if self._origin["weights"] != "random":
-            return ""
-        return (
-            f"{self.spec.name} has random weights (seed {self._origin['seed']}): its vectors know nothing learned; "
-            "use them for tests only"
-        )
+        """Return what a user must be told about these weights and this entry, or ''."""
+        said = []
+        if self._origin["weights"] == "random":
+            said.append(
+                f"{self.spec.name} has random weights (seed {self._origin['seed']}): its vectors know nothing learned; "
+                "use them for tests only"
+            )
+        if self.spec.faults:
+            faults = ", ".join(self.spec.faults)
+            said.append(f"{self.spec.name} is used as the MicroLens code does, with its faults: {faults}")
+        return "; ".join(said)
 
     def forward(self, batch: Batch) -> Tensor:
         """Return (B, F) float32 from pixels (B, T, 3, H, W) or (B, 3, H, W), normalised float32, or from Tokens."""
@@ -178,4 +190,13 @@ class Encoder(nn.Module):
             "tokenizer": self.tokenizer.name if self.tokenizer else None,
             "pooling": spec.pooling,
             "precision": "float32",
+            **({"recipe": "microlens", "faults": list(spec.faults)} if spec.faults else {}),
         }
+
+
+def _normalise_by_batch(model: nn.Module) -> None:
+    """Let every BatchNorm use the statistics of the batch at hand; its running ones stay as they are."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()
+            module.momentum = 0.0

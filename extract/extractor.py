@@ -11,6 +11,7 @@ from datetime import UTC, datetime
 from extract.catalog import Catalog, stamp
 from extract.decoders import get_decoder
 from extract.encoder import EncoderSpec
+from extract.faults import with_faults
 from extract.options import ExtractOptions, ExtractReport
 from extract.sharding import Progress, Work, run_shards
 from features.errors import ConfigError, MediaError
@@ -83,8 +84,7 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Wor
     """Load the encoder and open the feature job; the checks that need no media happen here."""
     get_decoder(options.decoder)
     _check_catalog(catalog, spec)
-    if options.frames is not None and spec.modality == "video":
-        spec = replace(spec, frames=options.frames)
+    spec = _asked_for(spec, options)
     encoder = spec.backend(spec, options.weights, options.seed).to(options.device)
     provenance = Provenance(
         dataset=catalog.dataset,
@@ -102,9 +102,21 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Wor
     if options.compile:
         encoder.compile()
     options.out.mkdir(parents=True, exist_ok=True)
-    target = options.out / feature_name(catalog.dataset, spec.name, provenance.fingerprint)
+    named = f"{spec.name}-microlens" if spec.faults else spec.name
+    target = options.out / feature_name(catalog.dataset, named, provenance.fingerprint)
     wanted = Wanted([item.id for item in catalog.items], [stamp(item, spec.modality) for item in catalog.items])
     return Work(encoder, FeatureJob(target, provenance, wanted, retry_failed=options.retry_failed), options)
+
+
+def _asked_for(spec: EncoderSpec, options: ExtractOptions) -> EncoderSpec:
+    """Return an entry with the frames and the faults of the options; titles are the same in both recipes."""
+    if options.faults and spec.modality != "title":
+        spec = with_faults(spec, options.faults)
+    if options.frames is None or spec.modality != "video":
+        return spec
+    if "five-frames" in spec.faults:
+        raise ConfigError(f"--frames {options.frames} and fault 'five-frames' both choose frames; leave one out")
+    return replace(spec, frames=options.frames)
 
 
 def feature_name(dataset: str, encoder: str, fingerprint: str) -> str:

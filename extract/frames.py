@@ -8,13 +8,15 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Literal, Protocol, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import ConfigError, MediaError
 
+KINDS = ("middle", "uniform", "microlens")
+EARLY = 2  # frames that the benchmark's script is off
 MAX_FRAMES = 512  # 512 frames of 720p are 1.4 GB in one clip: more is a typing error
 
 
@@ -25,21 +27,24 @@ class FramePolicy:
     Attributes:
         kind: 'middle' takes `count` frames, `stride` apart, around the middle of the clip (MicroLens, arXiv
             2309.15379, takes 5 neighbouring ones); 'uniform' takes the centres of `count` equal segments
-            (TSN, arXiv 1608.00859).
-        count: T, 1 to 512.
-        stride: distance of neighbouring frames, in frames; only 'middle' has one.
+            (TSN, arXiv 1608.00859); 'microlens' takes what the benchmark's released script stores when it asks for
+            'middle': each frame two places too early, because it counts from 1 and once before it looks.
+        count: T, 1 to 512; odd for 'microlens'.
+        stride: distance of neighbouring frames, in frames; 'uniform' has none.
     """
 
-    kind: Literal["middle", "uniform"]
+    kind: Literal["middle", "uniform", "microlens"]
     count: int
     stride: int = 1
 
     def __post_init__(self) -> None:
         """Check once; ConfigError names the value and its limit."""
-        if self.kind not in ("middle", "uniform"):
+        if self.kind not in KINDS:
             raise ConfigError(f"frame policy {self.kind!r} is unknown; use 'middle:5', 'middle:16x4' or 'uniform:32'")
         if not 1 <= self.count <= MAX_FRAMES:
             raise ConfigError(f"frame policy '{self}' asks for {self.count} frames; use 1 to {MAX_FRAMES}")
+        if self.kind == "microlens" and self.count % 2 == 0:
+            raise ConfigError(f"frame policy '{self}' asks for {self.count} frames; 'microlens' takes an odd number")
         if self.stride < 1 or (self.kind == "uniform" and self.stride != 1):
             raise ConfigError(
                 f"frame policy '{self}' has stride {self.stride}; 'middle' takes 1 or more, 'uniform' none"
@@ -52,14 +57,14 @@ class FramePolicy:
 
 def parse_frame_policy(text: str) -> FramePolicy:
     """Read 'middle:5', 'middle:16x4' (16 frames, 4 apart) or 'uniform:32'; ConfigError on anything else."""
-    match = re.fullmatch(r"(middle|uniform):(\d{1,9})(?:x(\d{1,9}))?", text.strip())
+    match = re.fullmatch(r"(middle|uniform|microlens):(\d{1,9})(?:x(\d{1,9}))?", text.strip())
     if match is None:
         raise ConfigError(
             f"frame policy {text!r} is not understood; "
             "use 'middle:5', 'middle:16x4' (16 frames, 4 apart) or 'uniform:32'"
         )
     kind, count, stride = match.groups()
-    return FramePolicy("middle" if kind == "middle" else "uniform", int(count), int(stride or 1))
+    return FramePolicy(cast(Literal["middle", "uniform", "microlens"], kind), int(count), int(stride or 1))
 
 
 @dataclass(frozen=True)
@@ -81,7 +86,7 @@ def frame_indices(policy: FramePolicy | FrameUnion, total: int) -> NDArray[np.in
     every number once.
 
     Raises:
-        MediaError: `total` is below 1.
+        MediaError: `total` is below 1, or too small for 'microlens', whose script repeats no frame and fails.
     """
     if total < 1:
         raise MediaError(f"the clip has {total} frames; it needs at least 1: replace the file")
@@ -90,6 +95,12 @@ def frame_indices(policy: FramePolicy | FrameUnion, total: int) -> NDArray[np.in
     steps = np.arange(policy.count, dtype=np.int64)
     if policy.kind == "uniform":
         return (2 * steps + 1) * total // (2 * policy.count)
+    if policy.kind == "microlens":
+        found = total // 2 + (steps - policy.count // 2) * policy.stride - EARLY
+        if found[0] < 0:
+            least = 2 * (policy.count // 2 * policy.stride + EARLY)
+            raise MediaError(f"the clip has {total} frames; the benchmark's script needs {least}: use --recipe clean")
+        return found
     return np.clip(total // 2 + (steps - policy.count // 2) * policy.stride, 0, total - 1)
 
 

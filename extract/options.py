@@ -38,6 +38,7 @@ class ExtractOptions:
         decode: what opening one file may cost.
         device: where to encode, as torch names it.
         max_failed: share of items without a vector, in [0, 1], above which no feature file is written.
+        faults: names in `extract.faults.FAULTS`, or 'microlens' for all that concern an encoder.
         retry_failed: make rows again that failed in the finished file.
         stale_s: seconds without a sign of life after which a worker of a farm counts as dead.
         command: the command line, recorded in the file.
@@ -57,6 +58,7 @@ class ExtractOptions:
     decode: Limits = field(default_factory=Limits)
     device: str = "cpu"
     max_failed: float = 0.05
+    faults: tuple[str, ...] = ()
     retry_failed: bool = False
     stale_s: float = 300.0
     command: str = ""

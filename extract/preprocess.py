@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from extract.encoder import PixelInput
+from extract.encoder import PixelInput, WrappedInput
 from features.errors import MediaError
 
 CHUNK_FRAMES = 8  # of 1080p in float32: 200 MB at a time
@@ -48,6 +48,8 @@ def _chunk(images: Tensor, inputs: PixelInput) -> Tensor:
     if (height, width) != values.shape[-2:]:
         values = functional.interpolate(values, (height, width), mode=inputs.interpolation, antialias=True)
         values = values.clamp(0, 255)  # bicubic overshoots
+    if isinstance(inputs, WrappedInput):
+        values = (2 * values.round() + 1).remainder(256)
     top, left = round((height - inputs.size) / 2), round((width - inputs.size) / 2)
     values = values[..., top : top + inputs.size, left : left + inputs.size]
     mean = values.new_tensor(inputs.mean)[:, None, None] * 255

@@ -17,6 +17,7 @@ from extract.farm import Order, extract_locally, slurm_script, work
 from extract.frames import parse_frame_policy
 from extract.options import ExtractOptions, ExtractReport, Precision
 from extract.sandbox import Limits
+from features.errors import ConfigError
 from features.precision import DiskType
 from pipelines.console import print_json, progress, say, table, warn
 from pipelines.data.dataset import Dataset, read_dataset
@@ -61,6 +62,14 @@ def _write_slurm(out: Path, tasks: int) -> None:
     say(f"{path} written: {tasks} workers, then the merge. Read it, add what your cluster asks for, and: sbatch {path}")
 
 
+def _faults(recipe: str, faults: str | None) -> tuple[str, ...]:
+    if recipe == "microlens" and faults:
+        raise ConfigError(f"--recipe microlens has all faults; leave out --faults {faults}, or --recipe")
+    return (
+        ("microlens",) if recipe == "microlens" else tuple(name.strip() for name in (faults or "").split(",") if name)
+    )
+
+
 def _without_engine(words: Sequence[str]) -> list[str]:
     """Return a command line without --engine and --tasks and their values."""
     kept: list[str] = []
@@ -81,6 +90,8 @@ def run_extract(
     out: Path,
     weights: str,
     seed: int,
+    recipe: str,
+    faults: str | None,
     frames: str | None,
     decoder: str,
     dtype: DiskType,
@@ -116,6 +127,7 @@ def run_extract(
         workers=workers,
         device=str(resolve_device(device)),
         max_failed=max_failed,
+        faults=_faults(recipe, faults),
         retry_failed=retry_failed,
         command=shlex.join(sys.argv),
     )

@@ -148,6 +148,14 @@ def test_readme(here: Path) -> None:
     assert "microlens-100k-sasrec-id+v" in table
 
 
+def test_microlens_recipe_page(here: Path) -> None:
+    add_mydata(here)
+    for arguments in commands(ROOT / "docs" / "microlens-recipe.md"):
+        run(arguments, here)
+    assert len(list((here / "data" / "features").glob("mydata.videomae-*-microlens.*.h5"))) == 2
+    assert len(list((here / "data" / "features").glob("mydata.videomae-base.*.h5"))) == 1
+
+
 def test_extraction_page(here: Path) -> None:
     add_mydata(here)
     for arguments in commands(ROOT / "docs" / "extraction.md"):

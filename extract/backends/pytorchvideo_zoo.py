@@ -38,7 +38,8 @@ def load_slowfast(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
         )
     model = _built(spec, weights, seed)
     model.blocks[5].pool = nn.ModuleList([nn.AdaptiveAvgPool3d(1), nn.AdaptiveAvgPool3d(1)])
-    model.blocks[6].proj = nn.Identity()
+    if "class-scores" not in spec.faults:
+        model.blocks[6].proj = nn.Identity()
     return Encoder(spec, model, _pooled, weights="random" if weights == "random" else "checkpoint", seed=seed)
 
 
@@ -72,12 +73,19 @@ def load_net(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
     if hasattr(model, "head"):
         model.head.proj = nn.Identity()
     else:
-        head = model.blocks[-1]
-        holder = head.pool if hasattr(head.pool, "pool") else head  # X3D pools between two projections
-        holder.pool = nn.AdaptiveAvgPool3d(1)
-        head.proj, head.activation = nn.Identity(), None
+        _open_head(model.blocks[-1], spec)
     kind = "random" if weights == "random" else "checkpoint"
     return Encoder(spec, model, _clips, weights=kind, seed=seed)  # type: ignore[arg-type]
+
+
+def _open_head(head: Any, spec: EncoderSpec) -> None:
+    """Let a head pool maps of any size, and end before its classifier."""
+    projects = hasattr(head.pool, "pool")  # X3D pools between two projections
+    (head.pool if projects else head).pool = nn.AdaptiveAvgPool3d(1)
+    if "class-scores" not in spec.faults:
+        head.proj, head.activation = nn.Identity(), None
+    elif projects:  # the benchmark's copy of the library has no softmax here, but still in R(2+1)D
+        head.activation = None
 
 
 def _clips(model: nn.Module, clips: Tensor) -> Tensor:

@@ -1,0 +1,126 @@
+"""One epoch and one evaluation of recipes at the size of MicroLens-100K or -1M, on synthetic interactions.
+
+    python benchmarks/scale.py --out DIR pipelines/recipes/microlens-100k-sasrec-id.yaml ... [--size 1m]
+
+The corpus has the paper's counts (arXiv 2309.15379, Table 1) and a popularity that falls about as theirs; interactions,
+and vectors of width 768, are drawn, so accuracies mean nothing here. Every recipe runs as it stands, in a process of
+its own, except for the folder, the feature file, one epoch and what `--set` says. Printed per recipe: seconds of
+training, of the validation after it and of the whole process, and its peak memory.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from features.provenance import Provenance
+from features.store import FeatureRows, State, write_features
+from pipelines.config import load_recipe
+
+CLUSTERS, SHORTEST, WIDTH = 64, 5, 768
+
+
+@dataclass(frozen=True)
+class Size:
+    """Counts of a corpus."""
+
+    users: int
+    items: int
+    interactions: int
+
+
+SIZES = {"100k": Size(100_000, 19_738, 719_405), "1m": Size(1_000_000, 91_402, 9_095_620)}
+
+
+def main() -> None:
+    """Make the corpus once, run the recipes, print a table."""
+    parser = argparse.ArgumentParser(description="Seconds and memory of recipes at the benchmark's sizes.")
+    parser.add_argument("recipes", type=Path, nargs="+")
+    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus and the run folders")
+    parser.add_argument("--size", choices=list(SIZES), default="100k")
+    parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="key=value", help="for all recipes")
+    parser.add_argument("--device", default="cpu")
+    arguments = parser.parse_args()
+    folder = arguments.out / f"synthetic-{arguments.size}"
+    if not (folder / "interactions.parquet").is_file():
+        write_corpus(folder, SIZES[arguments.size])
+    sys.stdout.write(f"{arguments.size}, {platform.machine()}, {os.cpu_count()} cores, {arguments.device}\n")
+    sys.stdout.write("| recipe | changed | epoch (s) | validation (s) | whole run (s) | peak memory (GB) |\n")
+    sys.stdout.write("| --- | --- | ---: | ---: | ---: | ---: |\n")
+    for recipe in arguments.recipes:
+        sys.stdout.write(_row(recipe, folder, arguments) + "\n")
+        sys.stdout.flush()
+
+
+def write_corpus(folder: Path, size: Size) -> None:
+    """Write interactions.parquet and features.h5 of a corpus of exactly these counts."""
+    rng = np.random.default_rng(0)
+    extra = rng.geometric(1 / (1 + size.interactions / size.users - SHORTEST), size.users) - 1
+    extra = _exact(extra, size.interactions - size.users * SHORTEST, rng)
+    users = np.repeat(np.arange(size.users), extra + SHORTEST)
+    cluster = rng.integers(0, CLUSTERS, size.items)
+    taste = np.where(rng.random(len(users)) < 0.7, rng.integers(0, CLUSTERS, size.users)[users], -1)
+    weights = (1.0 + rng.permutation(size.items)) ** -0.7
+    items = np.empty(len(users), dtype=np.int64)
+    for kind in range(-1, CLUSTERS):
+        here, pool = np.flatnonzero(taste == kind), np.flatnonzero((cluster == kind) | (kind == -1))
+        items[here] = rng.choice(pool, len(here), p=weights[pool] / weights[pool].sum())
+    items[rng.permutation(len(items))[: size.items]] = np.arange(size.items)  # every item occurs
+    folder.mkdir(parents=True, exist_ok=True)
+    columns = {"user": users.astype(str), "item": items.astype(str), "timestamp": np.arange(len(users))}
+    vectors = rng.standard_normal((CLUSTERS, WIDTH))[cluster] + rng.standard_normal((size.items, WIDTH))
+    empty = [""] * size.items
+    states = np.full(size.items, State.DONE, dtype=np.uint8)
+    rows = FeatureRows(list(np.arange(size.items).astype(str)), vectors.astype(np.float32), states, empty, empty, empty)
+    write_features(folder / "features.h5", rows, Provenance(folder.name, {"encoder": "drawn"}), dtype="float16")
+    pl.DataFrame(columns).write_parquet(folder / "interactions.parquet")
+
+
+def _exact(counts: np.ndarray[Any, np.dtype[np.int64]], total: int, rng: np.random.Generator) -> Any:
+    """Return counts changed by one here and there until they add up to `total`."""
+    while (missing := total - int(counts.sum())) != 0:
+        able = np.flatnonzero(counts > 0) if missing < 0 else np.arange(len(counts))
+        chosen = rng.permutation(able)[: abs(missing)]
+        counts[chosen] += np.sign(missing)
+    return counts
+
+
+def _row(recipe: Path, folder: Path, arguments: argparse.Namespace) -> str:
+    loaded = load_recipe(recipe, arguments.overrides)
+    run = arguments.out / f"{loaded.name}-{arguments.size}"
+    changes = [f"data.folder={folder}", "train.epochs=1"]
+    changes += [f"features.{number}.path={folder / 'features.h5'}" for number in range(len(loaded.features))]
+    command = [sys.executable, str(ROOT / "run_pipeline.py"), "train", str(recipe), *arguments.overrides, *changes]
+    began = time.perf_counter()
+    done = subprocess.run([*command, "--out", str(run), "--device", arguments.device], capture_output=True, text=True)
+    seconds = time.perf_counter() - began
+    changed = " ".join(arguments.overrides) or "-"
+    if done.returncode:
+        return (
+            f"| {loaded.name} | {changed} | failed: {done.stderr.strip().splitlines()[-1][:200]} | | {seconds:.0f} | |"
+        )
+    record = json.loads((run / "record.json").read_text())
+    log = (run / "log.jsonl").read_text().splitlines()
+    epoch = json.loads(log[-1]) if log else {"train_s": 0.0, "valid_s": record["train_s"]}
+    peak = record["peak_memory_bytes"] / 2**30
+    return (
+        f"| {loaded.name} | {changed} | {epoch['train_s']:.0f} | {epoch['valid_s']:.1f} | {seconds:.0f} | {peak:.1f} |"
+    )
+
+
+if __name__ == "__main__":
+    main()
