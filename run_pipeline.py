@@ -120,9 +120,13 @@ def _extract(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--workers", type=int, default=2, help="decoding processes")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")
     parser.add_argument("--max-failed", type=float, default=0.05, help="share of bad items above which it fails")
-    engines = "local: on this machine; worker: one of many on a shared folder; slurm: write a script of such workers"
-    parser.add_argument("--engine", choices=("local", "worker", "slurm"), default="local", help=engines)
-    parser.add_argument("--processes", type=int, default=1, help="of this machine, each on a GPU of its own if it can")
+    engines = "local: on this machine; ray: on a Ray cluster; worker: one of many on a shared folder; "
+    engines += "slurm: write a script of such workers"
+    parser.add_argument("--engine", choices=("local", "ray", "worker", "slurm"), default="local", help=engines)
+    processes = "of this machine, or of the Ray cluster, each on a GPU of its own if it can"
+    parser.add_argument("--processes", type=int, default=1, help=processes)
+    address = "of a running Ray cluster, or auto; without it one is started on this machine"
+    parser.add_argument("--ray-address", default="", help=address)
     parser.add_argument("--tasks", type=int, default=8, help="workers in the Slurm array")
     parser.add_argument("--retry-failed", action="store_true", help="try rows that failed in earlier runs again")
     parser.add_argument("--json", action="store_true", help="print the report as JSON")

@@ -1,7 +1,7 @@
 """Many workers on one extraction: each makes whatever shard nobody else has claimed; the finished shards are the truth.
 
-A worker may be a process of this machine, a task of a Slurm array, or anything else that runs `work` on the same
-folder. Any of them may die at any moment and be started again; the last command merges.
+A worker may be a process of this machine, a task of Ray or of a Slurm array, or anything else that runs `work` on the
+same folder. Any of them may die at any moment and be started again; the last command merges.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import shlex
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
@@ -70,11 +70,28 @@ def extract_locally(order: Order, processes: int, *, progress: Progress | None =
     """
     if processes < 1:
         raise ConfigError(f"--processes is {processes}; give at least 1")
+    return extract_by(order, lambda busy: _supervise(order, processes, busy, progress), progress=progress)
+
+
+def extract_by(
+    order: Order, supervise: Callable[[list[Work]], None], *, progress: Progress | None = None
+) -> list[ExtractReport]:
+    """Extract with whatever workers `supervise` runs, then make what they left, and merge.
+
+    Args:
+        order: what to extract.
+        supervise: runs workers that call `work(order)`; gets the encoders with work to do, returns when no worker is
+            left, however they ended.
+        progress: as in `extract_all`.
+
+    Raises:
+        As `extract_all`.
+    """
     works = prepare_all(order.catalog, _specs(order), order.options)
     busy = [work for work in works if not work.job.unchanged]
     before = {work: len(work.job.pending) for work in busy}
     if busy:
-        _supervise(order, processes, busy, progress)
+        supervise(busy)
         works = prepare_all(order.catalog, _specs(order), order.options)  # with the shards that were made meanwhile
         busy = [work for work in works if not work.job.unchanged]
         while run_shards(order.catalog, busy, claims_of(works), progress):
@@ -93,7 +110,7 @@ def _supervise(order: Order, processes: int, works: Sequence[Work], progress: Pr
         while running:
             time.sleep(POLL_S)
             if progress is not None:
-                progress(*_rows_made(works, len(order.catalog.items)))
+                progress(*rows_made(works, len(order.catalog.items)))
             for number, process in enumerate(running):
                 if process.exitcode is not None and process.exitcode != 0 and deaths < PATIENCE * processes:
                     deaths += 1
@@ -105,7 +122,7 @@ def _supervise(order: Order, processes: int, works: Sequence[Work], progress: Pr
             process.join()
 
 
-def _rows_made(works: Sequence[Work], items: int) -> tuple[int, int]:
+def rows_made(works: Sequence[Work], items: int) -> tuple[int, int]:
     """Return (rows there are, rows wanted), by counting finished shards."""
     total = items * len(works)
     pending = sum(len(work.job.pending) for work in works)

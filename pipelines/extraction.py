@@ -37,10 +37,21 @@ def dataset_catalog(dataset: Dataset) -> Catalog:
 
 
 def extract_with_bar(
-    catalog: Catalog, specs: Sequence[EncoderSpec], options: ExtractOptions, *, processes: int = 1
+    catalog: Catalog,
+    specs: Sequence[EncoderSpec],
+    options: ExtractOptions,
+    *,
+    processes: int = 1,
+    ray: bool = False,
+    address: str = "",
 ) -> list[ExtractReport]:
     """Run the encoders over the catalog in one pass, with a progress bar."""
     with progress(f"extract {', '.join(spec.name for spec in specs)}") as advance:
+        if ray:
+            from extract.farm_ray import extract_on_ray
+
+            order = Order(catalog, tuple(spec.name for spec in specs), options)
+            return extract_on_ray(order, processes, address=address, progress=advance)
         if processes == 1:
             return extract_all(catalog, specs, options, progress=advance)
         order = Order(catalog, tuple(spec.name for spec in specs), options)
@@ -107,6 +118,7 @@ def run_extract(
     retry_failed: bool,
     engine: str,
     processes: int,
+    ray_address: str,
     tasks: int,
     json: bool,
 ) -> None:
@@ -141,7 +153,9 @@ def run_extract(
     if engine == "worker":
         _be_worker(Order(catalog, tuple(spec.name for spec in specs), options))
         return
-    reports = extract_with_bar(catalog, specs, options, processes=processes)
+    if ray_address and engine != "ray":
+        raise ConfigError(f"--ray-address {ray_address} is for --engine ray, not for --engine {engine}")
+    reports = extract_with_bar(catalog, specs, options, processes=processes, ray=engine == "ray", address=ray_address)
     if json:
         print_json([asdict(report) | {"path": str(report.path)} for report in reports])
     else:
