@@ -128,9 +128,8 @@ def _features(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
     bring = _verb(actions, "import", "a published array into a feature file", "feature_files:bring")
     bring.add_argument("source", type=Path, help=".npy, .parquet or .safetensors with a 2-d array, one row per item")
-    bring.add_argument(
-        "--ids", help="row+1 (MicroLens), a text file of ids, or MMRec's i_id_mapping.csv; not for a source with ids"
-    )
+    whose = "row+1 (MicroLens), row (MMRec), a text file of ids, or i_id_mapping.csv; not for a source with ids"
+    bring.add_argument("--ids", help=whose)
     bring.add_argument("--data", type=Path, required=True, help="dataset folder the ids belong to")
     bring.add_argument("--name", required=True, help="what the features are, e.g. videomae-published")
     bring.add_argument("--out", type=Path, required=True, help="folder for the feature file")
