@@ -154,6 +154,12 @@ def _evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser = _verb(verbs, "evaluate", "test a finished run again", "experiment:run_evaluate")
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--mask", help="keep, hide or strict (without it: as in the run's recipe)")
+    parser.add_argument("--at", help="list lengths, comma-separated, instead of the recipe's")
+    parser.add_argument("--metrics", help="HR,NDCG,MRR,Coverage and so on, instead of the recipe's")
+    parser.add_argument("--groups", action="store_true", help="also by popularity of the target and length of history")
+    parser.add_argument("--bins", type=int, default=5, help="groups of about equally many users")
+    parser.add_argument("--popularity-edges", help="least training count of each group, e.g. 1,5,20, instead of --bins")
+    parser.add_argument("--history-edges", help="least number of seen items of each group, instead of --bins")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
 

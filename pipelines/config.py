@@ -25,6 +25,7 @@ from models import recommenders
 from models.items import ItemsConfig
 from pipelines.data.split import DataConfig
 from pipelines.evaluate import Mask
+from pipelines.metrics import DEFAULT, METRICS, check_lengths, check_metrics
 from pipelines.train import TrainConfig
 
 STRICT: dict[str, Any] = {"extra": "forbid"}
@@ -85,20 +86,28 @@ class EvaluateConfig:
     Attributes:
         mask: what becomes of items the user has had: 'keep' ranks them, 'hide' leaves them out except the target,
             'strict' leaves them out, the target too (such a user is a miss).
-        at: list lengths N of HR@N and NDCG@N.
+        at: list lengths N of HR@N, NDCG@N and so on.
+        metrics: HR, NDCG, Recall, Precision, MRR, MAP, from ranks; Coverage, Popularity, Gini, from what is offered,
+            which needs everybody's lists. See docs/evaluation.md.
+        lists: keep what is offered to each test user at the longest N, in lists.npy of the run.
         batch_size: users scored at a time.
     """
 
     mask: Mask = "hide"
     at: tuple[int, ...] = (10, 20)
+    metrics: tuple[str, ...] = DEFAULT
+    lists: bool = False
     batch_size: int = 512
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     def __post_init__(self) -> None:
         """Refuse values nothing can be ranked with."""
-        if not self.at or min(self.at) < 1:
-            raise ConfigError(f"evaluate.at is {list(self.at)}; it needs list lengths of at least 1, such as [10, 20]")
+        check_lengths(self.at, "evaluate.at")
+        check_metrics(self.metrics, "evaluate.metrics")
+        if not any(name in METRICS for name in self.metrics):
+            needed = ", ".join(METRICS)
+            raise ConfigError(f"evaluate.metrics is {list(self.metrics)}; it needs at least one of {needed}")
         if self.batch_size < 1:
             raise ConfigError(f"evaluate.batch_size is {self.batch_size}; it must be at least 1")
 
@@ -286,4 +295,4 @@ def _keys(target: Any, loc: tuple[int | str, ...]) -> list[str]:
             target = typing.get_type_hints(holder).get(part)
     options = [target, *typing.get_args(target)]
     holder = next((option for option in options if is_dataclass(option)), None)
-    return list(holder.__dataclass_fields__) if holder is not None else []
+    return [entry.name for entry in fields(holder)] if holder is not None else []
