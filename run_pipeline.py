@@ -165,13 +165,17 @@ def _evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def _compare(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    what = "train several recipes with several seeds, one table with the papers' numbers"
+    what = "several recipes with several seeds, or finished runs, in one table with the papers' numbers and tests"
     parser = _verb(verbs, "compare", what, "compare:run_compare")
-    parser.add_argument("recipes", type=Path, nargs="+", help="recipe files")
+    parser.add_argument("sources", type=Path, nargs="+", metavar="RECIPE|RUN", help="recipe files, or run folders")
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="key=value", help="for all recipes")
     parser.add_argument("--seeds", type=int, default=1, help="runs per recipe, with seeds 0, 1, 2 ...")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the run folders")
-    parser.add_argument("--markdown", type=Path, help="write the table here, too")
+    parser.add_argument("--baseline", help="row that the others are tested against (without it: the first)")
+    parser.add_argument("--test", choices=("t", "wilcoxon"), default="t", help="paired test over users")
+    parser.add_argument("--groups", action="store_true", help="also by popularity of the target, as ratios to it")
+    for form, what in (("markdown", "Markdown"), ("latex", "LaTeX (booktabs)"), ("csv", "CSV, every number unrounded")):
+        parser.add_argument(f"--{form}", type=Path, help=f"write the tables here, too, as {what}")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")
 
 

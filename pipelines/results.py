@@ -22,7 +22,7 @@ def as_metrics(
     popularity_edges: Sequence[int] = (),
     history_edges: Sequence[int] = (),
 ) -> dict[str, Any]:
-    """Return a test's metrics as plain data: 'test' with its groups of users, 'candidates' and the split's 'sizes'.
+    """Return a test's metrics as plain data: 'test' with its groups of users, 'candidates', the split and its 'sizes'.
 
     Under 'test' stand 'all', 'warm', 'cold' (metric -> mean), 'users' (how many of each), 'groups' ('popularity' and
     'history' -> see `group_metrics`) and, where asked for, 'lists' (metrics of what is offered).
@@ -42,7 +42,13 @@ def as_metrics(
     }
     if result.catalog:
         test["lists"] = result.catalog
-    return {"test": test, "candidates": result.candidates, "sizes": split.sizes(), "split": split.protocol}
+    return {
+        "test": test,
+        "candidates": result.candidates,
+        "sizes": split.sizes(),
+        "split": split.protocol,
+        "tested_on": split.tested_on(),
+    }
 
 
 def print_metrics(recipe: Recipe, metrics: Mapping[str, Any]) -> None:

@@ -178,6 +178,12 @@ class Split:
             "interactions": len(met),
         }
 
+    def tested_on(self) -> str:
+        """Return a sha256 of the test users, their targets and the candidates: equal ones can be compared by user."""
+        digest = hashlib.sha256(canonical_json([[self.users.ids[u] for u in self.test.users], self.items.ids]).encode())
+        digest.update(self.test.targets.tobytes() + self.test.bounds.tobytes())
+        return digest.hexdigest()
+
 
 def make_split(dataset: Dataset, config: DataConfig, *, catalog_ids: Iterable[str] = ()) -> Split:
     """Split a dataset; `catalog_ids` are further candidates for `candidates: catalog`.
