@@ -47,7 +47,19 @@ def _parse(argv: list[str] | None) -> dict[str, Any]:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="run_pipeline.py", description="Micro-video recommendation, the whole way.")
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
-    for add in (_demo, _extract, _features, _train, _evaluate, _compare, _recommend, _similar, _export, _lists):
+    for add in (
+        _demo,
+        _extract,
+        _features,
+        _train,
+        _search,
+        _evaluate,
+        _compare,
+        _recommend,
+        _similar,
+        _export,
+        _lists,
+    ):
         add(verbs)
     return parser
 
@@ -162,6 +174,21 @@ def _evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser.add_argument("--history-edges", help="least number of seen items of each group, instead of --bins")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
+
+
+def _search(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    what = "try settings of a recipe, judged on the validation part"
+    parser = _verb(verbs, "search", what, "search:run_search")
+    parser.add_argument("recipe", type=Path, help="recipe file")
+    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for all trials")
+    space = "values to choose from (without it: learning rate, width and batch size as in the MicroLens paper)"
+    parser.add_argument("--space", nargs="+", metavar="key=value,value", help=space)
+    parser.add_argument("--trials", type=int, default=20, help="how many different settings")
+    parser.add_argument("--sampler", default="tpe", help="tpe, random or grid")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampler")
+    parser.add_argument("--out", type=Path, default=Path("runs/search"), help="folder of the trials' run folders")
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")
+    parser.add_argument("--json", dest="json_output", action="store_true", help="print as JSON")
 
 
 def _compare(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:

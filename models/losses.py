@@ -17,6 +17,7 @@ from models.base import UserItems
 
 CHUNK_CPU = 2**20  # logits held at a time: 4 MB stay in the cache and are touched for the first time only once
 CHUNK_GPU = 2**26
+SAFE_LOGIT = 40.0  # exp(+-40) and sums and products of a billion of them are ordinary float32 numbers
 
 
 @dataclass(frozen=True)
@@ -81,14 +82,13 @@ def in_batch_softmax(
     Returns:
         () mean over queries; 0 where there are none.
     """
-    loss: Tensor = _Softmax.apply(queries, candidates, labels, log_counts, log_shares, excluded)
+    loss: Tensor = _Softmax.apply(queries, candidates, labels, (log_counts, log_shares), excluded)
     return loss
 
 
 def full_softmax(queries: Tensor, candidates: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross entropy () of queries (Q, D) over all items (I, D), labels (Q,); nothing is excluded."""
-    zeros = candidates.new_zeros(len(candidates))
-    loss: Tensor = _Softmax.apply(queries, candidates, labels, zeros, zeros, None)
+    loss: Tensor = _Softmax.apply(queries, candidates, labels, None, None)
     return loss
 
 
@@ -137,16 +137,13 @@ class _Softmax(torch.autograd.Function):
         queries: Tensor,
         candidates: Tensor,
         labels: Tensor,
-        log_counts: Tensor,
-        log_shares: Tensor,
+        weights: tuple[Tensor, Tensor] | None,
         excluded: Tensor | None,
     ) -> Tensor:
-        """Return the mean loss and keep both gradients."""
+        """Return the mean loss and keep both gradients; weights are (log_counts, log_shares)."""
         with torch.autocast(queries.device.type, enabled=False):
             queries, candidates = queries.float(), candidates.float()
-            total, grad_queries, grad_candidates = _chunked(
-                queries, candidates, labels, log_counts, log_shares, excluded
-            )
+            total, grad_queries, grad_candidates = _chunked(queries, candidates, labels, weights, excluded)
         scale = 1.0 / max(len(queries), 1)
         ctx.save_for_backward(grad_queries.mul_(scale), grad_candidates.mul_(scale))
         return total * scale
@@ -155,32 +152,58 @@ class _Softmax(torch.autograd.Function):
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         """Return the kept gradients times the incoming one."""
         grad_queries, grad_candidates = ctx.saved_tensors
-        return grad_queries * grads[0], grad_candidates * grads[0], None, None, None, None
+        return grad_queries * grads[0], grad_candidates * grads[0], None, None, None
 
 
 def _chunked(
-    queries: Tensor, candidates: Tensor, labels: Tensor, log_counts: Tensor, log_shares: Tensor, excluded: Tensor | None
+    queries: Tensor,
+    candidates: Tensor,
+    labels: Tensor,
+    weights: tuple[Tensor, Tensor] | None,
+    excluded: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the summed loss (), its gradients by queries (Q, D) and by candidates (C, D)."""
+    """Return the summed loss (), its gradients by queries (Q, D) and by candidates (C, D).
+
+    The softmax is never divided by its sum as a whole: the sum goes into the (Q, D) factors of the two gradients.
+    """
     size = (CHUNK_CPU if queries.device.type == "cpu" else CHUNK_GPU) // max(len(candidates), 1)
     size = min(max(size, 1), max(len(queries), 1))
     buffer = queries.new_empty(size, len(candidates))
-    weights = log_counts - log_shares
+    shift = _needs_shift(queries, candidates, weights)
     grad_queries, grad_candidates = torch.empty_like(queries), torch.zeros_like(candidates)
     total = queries.new_zeros(())
     for start in range(0, len(queries), size):
         part = slice(start, start + size)
         query, label = queries[part], labels[part, None]
-        logits = torch.mm(query, candidates.T, out=buffer[: len(query)]).add_(weights)
-        positive = logits.gather(1, label) - log_counts[label]
+        logits = torch.mm(query, candidates.T, out=buffer[: len(query)])
+        if weights is not None:
+            logits.add_(weights[0] - weights[1])
+        positive = logits.gather(1, label)
+        if weights is not None:
+            positive = positive - weights[0][label]
         if excluded is not None:
             logits.masked_fill_(excluded[part], -torch.inf)
         logits.scatter_(1, label, positive)
-        largest = logits.amax(1, keepdim=True)
-        softmax = logits.sub_(largest).exp_()  # in place: torch's log_softmax needs a second buffer and 4 times as long
-        norm = softmax.sum(1, keepdim=True)
+        largest = logits.amax(1, keepdim=True) if shift else torch.zeros_like(positive)
+        # in place: torch's log_softmax needs a second buffer and 4 times as long
+        exponents = (logits.sub_(largest) if shift else logits).exp_()
+        norm = exponents.sum(1, keepdim=True)
         total += (norm.log() + largest - positive).sum()
-        softmax.div_(norm).scatter_add_(1, label, torch.full_like(positive, -1.0))
-        torch.mm(softmax, candidates, out=grad_queries[part])
-        grad_candidates.addmm_(softmax.T, query)
+        gradient = torch.mm(exponents, candidates, out=grad_queries[part]).div_(norm)
+        gradient.sub_(candidates[label[:, 0]])
+        grad_candidates.addmm_(exponents.T, query / norm)
+    grad_candidates.index_add_(0, labels, queries, alpha=-1)
     return total, grad_queries, grad_candidates
+
+
+def _needs_shift(queries: Tensor, candidates: Tensor, weights: tuple[Tensor, Tensor] | None) -> bool:
+    """Return whether exp of the logits could leave float32, so that the largest must be subtracted first.
+
+    By Cauchy-Schwarz no logit is larger in magnitude than the bound. Two passes over all logits are saved below it.
+    """
+    if not len(queries) or not len(candidates):
+        return False
+    bound = torch.linalg.vector_norm(queries, dim=1).max() * torch.linalg.vector_norm(candidates, dim=1).max()
+    if weights is not None:
+        bound = bound + weights[0].abs().max() + weights[1].abs().max()
+    return not float(bound) < SAFE_LOGIT  # also where it is not a number

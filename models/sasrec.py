@@ -70,23 +70,31 @@ class Block(nn.Module):
         self.activation = functional.relu if config.activation == "relu" else functional.gelu
         self.norms = nn.ModuleList([nn.LayerNorm(dim), nn.LayerNorm(dim)])
 
-    def forward(self, states: Tensor, visible: Tensor) -> Tensor:
-        """Return (B, L, D) states; visible (B, 1, L, L) bool: query row sees key column."""
+    def forward(self, states: Tensor, visible: Tensor, slots: Tensor) -> Tensor:
+        """Return (R, D) states of the real slots.
+
+        Args:
+            states: (R, D).
+            visible: (B, 1, L, L) bool, query row sees key column.
+            slots: (R,) int64, where each real slot stands among all B x L.
+        """
         for norm, sublayer in zip(self.norms, (self._attend, self._feed), strict=True):
-            change = sublayer(norm(states) if self.pre else states, visible)
+            change = sublayer(norm(states) if self.pre else states, visible, slots)
             states = states + functional.dropout(change, self.dropout, self.training)
             states = states if self.pre else norm(states)
         return states
 
-    def _attend(self, states: Tensor, visible: Tensor) -> Tensor:
-        batch, length, dim = states.shape
-        query, key, value = self.qkv(states).view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
+    def _attend(self, states: Tensor, visible: Tensor, slots: Tensor) -> Tensor:
+        batch, length, dim = visible.shape[0], visible.shape[-1], states.shape[1]
+        projected = self.qkv(states)
+        padded = projected.new_zeros(batch * length, 3 * dim).index_copy(0, slots, projected)
+        query, key, value = padded.view(batch, length, 3, self.heads, -1).permute(2, 0, 3, 1, 4)
         dropout = self.dropout if self.training else 0.0
         mixed = functional.scaled_dot_product_attention(query, key, value, attn_mask=visible, dropout_p=dropout)
-        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch, length, dim))
+        out: Tensor = self.out(mixed.transpose(1, 2).reshape(batch * length, dim)[slots])
         return out
 
-    def _feed(self, states: Tensor, _: Tensor) -> Tensor:
+    def _feed(self, states: Tensor, _: Tensor, __: Tensor) -> Tensor:
         out: Tensor = self.down(self.activation(self.up(states)))
         return out
 
@@ -111,9 +119,13 @@ class SASRec(SequentialRecommender):
                     nn.init.zeros_(layer.bias)
 
     def encode(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Return (B, L, D) states of the histories."""
-        length = vectors.shape[1]
-        states = vectors + self.positions[-length:]
+        """Return (B, L, D) states of the histories; zero in padded slots.
+
+        Short histories are most of the data, so all but the attention itself runs on the real slots alone.
+        """
+        batch, length, dim = vectors.shape
+        slots = mask.flatten().nonzero()[:, 0]
+        states = (vectors + self.positions[-length:]).view(batch * length, dim)[slots]
         if self.config.norm == "post":
             states = self.norm(states)
         states = functional.dropout(states, self.config.dropout, self.training)
@@ -121,8 +133,9 @@ class SASRec(SequentialRecommender):
         itself = torch.eye(length, dtype=torch.bool, device=mask.device)  # no row without a key: some kernels give NaN
         visible = (causal & mask[:, None, :] | itself)[:, None]
         for block in self.blocks:
-            states = block(states, visible)
-        return self.norm(states) if self.config.norm == "pre" else states
+            states = block(states, visible, slots)
+        states = self.norm(states) if self.config.norm == "pre" else states
+        return states.new_zeros(batch * length, dim).index_copy(0, slots, states).view(batch, length, dim)
 
 
 MODEL = SASRec

@@ -12,7 +12,7 @@ import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from pydantic import TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
@@ -143,6 +143,8 @@ class Recipe:
         evaluate: ranking.
         seed: of initialisation, order and dropout.
         paper: the published result, if there is one.
+        scale: 'full' as published, or 'small': what the recipe file lists under `small` put in, so that it runs on two
+            cores. In the file, `small` maps dotted keys to values; a resolved recipe no longer holds it.
     """
 
     name: str
@@ -154,6 +156,7 @@ class Recipe:
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
     seed: int = 0
     paper: PaperResult | None = None
+    scale: Literal["full", "small"] = "full"
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
@@ -176,9 +179,23 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path} is not a mapping of keys to values")
+    return build_recipe(_scaled(raw, overrides, path))
+
+
+def _scaled(raw: dict[str, Any], overrides: Sequence[str], path: Path) -> dict[str, Any]:
+    """Return a recipe's plain data with the overrides, under `scale: small` also with those it lists under `small`."""
+    small = raw.pop("small", None)
     for override in overrides:
         _override(raw, override)
-    return build_recipe(raw)
+    if raw.get("scale") != "small":
+        return raw
+    if not isinstance(small, dict):
+        raise ConfigError(f"recipe {path} has no section `small`, so there is no scale=small; override single keys")
+    for key, value in small.items():
+        _override(raw, f"{key}={json.dumps(value)}")
+    for override in overrides:  # what is asked for on the command line has the last word
+        _override(raw, override)
+    return raw
 
 
 def build_recipe(raw: Mapping[str, Any]) -> Recipe:

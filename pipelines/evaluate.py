@@ -5,6 +5,7 @@ Letters: N users, R targets of all users together, I items, D model width, K lis
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -20,6 +21,7 @@ from pipelines.metrics import DEFAULT, LIST_METRICS, METRICS, Floats, Ranked, ch
 
 Mask = Literal["keep", "hide", "strict"]
 Lists = NDArray[np.int32]
+SCORES_CPU = 2**21  # scores at a time on a CPU: 8 MB stay in its cache through the passes that count ranks
 
 
 @dataclass(frozen=True)
@@ -40,7 +42,7 @@ class Evaluation:
         offsets: (N + 1,) where each user's ranks start; None where each has one.
         lists: (N, K) items at the longest K, best first, -1 where a user has no more; None unless asked for. Which of
             several items with equal scores is listed is the sorting routine's choice.
-        catalog: 'Coverage@10' and the like, of the lists; empty unless asked for.
+        catalog: 'Coverage@10' and the like, of the lists; None unless asked for.
     """
 
     metrics: dict[str, float]
@@ -85,7 +87,7 @@ def evaluate(
         at: list lengths K.
         metrics: names of `METRICS` and `LIST_METRICS`; one of the latter asks for lists, too.
         lists: keep what is offered to each user.
-        batch_size: users per chunk; the score buffer holds batch_size x I float32.
+        batch_size: users encoded at a time, and scored at a time on a GPU; a CPU scores as many as fit its cache.
         device: where to score.
 
     Raises:
@@ -120,10 +122,16 @@ def evaluate(
         ranks=user_ranks,
         offsets=part.bounds if isinstance(part, ManyTargets) else None,
         lists=listed if lists else None,
-        catalog=None
-        if listed is None
-        else {f"{name}@{k}": LIST_METRICS[name](listed[:, :k], train_counts) for k in at for name in of_lists},
+        catalog=_of_lists(listed, train_counts, of_lists, at),
     )
+
+
+def _of_lists(
+    listed: Lists | None, train_counts: Ints, names: Sequence[str], at: Sequence[int]
+) -> dict[str, float] | None:
+    if listed is None or not names:
+        return None
+    return {f"{name}@{k}": LIST_METRICS[name](listed[:, :k], train_counts) for k in at for name in names}
 
 
 def _means(values: dict[str, Floats], chosen: Bools) -> dict[str, float] | None:
@@ -139,34 +147,46 @@ def _all_ranks(
     if items is not None:
         _check_finite(items, "item")
     users, histories, real = (torch.from_numpy(array).to(device) for array in (part.users, part.items, part.mask))
+    size = batch_size if device.type != "cpu" else min(batch_size, max(1, SCORES_CPU // model.facts.n_items))
     # One buffer for all chunks: memory touched for the first time costs more than the product written to it.
-    buffer = torch.empty(min(batch_size, len(users)), model.facts.n_items, device=device)
+    buffer = torch.empty(min(size, len(users)), model.facts.n_items, device=device)
     found, listed = [], []
     for start in range(0, len(users), batch_size):
         rows = slice(start, start + batch_size)
         batch = UserBatch(users[rows], histories[rows], real[rows])
-        scores = _scores(model, batch, items, buffer)
-        targets = _targets(part, start, len(scores), device)
-        target_scores = scores[targets]
-        _check_finite(target_scores[:, None], "score")
-        hidden = _hide_seen(scores, target_scores, targets, part, start, mask)
-        if top:
-            best, which = scores.topk(top)
-            listed.append(which.masked_fill_(best == -torch.inf, -1).int())
-        count = _many_ranks if isinstance(part, ManyTargets) else _one_rank
-        found.append(count(scores, target_scores, targets, hidden))
+        for first, scores in _scores(model, batch, items, buffer):
+            chunk_ranks, chunk_lists = _rank_chunk(scores, part, start + first, mask, top)
+            found.append(chunk_ranks)
+            listed.append(chunk_lists)
     return torch.cat(found).cpu().numpy(), torch.cat(listed).cpu().numpy() if top else None
 
 
-def _scores(model: Recommender, batch: UserBatch, items: Tensor | None, buffer: Tensor) -> Tensor:
-    """Return (n, I) scores; `items` are the item vectors where the score is an inner product."""
+def _scores(model: Recommender, batch: UserBatch, items: Tensor | None, buffer: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield (first user's row, scores (n, I)) of a batch; `items` are the vectors if the score is an inner product."""
     if items is None:
         scores = model.scores(batch)
         _check_finite(scores, "score")
-        return scores
+        yield 0, scores
+        return
     vectors = model.user_vectors(batch)
     _check_finite(vectors, "user")
-    return torch.mm(vectors, items.T, out=buffer[: len(vectors)])
+    for start in range(0, len(vectors), len(buffer)):
+        part = vectors[start : start + len(buffer)]
+        yield start, torch.mm(part, items.T, out=buffer[: len(part)])
+
+
+def _rank_chunk(scores: Tensor, part: EvalPart, start: int, mask: Mask, top: int) -> tuple[Tensor, Tensor]:
+    """Return (r,) float64 ranks and (n, top) int32 lists of the users from `start` on; overwrites scores (n, I)."""
+    targets = _targets(part, start, len(scores), scores.device)
+    target_scores = scores[targets]
+    _check_finite(target_scores[:, None], "score")
+    hidden = _hide_seen(scores, target_scores, targets, part, start, mask)
+    listed = torch.empty(len(scores), 0, dtype=torch.int32)
+    if top:
+        best, which = scores.topk(top)
+        listed = which.masked_fill_(best == -torch.inf, -1).int()
+    count = _many_ranks if isinstance(part, ManyTargets) else _one_rank
+    return count(scores, target_scores, targets, hidden), listed
 
 
 def _targets(part: EvalPart, start: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -26,6 +26,7 @@ from models.base import PairBatch, Recommender, TrainBatch
 from pipelines.checkpoint import CHECKPOINT, EpochRecord, Metrics, State, load, save
 from pipelines.data.split import Split
 from pipelines.evaluate import Mask, evaluate
+from pipelines.optimizers import OptimizerName, build_optimizer, clip_gradients
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -38,8 +39,10 @@ class TrainConfig:
         epochs: at most.
         batch_size: windows per step, or pairs for models that train on pairs. In-batch negatives come from them:
             compare models at equal batch sizes.
-        lr: of AdamW, constant.
-        weight_decay: of AdamW, on matrices and tables; never on biases, LayerNorm gains and other vectors.
+        optimizer: 'adamw', or 'lazy': AdamW that leaves rows of id tables alone that a step did not use, for wide
+            tables of many rows (see pipelines.optimizers).
+        lr: constant.
+        weight_decay: on matrices and tables; never on biases, LayerNorm gains and other vectors.
         clip: largest norm of the gradient; None = no clipping.
         patience: epochs without a strictly better `monitor` after which training stops.
         monitor: validation metric that names the best epoch, HR@K or NDCG@K.
@@ -52,6 +55,7 @@ class TrainConfig:
 
     epochs: int = 100
     batch_size: int = 256
+    optimizer: OptimizerName = "adamw"
     lr: float = 1e-3
     weight_decay: float = 0.1
     clip: float | None = 5.0
@@ -70,8 +74,9 @@ class TrainConfig:
             raise ConfigError(
                 f"train: lr {self.lr} must be > 0, weight_decay {self.weight_decay} >= 0, clip {self.clip} > 0 or null"
             )
-        if self.precision not in get_args(Precision):
-            raise ConfigError(f"train.precision is {self.precision!r}; known: {', '.join(get_args(Precision))}")
+        for name, known in (("precision", Precision), ("optimizer", OptimizerName)):
+            if getattr(self, name) not in get_args(known):
+                raise ConfigError(f"train.{name} is {getattr(self, name)!r}; known: {', '.join(get_args(known))}")
         name, _, k = self.monitor.partition("@")
         if name not in ("HR", "NDCG") or not k.isdigit() or int(k) < 1:
             raise ConfigError(f"train.monitor is {self.monitor!r}; it must be HR@K or NDCG@K, for example NDCG@10")
@@ -141,7 +146,7 @@ def fit(
     """
     device = torch.device(device)
     model.to(device)
-    optimizer = _optimizer(model, config)
+    optimizer = build_optimizer(model, config.optimizer, config.lr, config.weight_decay)
     if optimizer is None:
         metrics, seconds = _validate(model, split, config, mask, device)
         return FitResult((), 0, metrics, seconds, False)
@@ -221,25 +226,13 @@ class _Epochs:
         self.optimizer.zero_grad()
         output.loss.backward()
         if self.config.clip is not None:
-            torch.nn.utils.clip_grad_norm_(self.parameters, self.config.clip)
+            clip_gradients(self.parameters, self.config.clip)
         self.optimizer.step()
         return loss, output.positions
 
 
 def _silent(_: Progress) -> None:
     """Report nothing."""
-
-
-def _optimizer(model: Recommender, config: TrainConfig) -> torch.optim.AdamW | None:
-    """Return AdamW over what trains, or None where nothing does."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    if not trained:
-        return None
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 
 
 @contextmanager

@@ -41,6 +41,24 @@ def test_a_recipe_file(file: Path) -> None:
     assert (recipe.evaluate.mask, recipe.evaluate.at, recipe.seed, recipe.paper) == ("hide", (10, 20), 0, None)
 
 
+def test_a_small_scale_is_listed_in_the_recipe(tmp_path: Path) -> None:
+    path = write(tmp_path / "test.yaml", TEXT + "small: {items.dim: 16, train.lr: 1e-2, train.epochs: 3}\n")
+    full, small = load_recipe(path), load_recipe(path, ["scale=small", "train.epochs=7"])
+    assert (full.scale, full.items.dim, full.train.lr) == ("full", 64, 1e-4)
+    assert (small.scale, small.items.dim, small.train.lr, small.train.epochs) == ("small", 16, 1e-2, 7)
+    assert build_recipe(recipe_to_dict(small)) == small
+
+
+def test_a_small_scale_that_is_not_there_or_wrong_is_told(tmp_path: Path, file: Path) -> None:
+    with pytest.raises(ConfigError, match="has no section `small`"):
+        load_recipe(file, ["scale=small"])
+    with pytest.raises(ConfigError, match="scale is 'tiny'"):
+        load_recipe(file, ["scale=tiny"])
+    path = write(tmp_path / "bad.yaml", TEXT + "small: {items.dimm: 16}\n")
+    with pytest.raises(ConfigError, match=r"unknown key 'items\.dimm'; did you mean 'dim'"):
+        load_recipe(path, ["scale=small"])
+
+
 @pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.name)
 def test_every_recipe_that_comes_with_the_package_loads(path: Path) -> None:
     recipe = load_recipe(path, ["data.folder=elsewhere"])

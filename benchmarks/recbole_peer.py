@@ -1,0 +1,119 @@
+"""RecBole as a peer, in a process of its own: seconds and memory of epochs, or the accuracy of a whole training.
+
+Started by `benchmarks/train.py` and `benchmarks/accuracy.py` with RecBole's folder on PYTHONPATH. RecBole 1.2.1 does
+not start under current libraries; what it lacks is given to it here from outside, none of its files is changed:
+
+- ray (its newest allowed release needs a module that setuptools has dropped): an empty stand-in, only tuning uses it;
+- numpy's names that numpy 2 removed; `dok_matrix._update`, which scipy removed;
+- torch.load of its checkpoints, which hold a Python object.
+
+Prints one line of JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import resource
+import statistics
+import sys
+import time
+import types
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+
+def main() -> None:
+    """Do what the arguments say."""
+    parser = argparse.ArgumentParser(description="RecBole's side of a comparison.")
+    parser.add_argument("--inter", type=Path, required=True, help="folder NAME with NAME.inter in RecBole's format")
+    parser.add_argument("--model", required=True, help="a model of RecBole")
+    parser.add_argument("--settings", default="{}", help="JSON of RecBole settings")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--rounds", type=int, default=3, help="epochs timed, after one to warm up; 0: train to the end")
+    parser.add_argument("--anomaly", choices=["shipped", "off"], default="shipped", help="autograd's anomaly mode")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    make_it_start()
+    trainer, parts = build(arguments.inter, arguments.model, json.loads(arguments.settings))
+    if arguments.anomaly == "off":
+        torch.autograd.set_detect_anomaly(False)
+    logging.disable(logging.CRITICAL)
+    result = timed(trainer, parts, arguments.rounds) if arguments.rounds else trained(trainer, parts)
+    result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+    sys.stdout.write(json.dumps(result) + "\n")
+
+
+def make_it_start() -> None:
+    """Give RecBole the names it looks for."""
+    for name in ("ray", "ray.tune"):
+        sys.modules[name] = types.ModuleType(name)
+    sys.modules["ray"].tune = sys.modules["ray.tune"]  # type: ignore[attr-defined]
+    for old, new in (("bool8", np.bool_), ("float_", np.float64), ("complex_", np.complex128), ("unicode_", np.str_)):
+        setattr(np, old, new)
+    from scipy.sparse import dok_matrix
+
+    def update(self: Any, entries: dict[Any, Any]) -> None:
+        for place, value in entries.items():
+            self[place] = value
+
+    dok_matrix._update = update
+    load = torch.load
+    torch.load = lambda *args, **kwargs: load(*args, **{"weights_only": False} | kwargs)  # type: ignore[assignment]
+
+
+def build(inter: Path, model: str, settings: dict[str, Any]) -> tuple[Any, tuple[Any, Any, Any]]:
+    """Return RecBole's trainer and its train, validation and test data."""
+    from recbole.config import Config
+    from recbole.data import create_dataset, data_preparation
+    from recbole.utils import get_model, get_trainer, init_seed
+
+    given = {
+        "data_path": str(inter.parent),
+        "use_gpu": False,
+        "show_progress": False,
+        "load_col": {"inter": ["user_id", "item_id", "timestamp"]},
+        "eval_args": {"split": {"LS": "valid_and_test"}, "order": "TO", "group_by": "user", "mode": "full"},
+        "metrics": ["Hit", "NDCG"],
+        "topk": [10, 20],
+        "valid_metric": "NDCG@10",
+        "checkpoint_dir": str(inter.parent / "saved"),
+        "state": "ERROR",
+    } | settings
+    sys.argv = sys.argv[:1]  # RecBole reads the command line, too
+    config = Config(model=model, dataset=inter.name, config_dict=given)
+    init_seed(config["seed"], config["reproducibility"])
+    parts = data_preparation(config, create_dataset(config))
+    init_seed(config["seed"], config["reproducibility"])
+    network = get_model(config["model"])(config, parts[0]._dataset).to(config["device"])
+    return get_trainer(config["MODEL_TYPE"], config["model"])(config, network), parts
+
+
+def timed(trainer: Any, parts: tuple[Any, Any, Any], rounds: int) -> dict[str, Any]:
+    """Return seconds of each epoch of training and of each full-ranking evaluation; the first of each is left out."""
+    epochs, evaluations = [], []
+    for epoch in range(rounds + 1):
+        began = time.perf_counter()
+        trainer._train_epoch(parts[0], epoch)
+        epochs.append(time.perf_counter() - began)
+        began = time.perf_counter()
+        trainer.evaluate(parts[2], load_best_model=False)
+        evaluations.append(time.perf_counter() - began)
+    return {"epoch_s": epochs[1:], "evaluation_s": evaluations[1:], "median_s": statistics.median(epochs[1:])}
+
+
+def trained(trainer: Any, parts: tuple[Any, Any, Any]) -> dict[str, Any]:
+    """Train with RecBole's early stopping; return its test metrics at the best epoch."""
+    began = time.perf_counter()
+    trainer.fit(parts[0], parts[1], verbose=False, saved=True, show_progress=False)
+    seconds = time.perf_counter() - began
+    test = trainer.evaluate(parts[2], load_best_model=True)
+    return {"test": {name: float(value) for name, value in test.items()}, "train_s": seconds}
+
+
+if __name__ == "__main__":
+    main()
