@@ -205,8 +205,10 @@ def test_from_an_mmrec_folder_to_recommendations(tmp_path: Path) -> None:
     labels = [0] * 6 + [1, 2, 2]
     rows = [(u, int(i), part) for u in range(20) for i, part in zip(rng.permutation(15)[:9], labels, strict=True)]
     folder = write_inter(tmp_path / "toy", rows)
-    made = recipe(folder, {"evaluate": {"mask": "strict", "at": [5, 10], "metrics": ["Recall", "MAP"]}})
+    asked = {"mask": "strict", "at": [5, 10], "metrics": ["Recall", "MAP"]}
+    made = recipe(folder, {"evaluate": asked, "train": {"epochs": 2, "monitor": "Recall@20"}})
     metrics = run_recipe(made, tmp_path / "run")
+    assert metrics["valid"]["Recall@20"] > 0
     assert set(metrics["test"]["all"]) == {"Recall@5", "MAP@5", "Recall@10", "MAP@10"}
     opened = open_run(tmp_path / "run")
     saved = np.load(tmp_path / "run" / "ranks.npy")
