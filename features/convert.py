@@ -101,7 +101,9 @@ def _ids(ids: str | Path | Sequence[str] | None, array: Published) -> tuple[Sequ
             raise ConfigError(f"{array.path} carries its own item ids; leave --ids out")
         return array.ids, "those of the source"
     if ids is None:
-        raise ConfigError(f"{array.path} carries no item ids; give --ids row+1, a text file of ids or i_id_mapping.csv")
+        raise ConfigError(
+            f"{array.path} carries no item ids; give --ids row+1, row, a text file of ids or i_id_mapping.csv"
+        )
     if isinstance(ids, str) and ids == ROW_PLUS_ONE:
         return [str(row + 1) for row in range(array.shape[0])], "row r is item r+1"
     if isinstance(ids, str) and ids == ROW:

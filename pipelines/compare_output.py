@@ -64,7 +64,8 @@ def escape_latex(text: str) -> str:
     >>> escape_latex("id+v_2: 5 %")
     'id+v\\\\_2: 5 \\\\%'
     """
-    return "".join(ESCAPES.get(character, character) for character in text)
+    escaped = "".join(ESCAPES.get(character, character) for character in text)
+    return "{}" + escaped if escaped.startswith(("[", "*")) else escaped  # after \\ these would be arguments
 
 
 def latex(header: Sequence[str], cells: Cells, caption: str) -> str:

@@ -200,14 +200,15 @@ def tests_summary(tests: Tests) -> str:
     """Return the line that says what the tests are."""
     line = (
         f"[95 %]: bootstrap over test users ({RESAMPLES} resamples, percentiles) of values averaged over seeds; "
-        f"p: {tests.test} over users, against {tests.baseline}; Holm: over the {len(tests.rows) - 1} rows of a metric"
+        f"p: {tests.test} over users, against {tests.baseline}; Holm: over the {len(tests.rows) - 1} rows compared "
+        "with it, each metric for itself"
     )
     left_out = f"; tested on other users, candidates or seen items: {', '.join(tests.left_out)}"
     return line + (left_out if tests.left_out else "")
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Return what to know of the published numbers: each recipe's note, and the known oddities of its source."""
+    """Return what to know of the published numbers: each recipe's source and note, and the source's known oddities."""
     papers = [(row.name, row.recipe.paper) for row in rows if row.recipe.paper]
-    own = [f"{name}: {paper.note}" for name, paper in papers if paper.note]
+    own = [f"{name}: {'; '.join(filter(None, (paper.source, paper.note)))}" for name, paper in papers]
     return list(dict.fromkeys([*own, *(note for _, paper in papers for note in oddities(paper.source))]))

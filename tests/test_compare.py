@@ -122,14 +122,16 @@ def test_latex() -> None:
     ]
     assert r"\caption{50 \% \& more}" in lines
     assert escape_latex("plain words, 1.5") == "plain words, 1.5"
+    assert escape_latex("[a]") == "{}[a]"
 
 
 def test_known_oddities_of_the_source_are_notes(runs: tuple[Path, list[Row]]) -> None:
     _, rows = runs
-    assert notes(rows) == ["ids: other features"]
+    assert notes(rows) == ["ids: made up, table 1; other features"]
     source = PaperResult("arXiv 2309.15379, Table 6, column frozen", {"HR@10": 0.05})
     of_table_6 = notes([replace(rows[0], recipe=replace(rows[0].recipe, paper=source))] * 2)
-    assert [note.split(":")[0].split(" gives")[0] for note in of_table_6] == ["MicroLens", "Table 6 of MicroLens"]
+    assert of_table_6[0] == "ids: arXiv 2309.15379, Table 6, column frozen"
+    assert [note.split(" gives")[0].split(":")[0] for note in of_table_6[1:]] == ["MicroLens", "Table 6 of MicroLens"]
 
 
 def test_rows_are_tested_against_a_baseline(runs: tuple[Path, list[Row]]) -> None:
@@ -191,9 +193,9 @@ def test_the_command_prints_and_writes_the_tables(
     assert text.splitlines()[0].startswith("| recipe | seeds | HR@10 |")
     assert [line.split(" | ")[0] for line in text.splitlines()[2:4]] == ["| ids", "| small"]
     assert "1 seed(s)" in text
-    assert "\n- ids: other features\n" in text
+    assert "\n- ids: made up, table 1; other features\n" in text
     assert "minus ids [95 %]" in text
-    for said in ("ids: other features", "HR@10 by popularity", "paired t-test over users, against ids"):
+    for said in ("table 1; other features", "HR@10 by popularity", "paired t-test over users, against ids"):
         assert said in printed
     assert "lr: 0.005" in (tmp_path / "runs" / "ids-seed0" / "config.yaml").read_text()
     assert files["latex"].read_text().count(r"\bottomrule") == 2

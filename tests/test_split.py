@@ -279,7 +279,9 @@ def test_the_fingerprint_tells_warm_subsets_apart() -> None:
 
 def test_warm_subsets_that_cannot_be() -> None:
     users = {"u": ["a", "b", "c"], "v": ["a", "b", "d"]}
-    with pytest.raises(ConfigError, match=r"no item has data\.min_item_interactions=3 interactions \(most: 2\); lower"):
+    with pytest.raises(
+        ConfigError, match=r"no item is left with data\.min_item_interactions=3 interactions \(most: 2\); lower"
+    ):
         make_split(dataset_of(users), DataConfig("folder", min_item_interactions=3))
     with pytest.raises(ConfigError, match=r"all 2 users have fewer than data\.min_interactions=3"):
         make_split(dataset_of(users), DataConfig("folder", min_item_interactions=2))

@@ -29,8 +29,8 @@ def frequent_items(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
         if kept.is_empty():
             most = max(table.group_by("item").len()["len"].to_list())
             raise ConfigError(
-                f"no item has data.min_item_interactions={config.min_item_interactions} interactions (most: {most}); "
-                "lower it"
+                f"no item is left with data.min_item_interactions={config.min_item_interactions} interactions "
+                f"(most: {most}); lower it"
             )
         if config.item_filter == "once":
             return kept
