@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,14 @@ def test_leave_one_out_of_the_same_file(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"has no timestamps \(MMRec folder: toy\.inter .*set data\.split=given"):
         split_of(folder, split="leave-one-out")
     assert split_of(folder).train_edges.tolist() == [[0], [1]]
+
+
+def test_the_order_of_users_in_the_table_does_not_matter(tmp_path: Path) -> None:
+    dataset = read_dataset(write_inter(tmp_path / "toy", [*ROWS, (10, 2, 0), (10, 1, 1), (10, 3, 2)]))
+    turned = replace(dataset, interactions=dataset.interactions.sort("user", descending=True, maintain_order=True))
+    given, again = (make_split(found, DataConfig("toy")) for found in (dataset, turned))
+    assert given.users.ids == ("0", "10", "2")
+    assert again.fingerprint == given.fingerprint
 
 
 def test_a_pair_that_stands_twice_in_a_part_counts_once(tmp_path: Path) -> None:

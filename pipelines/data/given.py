@@ -38,13 +38,13 @@ def given_split(dataset: Dataset, config: DataConfig) -> Split:
             f"data.min_item_interactions is {config.min_item_interactions}, but the split of {config.folder} is given "
             "and stays as it is; set data.split=leave-one-out, or 0"
         )
-    everything = dataset.interactions
+    everything = dataset.interactions.sort("user", maintain_order=True)
     train = everything.filter(pl.col("part") == 0)
     known = everything.join(train.select("user").unique(), on="user", how="semi", maintain_order="left")
     _refuse_empty(everything, known, dataset)
-    users = Vocabulary(tuple(train["user"].unique(maintain_order=True).to_list()), "user")
+    users = Vocabulary(tuple(train["user"].unique().sort().to_list()), "user")
     items = Vocabulary(dataset.catalog or tuple(everything["item"].unique().sort().to_list()), "item")
-    edges = np.stack([encode(train["user"], users), encode(train["item"], items)])  # in the order of `users`
+    edges = np.stack([encode(train["user"], users), encode(train["item"], items)])  # user after user
     offsets = np.concatenate([[0], np.cumsum(np.bincount(edges[0], minlength=len(users)))]).astype(np.int64)
     sequences = Sequences(edges[1], offsets)
     parts = [_part(known.filter(pl.col("part") == n), users, items, sequences, config.max_length) for n in (1, 2)]
@@ -80,11 +80,10 @@ def _refuse_empty(everything: pl.DataFrame, known: pl.DataFrame, dataset: Datase
 def _part(table: pl.DataFrame, users: Vocabulary, items: Vocabulary, before: Sequences, length: int) -> ManyTargets:
     pairs = table.select("user", "item").unique(maintain_order=True)
     user = encode(pairs["user"], users)
-    order = np.argsort(user, kind="stable")
     who, counts = np.unique(user, return_counts=True)
     history, mask, seen, seen_offsets = histories(before, who, before.offsets[who + 1], length)
     bounds = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-    return ManyTargets(who, history, mask, encode(pairs["item"], items)[order], seen, seen_offsets, bounds)
+    return ManyTargets(who, history, mask, encode(pairs["item"], items), seen, seen_offsets, bounds)
 
 
 def _fingerprint(
