@@ -225,3 +225,5 @@ def test_from_an_mmrec_folder_to_recommendations(tmp_path: Path) -> None:
     assert np.load(tmp_path / "run" / "rank_offsets.npy").tolist() == list(range(0, 41, 2))
     had = {item for user, item, _ in rows if user == 3}
     assert not had & {int(hit.item) for hit in recommend(opened, "3", 6)}
+    short = replace(opened.recipe, data=replace(opened.recipe.data, keep_last=3))  # which means nothing here
+    assert recommend(replace(opened, recipe=short), "3", 6) == recommend(opened, "3", 6)
