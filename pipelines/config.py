@@ -24,8 +24,7 @@ from features.store import AbsentPolicy
 from models import recommenders
 from models.items import ItemsConfig
 from pipelines.data.split import DataConfig
-from pipelines.evaluate import Mask
-from pipelines.metrics import DEFAULT, METRICS, check_lengths, check_metrics
+from pipelines.evaluate import EvaluateConfig
 from pipelines.train import TrainConfig
 
 STRICT: dict[str, Any] = {"extra": "forbid"}
@@ -77,39 +76,6 @@ class ModelConfig:
 
     name: str
     settings: Any = None
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """How ranks are made.
-
-    Attributes:
-        mask: what becomes of items the user has had: 'keep' ranks them, 'hide' leaves them out except the target,
-            'strict' leaves them out, the target too (such a user is a miss).
-        at: list lengths N of HR@N, NDCG@N and so on.
-        metrics: HR, NDCG, Recall, Precision, MRR, MAP, from ranks; Coverage, Popularity, Gini, from what is offered,
-            which needs everybody's lists. See docs/evaluation.md.
-        lists: keep what is offered to each test user at the longest N, in lists.npy of the run.
-        batch_size: users scored at a time.
-    """
-
-    mask: Mask = "hide"
-    at: tuple[int, ...] = (10, 20)
-    metrics: tuple[str, ...] = DEFAULT
-    lists: bool = False
-    batch_size: int = 512
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    def __post_init__(self) -> None:
-        """Refuse values nothing can be ranked with."""
-        check_lengths(self.at, "evaluate.at")
-        check_metrics(self.metrics, "evaluate.metrics")
-        if not any(name in METRICS for name in self.metrics):
-            needed = ", ".join(METRICS)
-            raise ConfigError(f"evaluate.metrics is {list(self.metrics)}; it needs at least one of {needed}")
-        if self.batch_size < 1:
-            raise ConfigError(f"evaluate.batch_size is {self.batch_size}; it must be at least 1")
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
@@ -17,11 +17,44 @@ from torch import Tensor
 from features.errors import ConfigError
 from models.base import Recommender, UserBatch
 from pipelines.data.split import Bools, EvalPart, Ints, ManyTargets
-from pipelines.metrics import DEFAULT, LIST_METRICS, METRICS, Floats, Ranked, check_metrics, ranks
+from pipelines.metrics import DEFAULT, LIST_METRICS, METRICS, Floats, Ranked, check_lengths, check_metrics, ranks
 
 Mask = Literal["keep", "hide", "strict"]
 Lists = NDArray[np.int32]
 SCORES_CPU = 2**21  # scores at a time on a CPU: 8 MB stay in its cache through the passes that count ranks
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How ranks are made.
+
+    Attributes:
+        mask: what becomes of items the user has had: 'keep' ranks them, 'hide' leaves them out except the target,
+            'strict' leaves them out, the target too (such a user is a miss).
+        at: list lengths N of HR@N, NDCG@N and so on.
+        metrics: HR, NDCG, Recall, Precision, MRR, MAP, from ranks; Coverage, Popularity, Gini, from what is offered,
+            which needs everybody's lists. See docs/evaluation.md.
+        lists: keep what is offered to each test user at the longest N, in lists.npy of the run.
+        batch_size: users scored at a time.
+    """
+
+    mask: Mask = "hide"
+    at: tuple[int, ...] = (10, 20)
+    metrics: tuple[str, ...] = DEFAULT
+    lists: bool = False
+    batch_size: int = 512
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        """Refuse values nothing can be ranked with."""
+        check_lengths(self.at, "evaluate.at")
+        check_metrics(self.metrics, "evaluate.metrics")
+        if not any(name in METRICS for name in self.metrics):
+            needed = ", ".join(METRICS)
+            raise ConfigError(f"evaluate.metrics is {list(self.metrics)}; it needs at least one of {needed}")
+        if self.batch_size < 1:
+            raise ConfigError(f"evaluate.batch_size is {self.batch_size}; it must be at least 1")
 
 
 @dataclass(frozen=True)

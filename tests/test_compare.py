@@ -17,7 +17,8 @@ from features.errors import ConfigError
 from pipelines.compare import compare, finished_rows, run_compare, run_tests
 from pipelines.compare_output import escape_latex, latex, markdown
 from pipelines.compare_tables import Row, by_popularity, comparison, notes, significance, spread, summary
-from pipelines.config import EvaluateConfig, PaperResult, Recipe, dump_yaml, recipe_to_dict
+from pipelines.config import PaperResult, Recipe, dump_yaml, recipe_to_dict
+from pipelines.evaluate import EvaluateConfig
 from tests.small import USERS, recipe, small_dataset, write
 
 PAPER = {"source": "made up, table 1", "metrics": {"HR@10": 0.0496}, "note": "other features"}

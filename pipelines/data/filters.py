@@ -1,7 +1,8 @@
-"""Which interactions a leave-one-out split starts from: items met often enough, users with enough left."""
+"""What a leave-one-out split starts from: items met often enough, users with enough left, and what is ranked."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import TYPE_CHECKING
 
 import polars as pl
@@ -9,6 +10,7 @@ import polars as pl
 from features.errors import ConfigError
 
 if TYPE_CHECKING:
+    from pipelines.data.dataset import Dataset
     from pipelines.data.split import DataConfig
 
 
@@ -55,3 +57,15 @@ def without_short_users(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame
             f"(most: {max(sizes['len'].to_list())}); nothing is left to train on"
         )
     return table.join(short.select("user"), on="user", how="anti", maintain_order="left")
+
+
+def candidates(
+    dataset: Dataset, frequent: pl.DataFrame, tail: pl.DataFrame, config: DataConfig, catalog_ids: Iterable[str]
+) -> list[str]:
+    """Return the ids of what is ranked: of `frequent` items, of those left in `tail`, or also of the whole catalog."""
+    if config.candidates == "kept":
+        return tail["item"].unique().sort().to_list()
+    items = set(frequent["item"].unique().to_list())
+    if config.candidates == "catalog":
+        items |= set(dataset.titles) | set(dataset.catalog) | set(catalog_ids)
+    return sorted(items)

@@ -202,7 +202,7 @@ def make_split(dataset: Dataset, config: DataConfig, *, catalog_ids: Iterable[st
 
 
 def _leave_one_out(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[str]) -> Split:
-    from pipelines.data.filters import frequent_items, without_short_users
+    from pipelines.data.filters import candidates, frequent_items, without_short_users
 
     if not dataset.ordered:
         raise ConfigError(
@@ -212,7 +212,7 @@ def _leave_one_out(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[s
     kept = without_short_users(frequent, config)
     tail = kept if config.keep_last is None else kept.group_by("user", maintain_order=True).tail(config.keep_last)
     users = Vocabulary(tuple(tail["user"].unique().sort().to_list()), "user")
-    items = Vocabulary(tuple(_candidates(dataset, frequent, tail, config, catalog_ids)), "item")
+    items = Vocabulary(tuple(candidates(dataset, frequent, tail, config, catalog_ids)), "item")
     sizes = tail.group_by("user", maintain_order=True).len()["len"].to_numpy().astype(np.int64)
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
     sequences = Sequences(encode(tail["item"], items), offsets)
@@ -240,17 +240,6 @@ class Sequences:
 
     flat: Ints
     offsets: Ints
-
-
-def _candidates(
-    dataset: Dataset, frequent: pl.DataFrame, tail: pl.DataFrame, config: DataConfig, catalog_ids: Iterable[str]
-) -> list[str]:
-    if config.candidates == "kept":
-        return tail["item"].unique().sort().to_list()
-    items = set(frequent["item"].unique().to_list())
-    if config.candidates == "catalog":
-        items |= set(dataset.titles) | set(dataset.catalog) | set(catalog_ids)
-    return sorted(items)
 
 
 def encode(ids: pl.Series, vocabulary: Vocabulary) -> Ints:
