@@ -149,9 +149,8 @@ def _features(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
     bring = _verb(actions, "import", "a published array into a feature file", "feature_files:bring")
     bring.add_argument("source", type=Path, help=".npy, .parquet or .safetensors with a 2-d array, one row per item")
-    bring.add_argument(
-        "--ids", help="row+1 (MicroLens), a text file of ids, or MMRec's i_id_mapping.csv; not for a source with ids"
-    )
+    whose = "row+1 (MicroLens), row (MMRec), a text file of ids, or i_id_mapping.csv; not for a source with ids"
+    bring.add_argument("--ids", help=whose)
     bring.add_argument("--data", type=Path, required=True, help="dataset folder the ids belong to")
     bring.add_argument("--name", required=True, help="what the features are, e.g. videomae-published")
     bring.add_argument("--out", type=Path, required=True, help="folder for the feature file")
@@ -176,6 +175,12 @@ def _evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     parser = _verb(verbs, "evaluate", "test a finished run again", "experiment:run_evaluate")
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--mask", help="keep, hide or strict (without it: as in the run's recipe)")
+    parser.add_argument("--at", help="list lengths, comma-separated, instead of the recipe's")
+    parser.add_argument("--metrics", help="HR,NDCG,MRR,Coverage and so on, instead of the recipe's")
+    parser.add_argument("--groups", action="store_true", help="also by popularity of the target and length of history")
+    parser.add_argument("--bins", type=int, default=5, help="groups of about equally many users")
+    parser.add_argument("--popularity-edges", help="least training count of each group, e.g. 1,5,20, instead of --bins")
+    parser.add_argument("--history-edges", help="least number of seen items of each group, instead of --bins")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
 
@@ -196,13 +201,17 @@ def _search(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _compare(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    what = "train several recipes with several seeds, one table with the papers' numbers"
+    what = "several recipes with several seeds, or finished runs, in one table with the papers' numbers and tests"
     parser = _verb(verbs, "compare", what, "compare:run_compare")
-    parser.add_argument("recipes", type=Path, nargs="+", help="recipe files")
+    parser.add_argument("sources", type=Path, nargs="+", metavar="RECIPE|RUN", help="recipe files, or run folders")
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="key=value", help="for all recipes")
     parser.add_argument("--seeds", type=int, default=1, help="runs per recipe, with seeds 0, 1, 2 ...")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the run folders")
-    parser.add_argument("--markdown", type=Path, help="write the table here, too")
+    parser.add_argument("--baseline", help="row that the others are tested against (without it: the first)")
+    parser.add_argument("--test", choices=("t", "wilcoxon"), default="t", help="paired test over users")
+    parser.add_argument("--groups", action="store_true", help="also by popularity of the target, as ratios to it")
+    for form, what in (("markdown", "Markdown"), ("latex", "LaTeX (booktabs)"), ("csv", "CSV, every number unrounded")):
+        parser.add_argument(f"--{form}", type=Path, help=f"write the tables here, too, as {what}")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")
 
 

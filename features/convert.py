@@ -21,6 +21,7 @@ from features.rows import FeatureColumns, State, check_ids
 from features.store import FeatureFile
 
 ROW_PLUS_ONE = "row+1"  # MicroLens: row r of the published arrays is item id r + 1
+ROW = "row"  # MMRec: row r is item r
 SAFE_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 
 
@@ -40,8 +41,8 @@ def import_features(
             source carries its own ids, as our exports of cached activations do.
         target: an `.h5` file, or a folder that gets `<name>-<fingerprint>.h5`.
         dataset: name of the dataset the ids belong to.
-        ids: whose row is whose: "row+1" (row r is item r + 1, as MicroLens publishes), a file for `read_ids`, or the
-            ids themselves. None for a source that carries its own ids.
+        ids: whose row is whose: "row+1" (row r is item r + 1, as MicroLens publishes), "row" (item r, as MMRec), a file
+            for `read_ids`, or the ids themselves. None for a source that carries its own ids.
         name: what the features are, e.g. "videomae-published"; part of the recipe.
         dtype: on disk, "float16", "float32" or "int8".
 
@@ -100,9 +101,13 @@ def _ids(ids: str | Path | Sequence[str] | None, array: Published) -> tuple[Sequ
             raise ConfigError(f"{array.path} carries its own item ids; leave --ids out")
         return array.ids, "those of the source"
     if ids is None:
-        raise ConfigError(f"{array.path} carries no item ids; give --ids row+1, a text file of ids or i_id_mapping.csv")
+        raise ConfigError(
+            f"{array.path} carries no item ids; give --ids row+1, row, a text file of ids or i_id_mapping.csv"
+        )
     if isinstance(ids, str) and ids == ROW_PLUS_ONE:
         return [str(row + 1) for row in range(array.shape[0])], "row r is item r+1"
+    if isinstance(ids, str) and ids == ROW:
+        return [str(row) for row in range(array.shape[0])], "row r is item r"
     if isinstance(ids, str | Path):
         items, source = read_ids(Path(ids)), Path(ids).name
     else:

@@ -1,38 +1,23 @@
-"""Several recipes, several seeds, one table: mean and spread, warm and cold, the paper's number beside ours."""
+"""Several recipes, several seeds, or runs that are finished, in one table: see pipelines/compare_tables.py."""
 
 from __future__ import annotations
 
-import statistics
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import get_args
 
-from features.errors import ConfigError
-from pipelines.config import Recipe, load_recipe
+from features.errors import ConfigError, nearest
+from pipelines.compare_output import WRITERS, print_comparison
+from pipelines.compare_tables import Row, Tests, by_popularity, columns, tested_on
+from pipelines.config import Recipe, build_recipe, load_recipe, parse_yaml
 from pipelines.console import say, table
 from pipelines.data.split import DataConfig
 from pipelines.experiment import Data, load_data, run_recipe
+from pipelines.significance import Test, compare_with_baseline
 
-GROUPS = ("all", "warm", "cold")
-
-
-@dataclass(frozen=True)
-class Row:
-    """One recipe's results, one entry per seed.
-
-    Attributes:
-        recipe: what was run.
-        metrics: the metrics of each seed's run.
-    """
-
-    recipe: Recipe
-    metrics: tuple[dict[str, Any], ...]
-
-    def values(self, group: str, metric: str) -> list[float]:
-        """Return one value per seed; empty where the group has no users."""
-        found = [metrics["test"][group].get(metric) for metrics in self.metrics]
-        return [value for value in found if value is not None]
+WORDS: dict[Test, str] = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}
 
 
 def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "auto") -> list[Row]:
@@ -54,84 +39,130 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
     for recipe in recipes:
         if recipe.data not in data:
             data[recipe.data] = load_data(recipe.data)
+        folders = [out / f"{recipe.name}-seed{seed}" for seed in range(seeds)]
         runs = [
-            run_recipe(
-                replace(recipe, seed=seed), out / f"{recipe.name}-seed{seed}", device=device, data=data[recipe.data]
-            )
-            for seed in range(seeds)
+            run_recipe(replace(recipe, seed=seed), folder, device=device, data=data[recipe.data])
+            for seed, folder in enumerate(folders)
         ]
-        rows.append(Row(recipe, tuple(runs)))
+        rows.append(Row(recipe, tuple(runs), tuple(folders)))
     return rows
 
 
-def spread(values: Sequence[float]) -> str:
-    """Return 'mean ± sample standard deviation' to four digits, '-' for no values.
+def finished_rows(folders: Sequence[Path]) -> list[Row]:
+    """Return finished runs as rows: those that differ in nothing but the seed share one.
 
-    >>> spread([0.1, 0.2])
-    '0.1500 ± 0.0707'
+    Raises:
+        ConfigError: a folder that is no finished run, or one run or seed given twice.
     """
-    if not values:
-        return "-"
-    mean = f"{statistics.fmean(values):.4f}"
-    return f"{mean} ± {statistics.stdev(values):.4f}" if len(values) > 1 else mean
+    rows: dict[int, list[tuple[Path, Recipe]]] = {}
+    kinds: list[Recipe] = []
+    for folder in folders:
+        recipe = _finished(folder)
+        kind = replace(recipe, seed=0)
+        if kind not in kinds:
+            kinds.append(kind)
+        runs = rows.setdefault(kinds.index(kind), [])
+        same = next((path for path, other in runs if other.seed == recipe.seed), None)
+        if same is not None:
+            raise ConfigError(f"{same} and {folder} are runs of one recipe and seed; give one of them")
+        runs.append((folder, recipe))
+    names = [kind.name for kind in kinds]
+    return [
+        Row(
+            kinds[place],
+            tuple(json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder, _ in runs),
+            tuple(folder for folder, _ in runs),
+            label=str(runs[0][0]) if names.count(kinds[place].name) > 1 else "",
+        )
+        for place, runs in rows.items()
+    ]
 
 
-def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return header and cells: HR and NDCG at the first two list lengths, HR also warm and cold."""
-    lengths = rows[0].recipe.evaluate.at[:2]
-    columns = [(group, f"{m}@{n}") for group in ("all",) for n in lengths for m in ("HR", "NDCG")]
-    columns += [(group, f"HR@{lengths[0]}") for group in ("warm", "cold")]
-    published = any(row.recipe.paper for row in rows)
-    header = ["recipe", *(metric if group == "all" else f"{group} {metric}" for group, metric in columns)]
-    header += [f"paper {metric}" for _, metric in columns[:2]] if published else []
-    cells = []
-    for row in rows:
-        line = [row.recipe.name, *(spread(row.values(group, metric)) for group, metric in columns)]
-        if published:
-            paper = row.recipe.paper.metrics if row.recipe.paper else {}
-            line += [f"{paper[metric]:.4f}" if metric in paper else "-" for _, metric in columns[:2]]
-        cells.append(line)
-    return header, cells
+def _finished(folder: Path) -> Recipe:
+    config = folder / "config.yaml"
+    if not config.is_file() or not (folder / "metrics.json").is_file():
+        raise ConfigError(f"{folder} is no finished run (no config.yaml or metrics.json); train a recipe first")
+    return build_recipe(parse_yaml(config.read_text(encoding="utf-8"), str(config)))
 
 
-def markdown(header: Sequence[str], cells: Sequence[Sequence[str]]) -> str:
-    """Return the table as Markdown."""
-    lines = [header, ["---", *("---:" for _ in header[1:])], *cells]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+def run_tests(rows: Sequence[Row], baseline: str | None = None, test: Test = "t") -> Tests | None:
+    """Compare all rows with the baseline (its name; None = the first), user by user, in the metrics of the table.
 
+    Returns:
+        None where no other row was tested on the baseline's users, targets, candidates and mask.
 
-def summary(rows: Sequence[Row]) -> str:
-    """Return the line that says what the numbers are."""
-    users = rows[0].metrics[0]["test"]["users"]
-    first = rows[0].recipe
-    return (
-        f"{len(rows[0].metrics)} seed(s), mean ± standard deviation; {users['all']} test users, {users['warm']} warm "
-        f"and {users['cold']} cold targets, {rows[0].metrics[0]['candidates']} candidates, seen items: "
-        f"{first.evaluate.mask}"
+    Raises:
+        ConfigError: a baseline or a test that does not exist, or a run without ranks.
+    """
+    place = _baseline([row.name for row in rows], baseline)
+    _check_test(test)
+    base = rows[place]
+    same = [row for row in rows if tested_on(row) == tested_on(base)]
+    if len(same) < 2 or tested_on(base)[0] is None:
+        return None
+    metrics = [metric for group, metric in columns(rows) if group == "all"][:2]
+    runs = [row.folders for row in same]
+    per_metric = [compare_with_baseline(runs, same.index(base), metric, test) for metric in metrics]
+    return Tests(
+        baseline=base.name,
+        rows=tuple(row.name for row in same),
+        compared=tuple(zip(*per_metric, strict=True)),
+        left_out=tuple(row.name for row in rows if row not in same),
+        test=WORDS[test],
     )
 
 
+def _baseline(names: Sequence[str], baseline: str | None) -> int:
+    if baseline is not None and baseline not in names:
+        raise ConfigError(f"--baseline {baseline!r} is no row of the table; {nearest(baseline, names)}")
+    return names.index(baseline) if baseline is not None else 0
+
+
+def _check_test(test: str) -> None:
+    if test not in get_args(Test):
+        raise ConfigError(f"--test is {test!r}; {nearest(test, get_args(Test))}")
+
+
 def run_compare(
-    recipes: Sequence[Path], overrides: Sequence[str], seeds: int, out: Path, markdown: Path | None, device: str
+    sources: Sequence[Path],
+    overrides: Sequence[str],
+    seeds: int,
+    out: Path,
+    device: str,
+    baseline: str | None = None,
+    test: Test = "t",
+    groups: bool = False,
+    markdown: Path | None = None,
+    csv: Path | None = None,
+    latex: Path | None = None,
 ) -> None:
     """Command line `compare`."""
-    rows = compare([load_recipe(path, overrides) for path in recipes], seeds, out, device=device)
-    print_comparison("comparison", rows)
-    if markdown:
-        write_markdown(markdown, rows)
-        say(f"table written to {markdown}")
+    _check_test(test)
+    rows = _rows(sources, overrides, seeds, out, device, baseline)
+    tests = run_tests(rows, baseline, test)
+    print_comparison("comparison", rows, tests)
+    if groups:
+        place = _baseline([row.name for row in rows], baseline)
+        metric = columns(rows)[0][1]
+        table(f"{metric} by popularity", *by_popularity(rows, place, metric))
+        say(f"x = times {rows[place].name}; cold = the target never occurs in training")
+    for name, path in {"markdown": markdown, "csv": csv, "latex": latex}.items():
+        if path:
+            WRITERS[name](path, rows, tests)
+            say(f"table written to {path}")
 
 
-def print_comparison(title: str, rows: Sequence[Row]) -> None:
-    """Print the table of `rows`."""
-    header, cells = comparison(rows)
-    notes = [
-        f"{row.recipe.name}: {row.recipe.paper.note}" for row in rows if row.recipe.paper and row.recipe.paper.note
-    ]
-    table(title, header, cells, note="\n".join([summary(rows), *notes]))
-
-
-def write_markdown(path: Path, rows: Sequence[Row]) -> None:
-    """Write the table of `rows` to a Markdown file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(f"{markdown(*comparison(rows))}\n{summary(rows)}.\n", encoding="utf-8")
+def _rows(
+    sources: Sequence[Path], overrides: Sequence[str], seeds: int, out: Path, device: str, baseline: str | None
+) -> list[Row]:
+    runs = [path for path in sources if path.is_dir()]
+    if runs and len(runs) < len(sources):
+        other = next(path for path in sources if not path.is_dir())
+        raise ConfigError(f"{runs[0]} is a folder and {other} is none; compare recipes or finished runs, not both")
+    if runs:
+        if overrides or seeds != 1:
+            raise ConfigError(f"{runs[0]} is a run and stays as it is; --set and --seeds are for recipes")
+        return finished_rows(runs)
+    recipes = [load_recipe(path, overrides) for path in sources]
+    _baseline([recipe.name for recipe in recipes], baseline)  # before hours of training, not after
+    return compare(recipes, seeds, out, device=device)

@@ -24,7 +24,7 @@ from features.store import AbsentPolicy
 from models import recommenders
 from models.items import ItemsConfig
 from pipelines.data.split import DataConfig
-from pipelines.evaluate import Mask
+from pipelines.evaluate import EvaluateConfig
 from pipelines.train import TrainConfig
 
 STRICT: dict[str, Any] = {"extra": "forbid"}
@@ -76,31 +76,6 @@ class ModelConfig:
 
     name: str
     settings: Any = None
-
-
-@dataclass(frozen=True)
-class EvaluateConfig:
-    """How ranks are made.
-
-    Attributes:
-        mask: what becomes of items the user has had: 'keep' ranks them, 'hide' leaves them out except the target,
-            'strict' leaves them out, the target too (such a user is a miss).
-        at: list lengths N of HR@N and NDCG@N.
-        batch_size: users scored at a time.
-    """
-
-    mask: Mask = "hide"
-    at: tuple[int, ...] = (10, 20)
-    batch_size: int = 512
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    def __post_init__(self) -> None:
-        """Refuse values nothing can be ranked with."""
-        if not self.at or min(self.at) < 1:
-            raise ConfigError(f"evaluate.at is {list(self.at)}; it needs list lengths of at least 1, such as [10, 20]")
-        if self.batch_size < 1:
-            raise ConfigError(f"evaluate.batch_size is {self.batch_size}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -303,4 +278,4 @@ def _keys(target: Any, loc: tuple[int | str, ...]) -> list[str]:
             target = typing.get_type_hints(holder).get(part)
     options = [target, *typing.get_args(target)]
     holder = next((option for option in options if is_dataclass(option)), None)
-    return list(holder.__dataclass_fields__) if holder is not None else []
+    return [entry.name for entry in fields(holder)] if holder is not None else []

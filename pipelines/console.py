@@ -15,7 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
-NUMBER = re.compile(r"-|-?[\d.]+( ± [\d.]+)?")
+NUMBER = re.compile(r"-|[-+<]?[\d.]+( ± [\d.]+)?( [(\[][-+\d., x%]+[)\]])?")
 Advance = Callable[[int, int], None]
 
 OUT = Console(soft_wrap=True, highlight=False)
@@ -58,7 +58,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     for row in rows:
         drawn.add_row(*(escape(cell) for cell in row))
     # a pipe has no width of its own: keep rows whole rather than fold them at 80 columns
-    Console(highlight=False, width=None if sys.stdout.isatty() else 160).print(drawn)
+    Console(highlight=False, width=None if sys.stdout.isatty() else 400).print(drawn)
 
 
 def print_json(value: Any) -> None:

@@ -11,7 +11,9 @@ from extract.encoders import get_encoder
 from extract.options import ExtractOptions, ExtractReport
 from features.errors import ConfigError
 from features.store import FeatureFile
-from pipelines.compare import Row, compare, print_comparison, write_markdown
+from pipelines.compare import compare
+from pipelines.compare_output import print_comparison, write_markdown
+from pipelines.compare_tables import Row
 from pipelines.config import build_recipe, dump_yaml
 from pipelines.console import progress, say
 from pipelines.data.dataset import read_dataset

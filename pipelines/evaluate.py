@@ -1,25 +1,60 @@
-"""Full ranking: every user's target against all items, in chunks of users.
+"""Full ranking: every user's targets against all items, in chunks of users.
 
-Letters: N users, I items, D model width, S seen items of all users together.
+Letters: N users, R targets of all users together, I items, D model width, K list length, S seen items of all users.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import Any, ClassVar, Literal, get_args
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from features.errors import ConfigError
 from models.base import Recommender, UserBatch
-from pipelines.data.split import Bools, EvalPart, Ints
-from pipelines.metrics import Floats, hit_rate, ndcg, ranks
+from pipelines.data.split import Bools, EvalPart, Ints, ManyTargets
+from pipelines.metrics import DEFAULT, LIST_METRICS, METRICS, Floats, Ranked, check_lengths, check_metrics, ranks
 
 Mask = Literal["keep", "hide", "strict"]
+Lists = NDArray[np.int32]
 SCORES_CPU = 2**21  # scores at a time on a CPU: 8 MB stay in its cache through the passes that count ranks
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How ranks are made.
+
+    Attributes:
+        mask: what becomes of items the user has had: 'keep' ranks them, 'hide' leaves them out except the target,
+            'strict' leaves them out, the target too (such a user is a miss).
+        at: list lengths N of HR@N, NDCG@N and so on.
+        metrics: HR, NDCG, Recall, Precision, MRR, MAP, from ranks; Coverage, Popularity, Gini, from what is offered,
+            which needs everybody's lists. See docs/evaluation.md.
+        lists: keep what is offered to each test user at the longest N, in lists.npy of the run.
+        batch_size: users scored at a time.
+    """
+
+    mask: Mask = "hide"
+    at: tuple[int, ...] = (10, 20)
+    metrics: tuple[str, ...] = DEFAULT
+    lists: bool = False
+    batch_size: int = 512
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        """Refuse values nothing can be ranked with."""
+        check_lengths(self.at, "evaluate.at")
+        check_metrics(self.metrics, "evaluate.metrics")
+        if not any(name in METRICS for name in self.metrics):
+            needed = ", ".join(METRICS)
+            raise ConfigError(f"evaluate.metrics is {list(self.metrics)}; it needs at least one of {needed}")
+        if self.batch_size < 1:
+            raise ConfigError(f"evaluate.batch_size is {self.batch_size}; it must be at least 1")
 
 
 @dataclass(frozen=True)
@@ -28,14 +63,19 @@ class Evaluation:
 
     Attributes:
         metrics: 'HR@10', 'NDCG@10', ... over all users.
-        warm: the same over users whose target occurs in training; None where there is none.
-        cold: the same over users whose target does not; None where there is none.
+        warm: the same over users whose targets all occur in training; None where there are none.
+        cold: the same over the other users; None where there are none.
         n_users: N.
-        n_warm: users with a warm target.
+        n_warm: users with warm targets.
         n_cold: users with a cold target.
         candidates: items ranked against each other, before any are hidden.
         mask: which seen items were hidden.
-        ranks: (N,) in the order of the part's users; inf = the target itself was hidden, a miss at any K.
+        ranks: (R,) in the order of the part's users, best first within a user; inf = the target itself was hidden, a
+            miss at any K. With one target per user R = N.
+        offsets: (N + 1,) where each user's ranks start; None where each has one.
+        lists: (N, K) items at the longest K, best first, -1 where a user has no more; None unless asked for. Which of
+            several items with equal scores is listed is the sorting routine's choice.
+        catalog: 'Coverage@10' and the like, of the lists; None unless asked for.
     """
 
     metrics: dict[str, float]
@@ -47,6 +87,14 @@ class Evaluation:
     candidates: int
     mask: Mask
     ranks: Floats
+    offsets: Ints | None = None
+    lists: Lists | None = None
+    catalog: dict[str, float] | None = None
+
+    @property
+    def ranked(self) -> Ranked:
+        """Return the ranks with whose they are."""
+        return Ranked.of_one(self.ranks) if self.offsets is None else Ranked(self.ranks, self.offsets)
 
 
 def evaluate(
@@ -56,77 +104,94 @@ def evaluate(
     *,
     mask: Mask,
     at: tuple[int, ...] = (10, 20),
+    metrics: tuple[str, ...] = DEFAULT,
+    lists: bool = False,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
-    """Rank every user's target among all items.
+    """Rank every user's targets among all items.
 
     Args:
         model: on `device`; put in eval mode meanwhile.
         part: the users, their histories and targets.
         train_counts: (I,) occurrences in training; 0 = cold item.
-        mask: 'keep' hides nothing; 'hide' hides the items a user has seen, except the target; 'strict' hides the target
-            too where it was seen before, which makes it a miss (as IISAN and MicroLens count).
+        mask: 'keep' hides nothing; 'hide' hides the items a user has seen, except the targets; 'strict' hides targets
+            too where they were seen before, which makes them misses (as IISAN, MicroLens and MMRec count).
         at: list lengths K.
+        metrics: names of `METRICS` and `LIST_METRICS`; one of the latter asks for lists, too.
+        lists: keep what is offered to each user.
         batch_size: users encoded at a time, and scored at a time on a GPU; a CPU scores as many as fit its cache.
         device: where to score.
 
     Raises:
-        ConfigError: a mask that does not exist, no users, or vectors that are not finite.
+        ConfigError: a mask or metric that does not exist, no users, or vectors that are not finite.
     """
+    check_metrics(metrics, "metrics")
     if mask not in get_args(Mask):
         raise ConfigError(f"mask is {mask!r}; known: {', '.join(get_args(Mask))}")
     if not len(part.users):
         raise ConfigError("nothing to evaluate: the part has no users")
+    of_lists = [name for name in metrics if name in LIST_METRICS]
+    top = min(max(at), len(train_counts)) if lists or of_lists else 0
     training = model.training
     model.eval()
     try:
-        user_ranks = _all_ranks(model, part, mask, batch_size, torch.device(device))
+        user_ranks, listed = _all_ranks(model, part, mask, batch_size, torch.device(device), top)
     finally:
         model.train(training)
-    warm = train_counts[part.targets] > 0
+    ranked = Ranked(user_ranks, part.bounds)
+    warm = ranked.sums((train_counts[part.targets] > 0).astype(np.float64)) == ranked.counts
     everyone = np.ones_like(warm)
+    of_ranks = {f"{name}@{k}": METRICS[name](ranked, k) for k in at for name in metrics if name in METRICS}
     return Evaluation(
-        metrics=_means(user_ranks, everyone, at) or {},
-        warm=_means(user_ranks, warm, at),
-        cold=_means(user_ranks, ~warm, at),
+        metrics=_means(of_ranks, everyone) or {},
+        warm=_means(of_ranks, warm),
+        cold=_means(of_ranks, ~warm),
         n_users=len(warm),
         n_warm=int(warm.sum()),
         n_cold=int((~warm).sum()),
         candidates=len(train_counts),
         mask=mask,
         ranks=user_ranks,
+        offsets=part.bounds if isinstance(part, ManyTargets) else None,
+        lists=listed if lists else None,
+        catalog=_of_lists(listed, train_counts, of_lists, at),
     )
 
 
-def _means(user_ranks: Floats, chosen: Bools, at: tuple[int, ...]) -> dict[str, float] | None:
-    if not chosen.any():
+def _of_lists(
+    listed: Lists | None, train_counts: Ints, names: Sequence[str], at: Sequence[int]
+) -> dict[str, float] | None:
+    if listed is None or not names:
         return None
-    kept = user_ranks[chosen]
-    return {
-        f"{name}@{k}": float(metric(kept, k).mean()) for k in at for name, metric in (("HR", hit_rate), ("NDCG", ndcg))
-    }
+    return {f"{name}@{k}": LIST_METRICS[name](listed[:, :k], train_counts) for k in at for name in names}
+
+
+def _means(values: dict[str, Floats], chosen: Bools) -> dict[str, float] | None:
+    return {name: float(value[chosen].mean()) for name, value in values.items()} if chosen.any() else None
 
 
 @torch.no_grad()
-def _all_ranks(model: Recommender, part: EvalPart, mask: Mask, batch_size: int, device: torch.device) -> Floats:
+def _all_ranks(
+    model: Recommender, part: EvalPart, mask: Mask, batch_size: int, device: torch.device, top: int
+) -> tuple[Floats, Lists | None]:
+    """Return (R,) ranks and, where `top` is not 0, (N, top) lists."""
     items = model.item_vectors() if model.inner_product else None
     if items is not None:
         _check_finite(items, "item")
-    users, histories, real, targets = (
-        torch.from_numpy(array).to(device) for array in (part.users, part.items, part.mask, part.targets)
-    )
+    users, histories, real = (torch.from_numpy(array).to(device) for array in (part.users, part.items, part.mask))
     size = batch_size if device.type != "cpu" else min(batch_size, max(1, SCORES_CPU // model.facts.n_items))
     # One buffer for all chunks: memory touched for the first time costs more than the product written to it.
     buffer = torch.empty(min(size, len(users)), model.facts.n_items, device=device)
-    found = []
+    found, listed = [], []
     for start in range(0, len(users), batch_size):
         rows = slice(start, start + batch_size)
         batch = UserBatch(users[rows], histories[rows], real[rows])
         for first, scores in _scores(model, batch, items, buffer):
-            chunk = slice(start + first, start + first + len(scores))
-            found.append(_chunk_ranks(scores, targets[chunk, None], part, chunk.start, mask))
-    return torch.cat(found).cpu().numpy()
+            chunk_ranks, chunk_lists = _rank_chunk(scores, part, start + first, mask, top)
+            found.append(chunk_ranks)
+            listed.append(chunk_lists)
+    return torch.cat(found).cpu().numpy(), torch.cat(listed).cpu().numpy() if top else None
 
 
 def _scores(model: Recommender, batch: UserBatch, items: Tensor | None, buffer: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -143,17 +208,67 @@ def _scores(model: Recommender, batch: UserBatch, items: Tensor | None, buffer: 
         yield start, torch.mm(part, items.T, out=buffer[: len(part)])
 
 
-def _chunk_ranks(scores: Tensor, targets: Tensor, part: EvalPart, start: int, mask: Mask) -> Tensor:
-    """Return (n,) float64 ranks of the chunk of users that begins at `start`; overwrites scores (n, I)."""
-    target_scores = scores.gather(1, targets)
-    _check_finite(target_scores, "score")
+def _rank_chunk(scores: Tensor, part: EvalPart, start: int, mask: Mask, top: int) -> tuple[Tensor, Tensor]:
+    """Return (r,) float64 ranks and (n, top) int32 lists of the users from `start` on; overwrites scores (n, I)."""
+    targets = _targets(part, start, len(scores), scores.device)
+    target_scores = scores[targets]
+    _check_finite(target_scores[:, None], "score")
+    hidden = _hide_seen(scores, target_scores, targets, part, start, mask)
+    listed = torch.empty(len(scores), 0, dtype=torch.int32)
+    if top:
+        best, which = scores.topk(top)
+        listed = which.masked_fill_(best == -torch.inf, -1).int()
+    count = _many_ranks if isinstance(part, ManyTargets) else _one_rank
+    return count(scores, target_scores, targets, hidden), listed
+
+
+def _targets(part: EvalPart, start: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return row (from 0) and item, (r,) each, of all targets of users start..start + count - 1."""
+    if not isinstance(part, ManyTargets):
+        return torch.arange(count, device=device), torch.from_numpy(part.targets[start : start + count]).to(device)
+    bounds = part.bounds[start : start + count + 1]
+    rows = np.repeat(np.arange(count), np.diff(bounds))
+    items = part.targets[bounds[0] : bounds[-1]]
+    return torch.from_numpy(rows).to(device), torch.from_numpy(items).to(device)
+
+
+def _hide_seen(
+    scores: Tensor, target_scores: Tensor, targets: tuple[Tensor, Tensor], part: EvalPart, start: int, mask: Mask
+) -> Tensor | None:
+    """Set scores (n, I) of what was seen to -inf, targets only under 'strict'; return (r,) which targets, or None."""
     if mask == "keep":
-        return ranks(scores, target_scores)
-    rows, seen = (torch.from_numpy(array).to(scores.device) for array in seen_pairs(part, start, len(scores)))
-    scores[rows, seen] = -torch.inf
-    hidden = scores.gather(1, targets)[:, 0] == -torch.inf
-    found = ranks(scores.scatter_(1, targets, target_scores), target_scores)
-    return found.masked_fill_(hidden, torch.inf) if mask == "strict" else found
+        return None
+    scores[
+        tuple(torch.from_numpy(array).to(scores.device) for array in seen_pairs(part, start, len(scores)))
+    ] = -torch.inf
+    if mask == "strict":
+        return scores[targets] == -torch.inf
+    scores[targets] = target_scores
+    return None
+
+
+def _one_rank(scores: Tensor, target_scores: Tensor, _: tuple[Tensor, Tensor], hidden: Tensor | None) -> Tensor:
+    """Return (n,) float64 ranks of one target per row; overwrites scores (n, I)."""
+    found = ranks(scores, target_scores[:, None])
+    return found if hidden is None else found.masked_fill_(hidden, torch.inf)
+
+
+def _many_ranks(scores: Tensor, target_scores: Tensor, targets: tuple[Tensor, Tensor], hidden: Tensor | None) -> Tensor:
+    """Return (r,) float64 ranks of several targets per row, best first within a row; overwrites scores (n, I).
+
+    Targets do not tie with each other: whichever comes first, as many of them stand that high.
+    """
+    rows = targets[0]
+    scores[targets] = -torch.inf
+    pieces = zip(torch.split(rows, len(scores)), torch.split(target_scores, len(scores)), strict=True)
+    # counted without itself: half a place less than `ranks` says, and the places of the row's targets on top
+    others = torch.cat([ranks(scores[piece], wanted[:, None]) for piece, wanted in pieces]) - 0.5
+    if hidden is not None:
+        others.masked_fill_(hidden, torch.inf)
+    order = torch.argsort(others, stable=True)
+    order = order[torch.argsort(rows[order], stable=True)]
+    starts = torch.searchsorted(rows, rows)  # rows are ascending
+    return others[order] + torch.arange(1, len(rows) + 1, device=rows.device) - starts
 
 
 def seen_pairs(part: EvalPart, start: int, count: int) -> tuple[Ints, Ints]:

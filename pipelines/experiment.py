@@ -1,7 +1,8 @@
 """One recipe, one run folder: data, features, model, training, test, record. Finished runs are not made again.
 
 A run folder holds config.yaml (every default written out), checkpoint.pt, metrics.json, ranks.npy (one test rank per
-user), log.jsonl (one epoch per line) and record.json (code version, seed, fingerprints, timings, peak memory).
+user; with several targets per user also rank_offsets.npy, where each user's start), lists.npy where the recipe asks for
+it, log.jsonl (one epoch per line) and record.json (code version, seed, fingerprints, timings, peak memory).
 """
 
 from __future__ import annotations
@@ -30,12 +31,13 @@ from pipelines.config import (
     parse_yaml,
     recipe_to_dict,
 )
-from pipelines.console import print_json, progress, say, table
+from pipelines.console import print_json, progress, say
 from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.data.sides import side_features
 from pipelines.data.split import DataConfig, Split, make_split
 from pipelines.evaluate import Evaluation, evaluate
 from pipelines.record import begin_record, finish_record, refuse_changes
+from pipelines.results import as_metrics, print_groups, print_metrics
 from pipelines.train import fit
 
 
@@ -149,8 +151,8 @@ def run_recipe(recipe: Recipe, folder: Path, *, device: str = "auto", data: Data
     log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in fitted.history)
     write_atomic(folder / "log.jsonl", log)
     result = _test(model, recipe, split, place)
-    np.save(folder / "ranks.npy", result.ranks)
-    metrics = {"test": _by_group(result), "valid": fitted.best, "candidates": result.candidates}
+    _save_ranks(folder, result)
+    metrics = as_metrics(result, split) | {"valid": fitted.best}
     finish_record(folder, fitted, model, place)
     write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
     return metrics
@@ -160,7 +162,7 @@ def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     config, metrics = folder / "config.yaml", folder / "metrics.json"
     if not config.is_file() or not (metrics.is_file() or (folder / CHECKPOINT).is_file()):
         return None  # nothing, or a run that failed before its first epoch ended
-    if parse_yaml(config.read_text(), str(config)) != recipe_to_dict(recipe):
+    if build_recipe(parse_yaml(config.read_text(encoding="utf-8"), str(config))) != recipe:
         raise ConfigError(f"{folder} holds a run with other settings (see its config.yaml); choose another --out")
     return dict(json.loads(metrics.read_text())) if metrics.is_file() else None
 
@@ -173,18 +175,19 @@ def _test(model: Recommender, recipe: Recipe, split: Split, device: torch.device
         split.train_counts,
         mask=options.mask,
         at=options.at,
+        metrics=options.metrics,
+        lists=options.lists,
         batch_size=options.batch_size,
         device=device,
     )
 
 
-def _by_group(result: Evaluation) -> dict[str, Any]:
-    return {
-        "all": result.metrics,
-        "warm": result.warm or {},
-        "cold": result.cold or {},
-        "users": {"all": result.n_users, "warm": result.n_warm, "cold": result.n_cold},
-    }
+def _save_ranks(folder: Path, result: Evaluation) -> None:
+    np.save(folder / "ranks.npy", result.ranks)
+    if result.offsets is not None:
+        np.save(folder / "rank_offsets.npy", result.offsets)
+    if result.lists is not None:
+        np.save(folder / "lists.npy", result.lists)
 
 
 def open_run(folder: Path, *, device: str = "cpu") -> Run:
@@ -216,32 +219,43 @@ def run_train(recipe: Path, overrides: Sequence[str], out: Path | None, device: 
     print_metrics(loaded, metrics)
 
 
-def run_evaluate(run: Path, mask: str | None, device: str, json: bool) -> None:
+def run_evaluate(
+    run: Path,
+    mask: str | None,
+    at: str | None,
+    metrics: str | None,
+    groups: bool,
+    bins: int,
+    popularity_edges: str | None,
+    history_edges: str | None,
+    device: str,
+    json: bool,
+) -> None:
     """Command line `evaluate`."""
     opened = open_run(run, device=device)
-    recipe = opened.recipe
-    if mask:
-        plain = recipe_to_dict(recipe)
-        plain["evaluate"]["mask"] = mask
-        recipe = build_recipe(plain)
-    result = _test(opened.model, recipe, opened.data.split, resolve_device(device))
-    metrics = {"test": _by_group(result), "candidates": result.candidates}
+    plain = recipe_to_dict(opened.recipe)
+    asked = {"mask": mask, "at": _numbers(at, "--at"), "metrics": metrics.split(",") if metrics else None}
+    plain["evaluate"] |= {name: value for name, value in asked.items() if value}
+    recipe = build_recipe(plain)
+    split = opened.data.split
+    found = as_metrics(
+        _test(opened.model, recipe, split, resolve_device(device)),
+        split,
+        bins=bins,
+        popularity_edges=_numbers(popularity_edges, "--popularity-edges"),
+        history_edges=_numbers(history_edges, "--history-edges"),
+    )
     if json:
-        print_json(metrics)
-    else:
-        print_metrics(recipe, metrics)
+        print_json(found)
+        return
+    print_metrics(recipe, found)
+    if groups:
+        print_groups(recipe, found)
 
 
-def print_metrics(recipe: Recipe, metrics: dict[str, Any]) -> None:
-    """Print test metrics as a table, warm and cold targets apart, the paper's number beside where there is one."""
-    test = metrics["test"]
-    names = [f"{metric}@{n}" for metric in ("HR", "NDCG") for n in recipe.evaluate.at]
-    published = recipe.paper.metrics if recipe.paper else {}
-    rows = []
-    for name in names:
-        cells = [test[group].get(name) for group in ("all", "warm", "cold")] + [published.get(name)]
-        rows.append([name, *("-" if cell is None else f"{cell:.4f}" for cell in cells)])
-    users = test["users"]
-    note = f"{metrics['candidates']} candidates, seen items: {recipe.evaluate.mask}"
-    columns = ["test", f"all ({users['all']})", f"warm ({users['warm']})", f"cold ({users['cold']})", "paper"]
-    table(recipe.name, columns, rows, note=note)
+def _numbers(text: str | None, option: str) -> list[int]:
+    """Return the numbers of an option such as '5,10,20'; none for None."""
+    words = text.split(",") if text else []
+    if not all(word.strip().isdecimal() for word in words):
+        raise ConfigError(f"{option} is {text!r}; give whole numbers separated by commas, such as 5,10,20")
+    return [int(word) for word in words]

@@ -190,7 +190,7 @@ def _check_target(folder: Path, dataset: str, overwrite: bool) -> None:
 
 def _interactions(split: Split) -> tuple[pl.DataFrame, NDArray[np.int64], NDArray[np.int64]]:
     """Return the table of MMRec's columns, and the old indices of users and items by new id."""
-    parts = [split.train_edges, *(np.stack([part.users, part.targets]) for part in (split.valid, split.test))]
+    parts = [split.train_edges, split.valid.pairs, split.test.pairs]
     label = np.repeat([0, 1, 2], [part.shape[1] for part in parts])
     users, user = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
     items, item = np.unique(np.concatenate([part[1] for part in parts]), return_inverse=True)
@@ -248,7 +248,7 @@ def _record(report: MMRecReport, split: Split, files: Mapping[str, FeatureFile])
 
 
 def run_export_mmrec(data: Path, image: Path | None, text: Path | None, name: str, out: Path, overwrite: bool) -> None:
-    """Command line `export mmrec`: leave-one-out split with the default settings, then `export_mmrec`."""
+    """Command line `export mmrec`: the split with the default settings, then `export_mmrec`."""
     split = make_split(read_dataset(data), DataConfig(folder=str(data)))
     files = {slot: FeatureFile(path) for slot, path in (("image", image), ("text", text)) if path is not None}
     report = export_mmrec(out, name, split, image=files.get("image"), text=files.get("text"), overwrite=overwrite)

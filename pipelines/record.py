@@ -41,6 +41,8 @@ def begin_record(
         "users": len(split.users),
         "items": len(split.items),
         "dropped_users": split.dropped_users,
+        "dropped_items": split.dropped_items,
+        "split": split.protocol,
     }
     features = [
         {"file": str(f.path), "fingerprint": f.provenance.fingerprint, "vectors_sha256": f.vectors_sha256}

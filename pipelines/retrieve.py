@@ -63,9 +63,8 @@ def recommend(run: Run, user: str, top: int) -> list[Hit]:
     split = run.data.split
     number = split.users.index(user)
     index = _run_index(run)
-    history = np.append(_history(run, number), split.test.targets[number])
     length = run.recipe.data.max_length
-    tail = history[-length:]
+    tail = _history(run, user)[-length:]
     items = np.zeros((1, length), dtype=np.int64)
     items[0, length - len(tail) :] = tail
     mask = np.arange(length)[None] >= length - len(tail)
@@ -78,9 +77,11 @@ def recommend(run: Run, user: str, top: int) -> list[Hit]:
     return [Hit(split.items.ids[row], score, titles.get(split.items.ids[row], "")) for row, score in hits]
 
 
-def _history(run: Run, number: int) -> NDArray[np.int64]:
-    test = run.data.split.test
-    return test.seen[test.seen_offsets[number] : test.seen_offsets[number + 1]]
+def _history(run: Run, user: str) -> list[int]:
+    """Return everything that is kept of a user, oldest first: what trained, validated and tested."""
+    config, split = run.recipe.data, run.data.split
+    had = split.items.known(run.data.dataset.interactions.filter(pl.col("user") == user)["item"])
+    return had[-config.keep_last :] if config.keep_last and split.protocol == "leave-one-out" else had
 
 
 def item_vectors(model: Recommender) -> Floats:
@@ -149,9 +150,7 @@ def run_recommend(run: Path, user: str, top: int, json: bool) -> None:
     hits = recommend(opened, user, top)
     if not json:
         titles, items = opened.data.dataset.titles, opened.data.split.items.ids
-        number = opened.data.split.users.index(user)
-        history = [*_history(opened, number).tolist(), int(opened.data.split.test.targets[number])]
-        for seen in history[-opened.recipe.data.max_length :]:
+        for seen in _history(opened, user)[-opened.recipe.data.max_length :]:
             say(f"seen  {items[seen]}  {titles.get(items[seen], '')}")
     _print_hits(f"recommended to user {user}", hits, json)
 

@@ -19,7 +19,8 @@ from features.errors import ConfigError
 from features.provenance import write_atomic
 from pipelines.config import Recipe, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
 from pipelines.console import print_json, say, table, warn
-from pipelines.experiment import load_data, print_metrics, run_recipe
+from pipelines.experiment import load_data, run_recipe
+from pipelines.results import print_metrics
 from pipelines.search_space import PAPER_GRID, Sampler, Space, parse_space
 
 SHOWN = 10  # trials in the table; all of them are in trials.json

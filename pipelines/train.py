@@ -21,11 +21,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from features.errors import ConfigError
+from features.errors import ConfigError, nearest
 from models.base import PairBatch, Recommender, TrainBatch
 from pipelines.checkpoint import CHECKPOINT, EpochRecord, Metrics, State, load, save
 from pipelines.data.split import Split
 from pipelines.evaluate import Mask, evaluate
+from pipelines.metrics import DEFAULT, METRICS
 from pipelines.optimizers import OptimizerName, build_optimizer, clip_gradients
 
 Precision = Literal["float32", "bfloat16"]
@@ -45,7 +46,7 @@ class TrainConfig:
         weight_decay: on matrices and tables; never on biases, LayerNorm gains and other vectors.
         clip: largest norm of the gradient; None = no clipping.
         patience: epochs without a strictly better `monitor` after which training stops.
-        monitor: validation metric that names the best epoch, HR@K or NDCG@K.
+        monitor: validation metric that names the best epoch: HR@K, NDCG@K, Recall@K, Precision@K, MRR@K or MAP@K.
         eval_every: epochs between validations; the last epoch is always validated.
         eval_batch_size: users scored at a time.
         precision: 'bfloat16' runs the model in mixed precision; losses and scores stay float32.
@@ -78,13 +79,20 @@ class TrainConfig:
             if getattr(self, name) not in get_args(known):
                 raise ConfigError(f"train.{name} is {getattr(self, name)!r}; known: {', '.join(get_args(known))}")
         name, _, k = self.monitor.partition("@")
-        if name not in ("HR", "NDCG") or not k.isdigit() or int(k) < 1:
-            raise ConfigError(f"train.monitor is {self.monitor!r}; it must be HR@K or NDCG@K, for example NDCG@10")
+        if name not in METRICS or not k.isdigit() or int(k) < 1:
+            raise ConfigError(
+                f"train.monitor is {self.monitor!r}; it must be NAME@K such as NDCG@10; {nearest(name, METRICS)}"
+            )
 
     @property
     def at(self) -> tuple[int, ...]:
         """Return the list lengths of validation: 10, 20 and that of the monitor."""
         return tuple(sorted({10, 20, int(self.monitor.partition("@")[2])}))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Return the metrics of validation: HR, NDCG and that of the monitor."""
+        return tuple(dict.fromkeys((*DEFAULT, self.monitor.partition("@")[0])))
 
 
 @dataclass(frozen=True)
@@ -256,6 +264,7 @@ def _validate(
         split.train_counts,
         mask=mask,
         at=config.at,
+        metrics=config.metrics,
         batch_size=config.eval_batch_size,
         device=device,
     )

@@ -194,6 +194,12 @@ def nothing(_: Path) -> None:
     pass
 
 
+def no_validation(here: Path) -> None:
+    (here / "data" / "interactions.tsv").unlink()
+    (here / "data" / "items.csv").unlink()
+    write(here / "data" / "data.inter", "userID\titemID\tx_label\n0\t1\t0\n0\t2\t2\n")
+
+
 EXTRACT = ["extract", "--data", "data", "--weights", "random", "--out", "out"]
 TRAIN = ["train", "r.yaml", "--out", "out"]
 IMPORT = ["features", "import", "x.npy", "--ids", "row+1", "--data", "data", "--name", "x", "--out", "out"]
@@ -220,6 +226,9 @@ BAD: dict[str, tuple[Callable[[Path], None], Sequence[str], str]] = {
     "tiny demo": (nothing, ["demo", "--items", "3", "--out", "out"], "at least 1 seed, 64 items"),
     "no seeds": (nothing, ["compare", "r.yaml", "--seeds", "0", "--out", "out"], "--seeds is 0"),
     "unknown frames": (nothing, [*EXTRACT, "--encoders", "videomae-tiny", "--frames", "midle:5"], "midle"),
+    "unknown metric": (nothing, [*TRAIN, "evaluate.metrics=[HR, NDGC]"], "did you mean 'NDCG'"),
+    "empty validation part": (no_validation, TRAIN, "the validation part of 'data' is empty: no row has x_label 1"),
+    "unknown baseline": (nothing, ["compare", "r.yaml", "--baseline", "smal", "--out", "out"], "did you mean 'small'"),
     "unknown device": (nothing, [*TRAIN, "--device", "gpu"], "device 'gpu'"),
 }
 

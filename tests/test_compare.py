@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import statistics
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from scipy import stats
 
 from features.errors import ConfigError
-from pipelines.compare import Row, compare, comparison, markdown, run_compare, spread, summary
-from pipelines.config import Recipe, dump_yaml, recipe_to_dict
+from pipelines.compare import compare, finished_rows, run_compare, run_tests
+from pipelines.compare_output import escape_latex, latex, markdown
+from pipelines.compare_tables import Row, by_popularity, comparison, notes, significance, spread, summary
+from pipelines.config import PaperResult, Recipe, dump_yaml, recipe_to_dict
+from pipelines.evaluate import EvaluateConfig
 from tests.small import USERS, recipe, small_dataset, write
 
 PAPER = {"source": "made up, table 1", "metrics": {"HR@10": 0.0496}, "note": "other features"}
@@ -61,28 +68,33 @@ def test_the_table_holds_mean_spread_and_the_papers_number(runs: tuple[Path, lis
     _, rows = runs
     header, cells = comparison(rows)
     metrics = ["HR@10", "NDCG@10", "HR@20", "NDCG@20", "warm HR@10", "cold HR@10", "paper HR@10", "paper NDCG@10"]
-    assert header == ["recipe", *metrics]
+    assert header == ["recipe", "seeds", *metrics, "ours - paper HR@10", "ours - paper NDCG@10"]
     values = rows[0].values("all", "HR@10")
-    assert cells[0][1] == f"{statistics.fmean(values):.4f} ± {statistics.stdev(values):.4f}"
-    assert cells[0][7:] == ["0.0496", "-"]
+    mean = statistics.fmean(values)
+    assert cells[0][1:3] == ["2", f"{mean:.4f} ± {statistics.stdev(values):.4f}"]
+    more = f"{mean - 0.0496:+.4f} ({100 * (mean / 0.0496 - 1):+.1f} %)"
+    assert cells[0][8:] == ["0.0496", "-", more, "-"]
     assert cells[1][0] == "small"
-    assert cells[1][1].endswith(" ± 0.0000")
-    assert cells[1][7:] == ["-", "-"]
+    assert cells[1][2].endswith(" ± 0.0000")
+    assert cells[1][8:] == ["-"] * 4
 
 
 def test_without_published_numbers_there_are_no_columns_for_them(runs: tuple[Path, list[Row]]) -> None:
     header, cells = comparison(runs[1][1:])
-    assert not [name for name in header if name.startswith("paper")]
+    assert not [name for name in header if "paper" in name]
     assert {len(line) for line in cells} == {len(header)}
 
 
 def test_the_summary_says_what_the_numbers_are(runs: tuple[Path, list[Row]]) -> None:
     _, rows = runs
-    users = rows[0].metrics[0]["test"]["users"]
-    assert summary(rows) == (
-        f"2 seed(s), mean ± standard deviation; {USERS} test users, {users['warm']} warm and {users['cold']} cold "
-        "targets, 30 candidates, seen items: hide"
+    users, sizes = rows[0].metrics[0]["test"]["users"], rows[0].metrics[0]["sizes"]
+    said = (
+        f"{USERS} test users, {users['warm']} warm and {users['cold']} cold targets, 30 candidates "
+        f"({sizes['items']} items met in {sizes['interactions']} interactions), seen items: hide"
     )
+    assert summary(rows) == f"2 seed(s), mean ± standard deviation; {said}"
+    other = replace(rows[1], recipe=replace(rows[1].recipe, evaluate=EvaluateConfig(mask="keep")))
+    assert summary([rows[0], other]).endswith(f"; {said}; small: {said.replace('hide', 'keep')}")
 
 
 @pytest.mark.parametrize(
@@ -94,22 +106,156 @@ def test_spread(values: list[float], text: str) -> None:
 
 
 def test_markdown() -> None:
-    assert markdown(["a", "b"], [["x", "1"]]) == "| a | b |\n| --- | ---: |\n| x | 1 |\n"
+    assert markdown(["a", "b"], [["x|y", "1"]]) == "| a | b |\n| --- | ---: |\n| x\\|y | 1 |\n"
 
 
-def test_the_command_prints_and_writes_the_table(
+def test_latex() -> None:
+    text = latex(["recipe", "HR@10"], [["id+v_2", "0.1 ± 0.2 (+5 %)"], [r"a\b{c}&d#e~f^g$h", "<0.0001"]], "50 % & more")
+    lines = text.splitlines()
+    assert lines[2:-3] == [
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r"recipe & HR@10 \\",
+        r"\midrule",
+        r"id+v\_2 & 0.1 $\pm$ 0.2 (+5 \%) \\",
+        r"a\textbackslash{}b\{c\}\&d\#e\textasciitilde{}f\textasciicircum{}g\$h & $<$0.0001 \\",
+        r"\bottomrule",
+    ]
+    assert r"\caption{50 \% \& more}" in lines
+    assert escape_latex("plain words, 1.5") == "plain words, 1.5"
+    assert escape_latex("[a]") == "{}[a]"
+
+
+def test_known_oddities_of_the_source_are_notes(runs: tuple[Path, list[Row]]) -> None:
+    _, rows = runs
+    assert notes(rows) == ["ids: made up, table 1; other features"]
+    source = PaperResult("arXiv 2309.15379, Table 6, column frozen", {"HR@10": 0.05})
+    of_table_6 = notes([replace(rows[0], recipe=replace(rows[0].recipe, paper=source))] * 2)
+    assert of_table_6[0] == "ids: arXiv 2309.15379, Table 6, column frozen"
+    assert [note.split(" gives")[0].split(":")[0] for note in of_table_6[1:]] == ["MicroLens", "Table 6 of MicroLens"]
+
+
+def test_rows_are_tested_against_a_baseline(runs: tuple[Path, list[Row]]) -> None:
+    _, rows = runs
+    tests = run_tests(rows, "small")
+    assert tests is not None
+    assert (tests.baseline, tests.rows, tests.left_out) == ("small", ("ids", "small"), ())
+    header, cells = significance(tests)
+    assert header == ["recipe", "metric", "mean [95 %]", "minus small [95 %]", "p", "p (Holm)"]
+    assert [line[:2] for line in cells] == [[name, m] for m in ("HR@10", "NDCG@10") for name in ("ids", "small")]
+    ranks = [np.load(folder / "ranks.npy") for row in rows for folder in row.folders]
+    ids = ((ranks[0] <= 10).astype(float) + (ranks[1] <= 10)) / 2
+    popular = (ranks[2] <= 10).astype(float)
+    found = tests.compared[0][0]
+    assert found.own.mean == pytest.approx(statistics.fmean(rows[0].values("all", "HR@10")))
+    assert found.difference is not None
+    assert found.difference.mean == pytest.approx((ids - popular).mean())
+    assert found.p == pytest.approx(stats.ttest_rel(ids, popular).pvalue)
+    assert tests.compared[1][0].difference is None
+
+
+def test_rows_of_other_users_or_masks_are_not_tested(runs: tuple[Path, list[Row]]) -> None:
+    _, rows = runs
+    other = replace(rows[1], recipe=replace(rows[1].recipe, evaluate=EvaluateConfig(mask="keep")))
+    assert run_tests([rows[0], other]) is None
+    tests = run_tests([rows[0], other, replace(rows[1], label="third")])
+    assert tests is not None
+    assert (tests.rows, tests.left_out) == (("ids", "third"), ("small",))
+    with pytest.raises(ConfigError, match=r"--baseline 'smal' is no row of the table; did you mean 'small'\?"):
+        run_tests(rows, "smal")
+
+
+def test_groups_are_ratios_to_the_baseline(runs: tuple[Path, list[Row]]) -> None:
+    _, rows = runs
+    header, cells = by_popularity(rows, 1, "HR@10")
+    assert header == ["training count of the target", "users", "ids HR@10", "small HR@10"]
+    assert sum(int(line[1]) for line in cells) == USERS
+    groups = [metrics["test"]["groups"]["popularity"] for metrics in rows[0].metrics]
+    base = rows[1].metrics[0]["test"]["groups"]["popularity"]
+    for place, line in enumerate(cells):
+        mean = (groups[0][place]["HR@10"] + groups[1][place]["HR@10"]) / 2
+        ratio = base[place]["HR@10"] and f" ({mean / base[place]['HR@10']:.2f} x)"
+        assert line[2] == f"{mean:.4f}{ratio or ''}"
+
+
+def run_command(sources: list[Path], out: Path, **options: Any) -> None:
+    given = {"overrides": [], "seeds": 1, "device": "cpu", **options}
+    run_compare(sources, out=out / "runs", **given)
+
+
+def test_the_command_prints_and_writes_the_tables(
     data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     paths = [write(tmp_path / f"{made.name}.yaml", dump_yaml(recipe_to_dict(made))) for made in two_recipes(data)]
-    target = tmp_path / "tables" / "t.md"
-    run_compare(paths, ["train.lr=5e-3"], 1, tmp_path / "runs", target, "cpu")
+    files = {form: tmp_path / "tables" / form for form in ("markdown", "csv", "latex")}
+    run_command(paths, tmp_path, overrides=["train.lr=5e-3"], groups=True, **files)
     printed = capsys.readouterr().out
-    text = target.read_text(encoding="utf-8")
-    assert text.splitlines()[0].startswith("| recipe | HR@10 |")
+    text = files["markdown"].read_text(encoding="utf-8")
+    assert text.splitlines()[0].startswith("| recipe | seeds | HR@10 |")
     assert [line.split(" | ")[0] for line in text.splitlines()[2:4]] == ["| ids", "| small"]
     assert "1 seed(s)" in text
-    assert "ids: other features" in printed
+    assert "\n- ids: made up, table 1; other features\n" in text
+    assert "minus ids [95 %]" in text
+    for said in ("table 1; other features", "HR@10 by popularity", "paired t-test over users, against ids"):
+        assert said in printed
     assert "lr: 0.005" in (tmp_path / "runs" / "ids-seed0" / "config.yaml").read_text()
+    assert files["latex"].read_text().count(r"\bottomrule") == 2
+    with files["csv"].open(newline="", encoding="utf-8") as handle:
+        lines = list(csv.DictReader(handle))
+    metrics = json.loads((tmp_path / "runs" / "ids-seed0" / "metrics.json").read_text())["test"]
+    line = next(line for line in lines if (line["recipe"], line["group"], line["metric"]) == ("ids", "all", "HR@10"))
+    assert float(line["mean"]) == float(line["values"]) == metrics["all"]["HR@10"]
+    assert float(line["difference"]) == pytest.approx(metrics["all"]["HR@10"] - 0.0496)
+    assert (line["baseline"], line["p"], line["sd"], line["source"]) == ("ids", "", "", "made up, table 1")
+    assert float(line["low"]) <= float(line["mean"]) <= float(line["high"])
+    small = next(line for line in lines if (line["recipe"], line["group"], line["metric"]) == ("small", "all", "HR@10"))
+    assert 0 <= float(small["p"]) == float(small["p_holm"]) <= 1
+    assert {line["group"] for line in lines} >= {"all", "warm"}
+
+
+def test_finished_runs_are_compared_without_their_data(
+    runs: tuple[Path, list[Row]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, rows = runs
+    folders = [out / name for name in ("small-seed0", "ids-seed1", "ids-seed0")]
+    found = finished_rows(folders)
+    assert [(row.name, len(row.metrics)) for row in found] == [("small", 1), ("ids", 2)]
+    assert found[1].folders == (out / "ids-seed1", out / "ids-seed0")
+    assert sorted(found[1].values("all", "HR@10")) == sorted(rows[0].values("all", "HR@10"))
+    run_command(folders, tmp_path, baseline="ids", test="wilcoxon")
+    assert "Wilcoxon signed-rank test over users, against ids" in capsys.readouterr().out
+
+
+def test_rows_of_one_name_are_told_apart_by_their_folders(data: Path, tmp_path: Path) -> None:
+    for name, lr in (("a", 1e-3), ("b", 1e-2)):
+        compare([recipe(data, {"name": "ids", "train": {"epochs": 1, "lr": lr}})], 1, tmp_path / name)
+    folders = [tmp_path / name / "ids-seed0" for name in ("a", "b")]
+    assert [row.name for row in finished_rows(folders)] == [str(folder) for folder in folders]
+
+
+@pytest.mark.parametrize(
+    ("sources", "options", "message"),
+    [
+        (["ids-seed0", "r.yaml"], {}, "is a folder and .*r.yaml is none; compare recipes or finished runs, not both"),
+        (["ids-seed0"], {"seeds": 3}, "is a run and stays as it is; --set and --seeds are for recipes"),
+        (["ids-seed0", "ids-seed0"], {}, "are runs of one recipe and seed; give one of them"),
+        (["."], {}, "is no finished run"),
+        (["ids-seed0"], {"test": "z"}, "--test is 'z'"),
+        (["ids-seed0"], {"baseline": "x"}, "--baseline 'x' is no row"),
+    ],
+)
+def test_runs_that_cannot_be_compared(
+    runs: tuple[Path, list[Row]], tmp_path: Path, sources: list[str], options: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run_command([runs[0] / source for source in sources], tmp_path, **options)
+
+
+def test_a_wrong_baseline_is_told_before_training(data: Path, tmp_path: Path) -> None:
+    path = write(tmp_path / "r.yaml", dump_yaml(recipe_to_dict(two_recipes(data)[0])))
+    with pytest.raises(ConfigError, match=r"--baseline 'idz' is no row of the table; did you mean 'ids'\?"):
+        run_command([path], tmp_path, baseline="idz")
+    assert not (tmp_path / "runs").exists()
 
 
 def test_no_seeds_and_two_recipes_of_one_name(data: Path, tmp_path: Path) -> None:

@@ -83,7 +83,7 @@ def test_every_recipe_that_comes_with_the_package_loads(path: Path) -> None:
         ("train.epochs='2'", r"train\.epochs is '2': "),
         ("train.epochs=true", r"train\.epochs is True: "),
         ("train.epochs=0", r"train\.epochs is 0; it must be at least 1"),
-        ("train.monitor=HR", r"train\.monitor is 'HR'; it must be HR@K"),
+        ("train.monitor=HR", r"train\.monitor is 'HR'; it must be NAME@K"),
         ("name=3", r"name is 3: "),
         ("data=here", r"data is 'here': "),
         ("data.folder=null", r"data\.folder is None: "),

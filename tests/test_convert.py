@@ -63,6 +63,13 @@ def test_microlens_counts_items_from_one(npy: Path, tmp_path: Path) -> None:
     file.verify()
 
 
+def test_mmrec_counts_items_from_zero(npy: Path, tmp_path: Path) -> None:
+    file = bring(npy, tmp_path / "out", ids="row")
+    assert file.columns.ids == ("0", "1", "2", "3")
+    assert file.provenance.recipe["ids"] == "row r is item r"
+    assert file.provenance.fingerprint != bring(npy, tmp_path / "out").provenance.fingerprint
+
+
 def test_ids_from_a_text_file(npy: Path, tmp_path: Path) -> None:
     for content in ("d\nc\n00b\n\u2028a\n", "\ufeffd\r\nc\r\n00b\r\n\u2028a"):
         (tmp_path / "ids.txt").write_text(content, encoding="utf-8", newline="")

@@ -115,7 +115,14 @@ def run(arguments: list[str], here: Path) -> None:
         quick = ["train.epochs=1", "data.min_interactions=3"]
         if not any("popularity" in word for word in line):  # which has no items section
             quick.append("items.dim=16")
-        line += (["--set", *quick] if line[0] == "compare" else quick) + ["--device", "cpu"]
+        if line[0] == "train":
+            line += quick
+        elif "--set" in line:
+            place = line.index("--set") + 1
+            line[place:place] = quick
+        elif any(word.endswith(".yaml") for word in line):
+            line += ["--set", *quick]
+        line += ["--device", "cpu"]
     assert run_pipeline.main(line) == 0, " ".join(line)
     for real, tiny in STAND_INS.items():
         for path in here.glob(f"data/features/*.{tiny}.*.h5"):
@@ -177,6 +184,17 @@ def test_results_page(here: Path) -> None:
     for arguments in commands(ROOT / "docs" / "results.md"):
         run(arguments, here)
     assert "amazon-scientific-sasrec-id+v" in (here / "amazon.md").read_text()
+
+
+def test_evaluation_page(here: Path) -> None:
+    add_amazon(here)
+    add_loose_files(here)
+    export = ["export", "mmrec", "--data", "DIR", "--image", "video.h5", "--name", "micro-v", "--out", "mmrec"]
+    assert run_pipeline.main(export) == 0
+    for arguments in commands(ROOT / "docs" / "evaluation.md"):
+        run([word.replace("interactions=20", "interactions=3") for word in arguments], here)  # on 12 users
+    assert (here / "t.tex").is_file()
+    assert "MAP@50" in (here / "runs" / "micro-v" / "metrics.json").read_text()
 
 
 def test_format_pages(here: Path) -> None:

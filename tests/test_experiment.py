@@ -56,6 +56,8 @@ def test_a_run_folder(data: Path, vectors: Path, tmp_path: Path) -> None:
         "users": len(split.users),
         "items": len(split.items),
         "dropped_users": 0,
+        "dropped_items": 0,
+        "split": "leave-one-out",
     }
     file = FeatureFile(vectors)
     assert record["features"] == [

@@ -22,7 +22,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
     """A run that keeps 4 interactions per user, so that some users have had items that the split does not know of."""
     folder = tmp_path_factory.mktemp("retrieve")
     data = small_dataset(folder / "small")
-    changes = {"data": {"folder": str(data), "keep_last": 4, "max_length": 3}}
+    changes = {"data": {"folder": str(data), "keep_last": 4, "max_length": 6}}
     run_recipe(recipe(data, changes), folder / "run")
     return open_run(folder / "run")
 
@@ -31,8 +31,8 @@ def brute_force(run: Run, user: str) -> tuple[list[str], list[float]]:
     """Return all items this user has not had, best first, and their scores."""
     split, table = run.data.split, run.data.dataset.interactions
     had = table.filter(pl.col("user") == user)["item"].to_list()
-    newest = torch.tensor([[split.items.ids.index(item) for item in had[-3:]]])
-    batch = UserBatch(torch.tensor([split.users.ids.index(user)]), newest, torch.ones(1, 3, dtype=torch.bool))
+    newest = torch.tensor([[split.items.ids.index(item) for item in had[-4:]]])
+    batch = UserBatch(torch.tensor([split.users.ids.index(user)]), newest, torch.ones(1, 4, dtype=torch.bool))
     with torch.no_grad():
         scores = (run.model.user_vectors(batch) @ run.model.item_vectors().T)[0].numpy()
     order = [row for row in np.argsort(-scores, kind="stable") if split.items.ids[row] not in had]

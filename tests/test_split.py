@@ -227,3 +227,65 @@ def test_popularity_on_amazon_scientific(real: Split, mask: Mask) -> None:
     assert tuple(found[name] for name in ("HR@10", "NDCG@10", "HR@20", "NDCG@20")) == pytest.approx(
         FLOORS[mask], abs=1e-3
     )
+
+
+# Warm-k subsets.
+
+
+def filtered(users: Histories, config: DataConfig) -> tuple[Histories, set[str]]:
+    """Return users and items of a warm-k subset, by plain counting."""
+    while True:
+        counts = Counter(item for items in users.values() for item in items)
+        often = {item for item, count in counts.items() if count >= config.min_item_interactions}
+        fewer = {user: [item for item in items if item in often] for user, items in users.items()}
+        fewer = {user: items for user, items in fewer.items() if len(items) >= config.min_interactions}
+        if config.item_filter == "once" or fewer == users:
+            return fewer, often
+        users = fewer
+
+
+@settings(max_examples=80, deadline=None)
+@given(
+    users=histories, k=st.integers(1, 5), way=st.sampled_from(["once", "iterate"]), keep=st.none() | st.integers(3, 6)
+)
+def test_warm_subsets_equal_plain_counting(users: Histories, k: int, way: Any, keep: int | None) -> None:
+    config = DataConfig("folder", keep_last=keep, min_item_interactions=k, item_filter=way)
+    wanted, often = filtered(users, config)
+    if not wanted:
+        with pytest.raises(ConfigError, match=r"data\.min_(item_)?interactions"):
+            make_split(dataset_of(users), config)
+        return
+    split = make_split(dataset_of(users), config)
+    assert split.users.ids == tuple(sorted(wanted))
+    if way == "iterate":
+        often = {item for items in wanted.values() for item in items}
+    assert split.items.ids == tuple(sorted(often))
+    assert split.dropped_users == len(users) - len(wanted)
+    assert split.dropped_items == len({item for items in users.values() for item in items}) - len(often)
+    targets = [split.items.ids[item] for item in split.test.targets]
+    assert targets == [items[-1] for _, items in sorted(wanted.items())]
+    assert split.sizes()["interactions"] == sum(len(items[-(keep or 99) :]) for items in wanted.values())
+
+
+def test_the_fingerprint_tells_warm_subsets_apart() -> None:
+    users = {f"u{n}": ["a", "b", "c", "d"] for n in range(4)} | {"v": ["a", "b", "c", "e"]}
+    plain, none, warm, more = (
+        make_split(dataset_of(users), DataConfig("folder", **options)).fingerprint
+        for options in ({}, {"min_item_interactions": 0}, {"min_item_interactions": 1}, {"min_item_interactions": 2})
+    )
+    assert plain == none
+    assert len({plain, warm, more}) == 3
+
+
+def test_warm_subsets_that_cannot_be() -> None:
+    users = {"u": ["a", "b", "c"], "v": ["a", "b", "d"]}
+    with pytest.raises(
+        ConfigError, match=r"no item is left with data\.min_item_interactions=3 interactions \(most: 2\); lower"
+    ):
+        make_split(dataset_of(users), DataConfig("folder", min_item_interactions=3))
+    with pytest.raises(ConfigError, match=r"all 2 users have fewer than data\.min_interactions=3"):
+        make_split(dataset_of(users), DataConfig("folder", min_item_interactions=2))
+    with pytest.raises(ConfigError, match=r"candidates is 'catalog', but items without interactions have fewer than"):
+        DataConfig("folder", min_item_interactions=2, candidates="catalog")
+    with pytest.raises(ConfigError, match=r"min_item_interactions is -1"):
+        DataConfig("folder", min_item_interactions=-1)

@@ -233,7 +233,8 @@ def test_mixed_precision_learns_too() -> None:
         ({"epochs": 0}, "train.epochs is 0"),
         ({"lr": 0.0}, "lr 0.0"),
         ({"clip": -1.0}, "clip -1.0"),
-        ({"monitor": "MRR@10"}, "train.monitor is 'MRR@10'"),
+        ({"monitor": "NDGC@10"}, r"train.monitor is 'NDGC@10'; .* did you mean 'NDCG'\?"),
+        ({"monitor": "Coverage@10"}, "train.monitor is 'Coverage@10'"),
         ({"monitor": "NDCG"}, "train.monitor is 'NDCG'"),
         ({"precision": "float16"}, "train.precision is 'float16'"),
     ],
@@ -245,6 +246,7 @@ def test_impossible_options_are_refused_with_their_value(options: dict[str, Any]
 
 def test_the_monitor_may_have_any_length() -> None:
     assert TrainConfig(monitor="HR@5").at == (5, 10, 20)
+    assert TrainConfig(monitor="MAP@5").metrics == ("HR", "NDCG", "MAP")
 
 
 def test_a_tiny_run_keeps_its_numbers() -> None:

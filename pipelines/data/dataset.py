@@ -23,11 +23,13 @@ class Dataset:
         name: dataset name; feature files carry it and are refused elsewhere.
         layout: what kind of folder it is and which files were read, one line for the user.
         interactions: columns user (str), item (str), timestamp (int64), in time order per user; may be empty for
-            folders that only hold media.
+            folders that only hold media. With a given split also part (int8): 0 train, 1 validation, 2 test.
         titles: item id -> title.
         videos: folder of `{item}.mp4` and the like, or None.
         covers: folder of `{item}.jpg` and the like, or None.
         tags: item id -> its tags, in the order of the file; items without any may be left out.
+        catalog: all item ids, in order, where the folder itself says what there is; else empty.
+        ordered: the file says in which order a user's interactions happened.
     """
 
     name: str
@@ -37,6 +39,13 @@ class Dataset:
     videos: Path | None
     covers: Path | None
     tags: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    catalog: tuple[str, ...] = ()
+    ordered: bool = True
+
+    @property
+    def given_split(self) -> bool:
+        """Return whether the dataset came with a split."""
+        return "part" in self.interactions.columns
 
 
 @dataclass(frozen=True)
@@ -52,17 +61,19 @@ def read_dataset(folder: Path) -> Dataset:
     """Read a dataset folder; ConfigError when no layout, or more than one, fits."""
     from pipelines.data.iisan import IISAN
     from pipelines.data.microlens import MICROLENS
+    from pipelines.data.mmrec import MMREC
     from pipelines.data.plain import MEDIA, PLAIN
 
     if not folder.is_dir():
         raise ConfigError(f"dataset folder {folder} does not exist; check --data (or data.folder in the recipe)")
-    found = [(reader, what) for reader in (MICROLENS, IISAN, PLAIN) if (what := reader.detect(folder))]
+    found = [(reader, what) for reader in (MICROLENS, IISAN, MMREC, PLAIN) if (what := reader.detect(folder))]
     if not found and (what := MEDIA.detect(folder)):  # every layout may hold videos/ and covers/: alone, they are plain
         found = [(MEDIA, what)]
     if not found:
         raise ConfigError(
             f"{folder} is no dataset folder: it has neither MicroLens '*_pairs.tsv|csv', nor '*_users.tsv' with "
-            "'*_items.tsv', nor 'interactions.tsv|csv|parquet', nor videos/ or covers/; see docs/datasets.md"
+            "'*_items.tsv', nor MMRec's 'NAME.inter' with x_label, nor 'interactions.tsv|csv|parquet', nor videos/ or "
+            "covers/; see docs/datasets.md"
         )
     if len(found) > 1:
         readings = " or ".join(f"{reader.name} ({what})" for reader, what in found)
@@ -94,7 +105,7 @@ def read_table(path: Path) -> pl.DataFrame:
     try:
         if path.suffix == ".parquet":
             return pl.read_parquet(path)
-        separator = "\t" if path.suffix == ".tsv" else ","
+        separator = "\t" if path.suffix in (".tsv", ".inter") else ","
         return pl.read_csv(path, separator=separator, infer_schema=False)
     except pl.exceptions.NoDataError:
         return pl.DataFrame()

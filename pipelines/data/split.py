@@ -1,7 +1,9 @@
-"""Leave-one-out split into arrays: training windows, and one target per user for validation and for test.
+"""Splits as arrays: training windows, and the targets of each user for validation and for test.
 
-Letters: U users, I items, W windows, N users of a part, L history length. All arrays are numpy; times do not occur,
-sequences are already in order.
+Leave-one-out is made here; a split that came with the dataset in pipelines/data/given.py.
+
+Letters: U users, I items, W windows, N users of a part, R targets of a part, L history length. All arrays are numpy;
+times do not occur, sequences are already in order.
 """
 
 from __future__ import annotations
@@ -36,6 +38,11 @@ class DataConfig:
         short_users: 'drop' leaves short users out and counts them, 'error' stops.
         candidates: what is ranked: 'interactions' every item of the interactions file, 'kept' only items left after
             `keep_last` (MicroLens's code), 'catalog' also items that only have a title or media.
+        min_item_interactions: k of the warm-k subsets (MicroLens, Table 8): items with fewer interactions in the whole
+            file, before `keep_last`, are removed, then users who are short without them; 0 = no such filter.
+        item_filter: 'once' removes items and then users; 'iterate' goes on until both bounds hold for what is left.
+        split: 'given' takes the split that came with the dataset (MMRec's x_label), where only `max_length` of the
+            options above has a meaning; 'auto' takes it where there is one, and makes leave-one-out elsewhere.
     """
 
     folder: str
@@ -44,6 +51,9 @@ class DataConfig:
     min_interactions: int = 3
     short_users: Literal["drop", "error"] = "drop"
     candidates: Literal["interactions", "kept", "catalog"] = "interactions"
+    min_item_interactions: int = 0
+    item_filter: Literal["once", "iterate"] = "once"
+    split: Literal["auto", "leave-one-out", "given"] = "auto"
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -55,6 +65,13 @@ class DataConfig:
             raise ConfigError(f"data.max_length is {self.max_length}; a model needs at least 1 item of history")
         if self.keep_last is not None and self.keep_last < 3:
             raise ConfigError(f"data.keep_last is {self.keep_last}; keep at least 3 interactions per user, or null")
+        if self.min_item_interactions < 0:
+            raise ConfigError(f"data.min_item_interactions is {self.min_item_interactions}; it must be at least 0")
+        if self.min_item_interactions and self.candidates == "catalog":
+            raise ConfigError(
+                f"data.candidates is 'catalog', but items without interactions have fewer than "
+                f"data.min_item_interactions={self.min_item_interactions}; use 'interactions' or 'kept'"
+            )
 
 
 @dataclass(frozen=True)
@@ -74,13 +91,13 @@ class TrainWindows:
 
 @dataclass(frozen=True)
 class EvalPart:
-    """One target per user.
+    """One target per user; `ManyTargets` has several.
 
     Attributes:
         users: (N,) dense user indices.
         items: (N, L) the last L items before the target, oldest first, padded on the left with 0.
         mask: (N, L), True where a slot is real.
-        targets: (N,) dense item indices.
+        targets: (R,) dense item indices, user after user; R = N where each has one.
         seen: (S,) all kept items before each target, user after user.
         seen_offsets: (N + 1,) where each user's part of `seen` starts.
     """
@@ -92,6 +109,32 @@ class EvalPart:
     seen: Ints
     seen_offsets: Ints
 
+    @property
+    def bounds(self) -> Ints:
+        """Return (N + 1,) where each user's part of `targets` starts."""
+        return np.arange(len(self.users) + 1)
+
+    @property
+    def pairs(self) -> Ints:
+        """Return (2, R) user and item of every target."""
+        return np.stack([np.repeat(self.users, np.diff(self.bounds)), self.targets])
+
+
+@dataclass(frozen=True)
+class ManyTargets(EvalPart):
+    """At least one target per user, each item once; no order among them.
+
+    Attributes:
+        target_offsets: (N + 1,) where each user's part of `targets` starts.
+    """
+
+    target_offsets: Ints
+
+    @property
+    def bounds(self) -> Ints:
+        """Return (N + 1,) where each user's part of `targets` starts."""
+        return self.target_offsets
+
 
 @dataclass(frozen=True)
 class Split:
@@ -102,12 +145,14 @@ class Split:
         users: user vocabulary (only users that are kept).
         items: item vocabulary = the candidates of every ranking.
         train: training windows.
-        valid: validation part; the target is the item before a user's last.
-        test: test part; the target is a user's last item, the validation item is part of the history.
+        valid: validation part; in leave-one-out the target is the item before a user's last.
+        test: test part; in leave-one-out the target is a user's last item, the validation item part of the history.
         train_counts: (I,) occurrences in the training part; 0 = cold item.
         train_edges: (2, E) user and item of every training interaction, in order.
         fingerprint: sha256 over all of the above.
         dropped_users: users left out because of too few interactions.
+        dropped_items: items left out because of too few interactions (`min_item_interactions`).
+        protocol: 'leave-one-out' or 'given'.
     """
 
     dataset: str
@@ -120,24 +165,57 @@ class Split:
     train_edges: Ints
     fingerprint: str
     dropped_users: int
+    dropped_items: int = 0
+    protocol: str = "leave-one-out"
+
+    def sizes(self) -> dict[str, int]:
+        """Return users, items that occur in what is kept, candidates of every ranking, and kept interactions."""
+        met = np.concatenate([self.train_edges[1], self.valid.targets, self.test.targets])
+        return {
+            "users": len(self.users),
+            "items": len(np.unique(met)),
+            "candidates": len(self.items),
+            "interactions": len(met),
+        }
+
+    def tested_on(self) -> str:
+        """Return a sha256 of the test users, their targets and the candidates: equal ones can be compared by user."""
+        digest = hashlib.sha256(canonical_json([[self.users.ids[u] for u in self.test.users], self.items.ids]).encode())
+        digest.update(self.test.targets.tobytes() + self.test.bounds.tobytes())
+        return digest.hexdigest()
 
 
 def make_split(dataset: Dataset, config: DataConfig, *, catalog_ids: Iterable[str] = ()) -> Split:
-    """Split a dataset leave-one-out; `catalog_ids` are further candidates for `candidates: catalog`.
+    """Split a dataset; `catalog_ids` are further candidates for `candidates: catalog`.
 
     Raises:
-        ConfigError: no interactions, no user with enough of them, or a short user under `short_users: error`.
+        ConfigError: no interactions, no user or item with enough of them, a short user under `short_users: error`, no
+            given split where the config asks for it, or one with an empty part.
     """
-    table = dataset.interactions
-    if table.is_empty():
+    if dataset.interactions.is_empty():
         raise ConfigError(f"{config.folder} holds no interactions ({dataset.layout}); training needs a table of them")
-    kept, dropped = _without_short_users(table, config)
+    if config.split == "given" or (config.split == "auto" and dataset.given_split):
+        from pipelines.data.given import given_split
+
+        return given_split(dataset, config)
+    return _leave_one_out(dataset, config, catalog_ids)
+
+
+def _leave_one_out(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[str]) -> Split:
+    from pipelines.data.filters import candidates, frequent_items, without_short_users
+
+    if not dataset.ordered:
+        raise ConfigError(
+            f"{config.folder} has no timestamps ({dataset.layout}); leave-one-out needs an order: set data.split=given"
+        )
+    frequent = frequent_items(dataset.interactions, config)
+    kept = without_short_users(frequent, config)
     tail = kept if config.keep_last is None else kept.group_by("user", maintain_order=True).tail(config.keep_last)
     users = Vocabulary(tuple(tail["user"].unique().sort().to_list()), "user")
-    items = Vocabulary(tuple(_candidates(dataset, tail, config, catalog_ids)), "item")
+    items = Vocabulary(tuple(candidates(dataset, frequent, tail, config, catalog_ids)), "item")
     sizes = tail.group_by("user", maintain_order=True).len()["len"].to_numpy().astype(np.int64)
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
-    sequences = _Sequences(_encode(tail["item"], items), offsets)
+    sequences = Sequences(encode(tail["item"], items), offsets)
     owner = np.repeat(np.arange(len(users)), sizes)
     in_training = np.arange(len(owner)) < offsets[owner + 1] - 2
     edges = np.stack([owner[in_training], sequences.flat[in_training]])
@@ -145,55 +223,34 @@ def make_split(dataset: Dataset, config: DataConfig, *, catalog_ids: Iterable[st
         dataset=dataset.name,
         users=users,
         items=items,
-        train=_windows(sequences, config.max_length),
+        train=windows(sequences, offsets[1:] - 2, config.max_length),
         valid=_eval_part(sequences, offsets[1:] - 2, config.max_length),
         test=_eval_part(sequences, offsets[1:] - 1, config.max_length),
         train_counts=np.bincount(edges[1], minlength=len(items)),
         train_edges=edges,
         fingerprint=_fingerprint(users, items, sequences, config),
-        dropped_users=dropped,
+        dropped_users=dataset.interactions["user"].n_unique() - len(users),
+        dropped_items=dataset.interactions["item"].n_unique() - frequent["item"].n_unique(),
     )
 
 
 @dataclass(frozen=True)
-class _Sequences:
-    flat: Ints  # (E,) items of all users, user after user, oldest first
-    offsets: Ints  # (U + 1,)
+class Sequences:
+    """What users have met, oldest first: flat (E,) items, user after user, and offsets (U + 1,) where each starts."""
+
+    flat: Ints
+    offsets: Ints
 
 
-def _without_short_users(table: pl.DataFrame, config: DataConfig) -> tuple[pl.DataFrame, int]:
-    sizes = table.group_by("user", maintain_order=True).len()
-    short = sizes.filter(pl.col("len") < config.min_interactions)
-    if len(short) and config.short_users == "error":
-        raise ConfigError(
-            f"user {short.row(0)[0]!r} has {short.row(0)[1]} interactions, {len(short)} users have fewer than "
-            f"data.min_interactions={config.min_interactions}; remove them or set data.short_users=drop"
-        )
-    if len(short) == len(sizes):
-        raise ConfigError(
-            f"all {len(sizes)} users have fewer than data.min_interactions={config.min_interactions} interactions "
-            f"(most: {max(sizes['len'].to_list())}); nothing is left to train on"
-        )
-    return table.join(short.select("user"), on="user", how="anti", maintain_order="left"), len(short)
-
-
-def _candidates(dataset: Dataset, tail: pl.DataFrame, config: DataConfig, catalog_ids: Iterable[str]) -> list[str]:
-    if config.candidates == "kept":
-        return tail["item"].unique().sort().to_list()
-    items = set(dataset.interactions["item"].unique().to_list())
-    if config.candidates == "catalog":
-        items |= set(dataset.titles) | set(catalog_ids)
-    return sorted(items)
-
-
-def _encode(items: pl.Series, vocabulary: Vocabulary) -> Ints:
-    rows = items.cast(pl.Enum(list(vocabulary.ids))).to_physical()
+def encode(ids: pl.Series, vocabulary: Vocabulary) -> Ints:
+    """Return dense indices of raw ids, all of which the vocabulary knows."""
+    rows = ids.cast(pl.Enum(list(vocabulary.ids))).to_physical()
     return rows.to_numpy().astype(np.int64)
 
 
-def _windows(sequences: _Sequences, length: int) -> TrainWindows:
-    """Cut each user's training part, from its end, into windows of L + 1 slots that overlap in one."""
-    starts, ends = sequences.offsets[:-1], sequences.offsets[1:] - 2
+def windows(sequences: Sequences, ends: Ints, length: int) -> TrainWindows:
+    """Cut each user's training part, which ends before `ends` (U,), into windows of L + 1 slots that overlap in one."""
+    starts = sequences.offsets[:-1]
     per_user = np.maximum(-(-(ends - starts - 1) // length), 0)
     users = np.repeat(np.arange(len(starts)), per_user)
     number = np.arange(len(users)) - np.repeat(np.cumsum(per_user) - per_user, per_user)
@@ -202,14 +259,20 @@ def _windows(sequences: _Sequences, length: int) -> TrainWindows:
     return TrainWindows(users, items, mask)
 
 
-def _eval_part(sequences: _Sequences, target: Ints, length: int) -> EvalPart:
-    starts = sequences.offsets[:-1]
-    items, mask = _slots(sequences.flat, starts, target - 1, length)
-    sizes = target - starts
-    seen_offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    within = np.arange(seen_offsets[-1]) - np.repeat(seen_offsets[:-1], sizes)
-    seen = sequences.flat[np.repeat(starts, sizes) + within]
-    return EvalPart(np.arange(len(starts)), items, mask, sequences.flat[target], seen, seen_offsets)
+def histories(sequences: Sequences, users: Ints, ends: Ints, length: int) -> tuple[Ints, Bools, Ints, Ints]:
+    """Return items (N, L), mask (N, L), seen (S,) and its offsets (N + 1,) of `users` (N,) before `ends` (N,)."""
+    starts = sequences.offsets[users]
+    items, mask = _slots(sequences.flat, starts, ends - 1, length)
+    sizes = ends - starts
+    offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
+    within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
+    return items, mask, sequences.flat[np.repeat(starts, sizes) + within], offsets
+
+
+def _eval_part(sequences: Sequences, target: Ints, length: int) -> EvalPart:
+    users = np.arange(len(target))
+    items, mask, seen, offsets = histories(sequences, users, target, length)
+    return EvalPart(users, items, mask, sequences.flat[target], seen, offsets)
 
 
 def _slots(flat: Ints, start: Ints, last: Ints, width: int) -> tuple[Ints, Bools]:
@@ -219,8 +282,11 @@ def _slots(flat: Ints, start: Ints, last: Ints, width: int) -> tuple[Ints, Bools
     return np.where(mask, flat[np.maximum(position, 0)], 0), mask
 
 
-def _fingerprint(users: Vocabulary, items: Vocabulary, sequences: _Sequences, config: DataConfig) -> str:
-    digest = hashlib.sha256(canonical_json([users.ids, items.ids, config.max_length]).encode())
+def _fingerprint(users: Vocabulary, items: Vocabulary, sequences: Sequences, config: DataConfig) -> str:
+    told = [users.ids, items.ids, config.max_length]
+    if config.min_item_interactions:
+        told.append([config.min_item_interactions, config.item_filter])
+    digest = hashlib.sha256(canonical_json(told).encode())
     for column in fields(sequences):
         digest.update(getattr(sequences, column.name).tobytes())
     return digest.hexdigest()

@@ -1,0 +1,71 @@
+"""What a leave-one-out split starts from: items met often enough, users with enough left, and what is ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+import polars as pl
+
+from features.errors import ConfigError
+
+if TYPE_CHECKING:
+    from pipelines.data.dataset import Dataset
+    from pipelines.data.split import DataConfig
+
+
+def frequent_items(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
+    """Return the interactions with items that have `min_item_interactions`; with 'iterate', as often as it takes.
+
+    The paper of the warm-k subsets (arXiv 2309.15379, Table 8) says neither over which interactions it counts, nor
+    whether users are filtered again, nor whether this is repeated. Here all interactions of the file count, before
+    `keep_last`, and users are filtered again.
+
+    Raises:
+        ConfigError: no item, or no user, with enough interactions.
+    """
+    if not config.min_item_interactions:
+        return table
+    while True:
+        kept = table.filter(pl.len().over("item") >= config.min_item_interactions)
+        if kept.is_empty():
+            most = max(table.group_by("item").len()["len"].to_list())
+            raise ConfigError(
+                f"no item is left with data.min_item_interactions={config.min_item_interactions} interactions "
+                f"(most: {most}); lower it"
+            )
+        if config.item_filter == "once":
+            return kept
+        kept = without_short_users(kept, config)
+        if len(kept) == len(table):
+            return kept
+        table = kept
+
+
+def without_short_users(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
+    """Return the interactions of users with `min_interactions`; ConfigError for none, or one too few under 'error'."""
+    sizes = table.group_by("user", maintain_order=True).len()
+    short = sizes.filter(pl.col("len") < config.min_interactions)
+    if len(short) and config.short_users == "error":
+        raise ConfigError(
+            f"user {short.row(0)[0]!r} has {short.row(0)[1]} interactions, {len(short)} users have fewer than "
+            f"data.min_interactions={config.min_interactions}; remove them or set data.short_users=drop"
+        )
+    if len(short) == len(sizes):
+        raise ConfigError(
+            f"all {len(sizes)} users have fewer than data.min_interactions={config.min_interactions} interactions "
+            f"(most: {max(sizes['len'].to_list())}); nothing is left to train on"
+        )
+    return table.join(short.select("user"), on="user", how="anti", maintain_order="left")
+
+
+def candidates(
+    dataset: Dataset, frequent: pl.DataFrame, tail: pl.DataFrame, config: DataConfig, catalog_ids: Iterable[str]
+) -> list[str]:
+    """Return the ids of what is ranked: of `frequent` items, of those left in `tail`, or also of the whole catalog."""
+    if config.candidates == "kept":
+        return tail["item"].unique().sort().to_list()
+    items = set(frequent["item"].unique().to_list())
+    if config.candidates == "catalog":
+        items |= set(dataset.titles) | set(dataset.catalog) | set(catalog_ids)
+    return sorted(items)

@@ -1,0 +1,88 @@
+"""MMRec folders: `NAME.inter`, tab separated, with userID, itemID and x_label (0 train, 1 validation, 2 test).
+
+MMRec ids are row numbers: items 0 to the highest number are all ranked, whether they occur or not. Features lie beside
+in `.npy` files (row r is item r) and come in with `features import --ids row`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import polars as pl
+
+from features.errors import ConfigError
+from pipelines.data.dataset import Dataset, Reader, read_table, require_columns, subfolder
+
+NUMBERS = {"userID": "user", "itemID": "item", "x_label": "part"}
+
+
+def _inter(folder: Path) -> Path | None:
+    files = [path for path in sorted(folder.glob("*.inter")) if "x_label" in _header(path)]
+    if len(files) > 1:
+        raise ConfigError(f"{folder} holds {files[0].name} and {files[1].name}; keep one dataset per folder")
+    return files[0] if files else None
+
+
+def _header(path: Path) -> list[str]:
+    with path.open("rb") as handle:
+        return handle.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n").split("\t")
+
+
+def _detect(folder: Path) -> str | None:
+    path = _inter(folder)
+    return f"{path.name} with x_label" if path else None
+
+
+def read_inter(path: Path) -> tuple[pl.DataFrame, bool]:
+    """Return user, item, timestamp, part, in time order per user; and whether the file has times.
+
+    Raises:
+        ConfigError: a missing column, no rows, ids that are no whole numbers from 0, or another label than 0, 1 and 2.
+    """
+    table = read_table(path)
+    require_columns(table, tuple(NUMBERS), path)
+    if table.is_empty():
+        raise ConfigError(f"{path} holds no interactions; one row per interaction is needed")
+    timed = "timestamp" in table.columns
+    time = pl.col("timestamp") if timed else pl.int_range(pl.len()).cast(pl.String)
+    whole, exact = time.cast(pl.Int64, strict=False), time.cast(pl.Float64, strict=False)
+    typed = table.select(
+        *(pl.col(name).cast(pl.Int64, strict=False).alias(own) for name, own in NUMBERS.items()),
+        pl.coalesce(whole, exact.floor().cast(pl.Int64, strict=False)).alias("timestamp"),
+        exact.alias("exact"),
+    ).with_row_index("row", offset=2)
+    bad = typed.filter(pl.any_horizontal(pl.all().is_null()) | (pl.min_horizontal("user", "item") < 0))
+    if not bad.is_empty():
+        raise ConfigError(
+            f"{path} has {len(bad)} rows whose userID, itemID, x_label or timestamp is no number (ids count from 0), "
+            f"first in line {bad['row'][0]}; repair or remove them"
+        )
+    odd = typed.filter(~pl.col("part").is_in([0, 1, 2]))
+    if not odd.is_empty():
+        raise ConfigError(
+            f"{path} has {len(odd)} rows with another x_label than 0, 1 and 2, first {odd['part'][0]} in line "
+            f"{odd['row'][0]}; MMRec drops them without a word: remove them, or label them"
+        )
+    ordered = typed.sort("user", "timestamp", "exact", maintain_order=True)
+    columns = (pl.col("user", "item").cast(pl.String), pl.col("timestamp"), pl.col("part").cast(pl.Int8))
+    return ordered.select(columns), timed
+
+
+def _read(folder: Path) -> Dataset:
+    path = _inter(folder)
+    if path is None:
+        raise ConfigError(f"{folder} holds no NAME.inter with x_label")
+    interactions, timed = read_inter(path)
+    return Dataset(
+        name=path.stem,
+        layout=f"MMRec folder: {path.name} with its split{'' if timed else ', no timestamps'}",
+        interactions=interactions,
+        titles={},
+        videos=subfolder(folder, "videos"),
+        covers=subfolder(folder, "covers"),
+        catalog=tuple(map(str, range(int(interactions["item"].cast(pl.Int64).to_numpy().max()) + 1))),
+        ordered=timed,
+    )
+
+
+MMREC = Reader("MMRec", _detect, _read)

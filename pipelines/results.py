@@ -1,0 +1,92 @@
+"""Evaluations as metrics.json holds them and as a person sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pipelines.config import Recipe
+from pipelines.console import say, table
+from pipelines.data.split import Split
+from pipelines.evaluate import Evaluation
+from pipelines.groups import BINS, group_metrics, history_groups, popularity_groups
+
+TITLES = {"popularity": "training count of the target", "history": "items seen before"}
+
+
+def as_metrics(
+    result: Evaluation,
+    split: Split,
+    *,
+    bins: int = BINS,
+    popularity_edges: Sequence[int] = (),
+    history_edges: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Return a test's metrics as plain data: 'test' with its groups of users, 'candidates', the split and its 'sizes'.
+
+    Under 'test' stand 'all', 'warm', 'cold' (metric -> mean), 'users' (how many of each), 'groups' ('popularity' and
+    'history' -> see `group_metrics`) and, where asked for, 'lists' (metrics of what is offered).
+    """
+    metrics = list(dict.fromkeys(name.partition("@")[0] for name in result.metrics))
+    at = list(dict.fromkeys(int(name.partition("@")[2]) for name in result.metrics))
+    groups = {
+        "popularity": popularity_groups(split.test, split.train_counts, bins=bins, edges=popularity_edges),
+        "history": history_groups(split.test, bins=bins, edges=history_edges),
+    }
+    test: dict[str, Any] = {
+        "all": result.metrics,
+        "warm": result.warm or {},
+        "cold": result.cold or {},
+        "users": {"all": result.n_users, "warm": result.n_warm, "cold": result.n_cold},
+        "groups": {name: group_metrics(result.ranked, cut, metrics, at) for name, cut in groups.items()},
+    }
+    if result.catalog:
+        test["lists"] = result.catalog
+    return {
+        "test": test,
+        "candidates": result.candidates,
+        "sizes": split.sizes(),
+        "split": split.protocol,
+        "tested_on": split.tested_on(),
+    }
+
+
+def print_metrics(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
+    """Print test metrics as a table, warm and cold targets apart, the paper's number beside where there is one."""
+    test = metrics["test"]
+    published = recipe.paper.metrics if recipe.paper else {}
+    names = sorted({**test["all"], **test.get("lists", {})}, key=lambda name: recipe_order(recipe, name))
+    rows = []
+    for name in names:
+        values = [test[group].get(name) for group in ("all", "warm", "cold")] + [published.get(name)]
+        values[0] = values[0] if values[0] is not None else test["lists"][name]
+        rows.append([name, *("-" if value is None else f"{value:.4f}" for value in values)])
+    users = test["users"]
+    columns = ["test", f"all ({users['all']})", f"warm ({users['warm']})", f"cold ({users['cold']})", "paper"]
+    table(recipe.name, columns, rows)
+    say(protocol(recipe, metrics))
+
+
+def recipe_order(recipe: Recipe, name: str) -> tuple[int, int]:
+    """Return where a metric such as 'HR@10' stands in tables: as the recipe names them, then by list length."""
+    metric, _, k = name.partition("@")
+    order = recipe.evaluate.metrics
+    return order.index(metric) if metric in order else len(order), int(k)
+
+
+def protocol(recipe: Recipe, metrics: Mapping[str, Any]) -> str:
+    """Return what to know of the numbers: the split and its size, candidates, and what became of seen items."""
+    parts = [f"{metrics['candidates']} candidates", f"seen items: {recipe.evaluate.mask}"]
+    if sizes := metrics.get("sizes"):
+        parts.insert(0, f"{sizes['users']} users, {sizes['items']} items met, {sizes['interactions']} interactions")
+    if metrics.get("split") == "given":
+        parts.append("the dataset's own split, training items alone are seen")
+    return ", ".join(parts)
+
+
+def print_groups(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
+    """Print one table per kind of group."""
+    for kind, groups in metrics["test"]["groups"].items():
+        names = sorted(groups[0].keys() - {"group", "users"}, key=lambda name: recipe_order(recipe, name))
+        rows = [[group["group"], str(group["users"]), *(f"{group[name]:.4f}" for name in names)] for group in groups]
+        table(f"{recipe.name} by {TITLES[kind]}", [TITLES[kind], "users", *names], rows)
