@@ -8,6 +8,7 @@ Ray does not know as well; nothing flows through Ray but the order.
 from __future__ import annotations
 
 import logging
+import socket
 from typing import Any
 
 import torch
@@ -72,12 +73,18 @@ def _connect(ray: Any, address: str, processes: int) -> None:
     # a local cluster of exactly these workers, or the one that is named
     own = {"num_cpus": processes, "object_store_memory": STORE_BYTES, "include_dashboard": False}
     try:
+        _knock(address)
         ray.init(**quiet, **({"address": address} if address else {"address": "local"} | own))
-    except (ConnectionError, RuntimeError, ValueError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ConfigError(
-            f"no Ray cluster at {address or 'this machine'} ({reason}); start it, or leave --ray-address out"
-        ) from error
+    except (OSError, RuntimeError, ValueError) as error:
+        where, reason = address or "this machine", " ".join(str(error).split())[:160]
+        raise ConfigError(f"no Ray cluster at {where} ({reason}); start it, or leave --ray-address out") from error
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens: Ray itself would wait for minutes, and then end the process."""
+    host, colon, port = address.rpartition(":")
+    if colon and port.isdecimal() and "/" not in host:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def _ray_worker(order: Order, threads: int) -> int:
