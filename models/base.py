@@ -17,6 +17,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from models.items import ItemRepresentation
 
+KINDS = ("id", "v", "dnn", "id+v")  # of item representations, `models.items.Kind`
+
 
 @dataclass(frozen=True)
 class TrainBatch:
@@ -94,7 +96,7 @@ class TrainingFacts:
 class Recommender(nn.Module, ABC):
     """A recommender: score = inner product of a user vector and an item vector.
 
-    A model file holds a frozen dataclass `Config`, the subclass with `config_class = Config`, and
+    A model file holds a frozen dataclass `Config`, the subclass with `config_class = Config` and its `paper`, and
     `MODEL = TheSubclass`; that is all its registration. It never knows where item vectors come from.
 
     The few models whose score is no inner product set `inner_product = False`, implement `scores`, and raise in
@@ -106,6 +108,8 @@ class Recommender(nn.Module, ABC):
     trains_on: ClassVar[Literal["windows", "pairs"]] = "windows"  # `forward` takes a TrainBatch, or a PairBatch
     reads_history: ClassVar[bool] = True  # False: a user is known by number alone
     inner_product: ClassVar[bool] = True
+    takes: ClassVar[tuple[str, ...]] = KINDS  # the item representations (`items.kind`) it can work with
+    paper: ClassVar[str]  # authors, venue and arXiv number
     items: ItemRepresentation  # absent where uses_items is False
 
     def __init__(self, config: Any, items: ItemRepresentation | None, facts: TrainingFacts) -> None:

@@ -23,6 +23,7 @@ class Popularity(Recommender):
 
     config_class = Config
     uses_items = False
+    paper = "the floor of every comparison"
     counts: Tensor  # (I, 1)
 
     def __init__(self, config: Config, items: Any, facts: TrainingFacts) -> None:  # noqa: ARG002 (has no items)

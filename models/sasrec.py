@@ -103,6 +103,7 @@ class SASRec(SequentialRecommender):
     """Blocks of causal self-attention over the history."""
 
     config_class = Config
+    paper = "Kang & McAuley, ICDM 2018, arXiv 1808.09781"
 
     def __init__(self, config: Config, items: ItemRepresentation, facts: TrainingFacts) -> None:
         super().__init__(config, items, facts)

@@ -175,6 +175,11 @@ def build_recipe(raw: Mapping[str, Any]) -> Recipe:
         raise ConfigError(f"model.name {model['name']!r} is unknown; {nearest(model['name'], known)}")
     settings = {key: value for key, value in model.items() if key != "name"}
     recipe: Recipe = structure(Recipe, sections | {"model": {"name": model["name"]}}, "")
+    takes, uses = known[model["name"]].takes, known[model["name"]].uses_items
+    if uses and recipe.items.kind not in takes:
+        raise ConfigError(
+            f"items.kind is {recipe.items.kind!r}, which {model['name']} cannot work with; it takes {', '.join(takes)}"
+        )
     kind = known[model["name"]].config_class
     if "max_length" in {entry.name for entry in fields(kind)}:  # one length for the data and the model
         settings.setdefault("max_length", recipe.data.max_length)

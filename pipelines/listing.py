@@ -39,9 +39,13 @@ def run_models(json: bool) -> None:
     rows = []
     for name, model in recommenders().items():
         settings = ", ".join(f"{field.name}={field.default}" for field in dataclasses.fields(model.config_class))
-        rows.append([name, (inspect.getdoc(model) or "").split("\n")[0], settings])
-    header = ["model", "what", "settings"]
+        takes = ", ".join(model.takes) if model.uses_items else "-"
+        what = (inspect.getdoc(model) or "").split("\n")[0]
+        searched = "yes" if model.inner_product else "no"
+        rows.append([name, what, model.paper, takes, model.trains_on, searched, settings])
+    header = ["model", "what", "paper", "items.kind", "trains on", "searchable", "settings"]
     if json:
         print_json([dict(zip(header, row, strict=True)) for row in rows])
     else:
-        table("models", header, rows, note="item representations (items.kind): id, v, dnn, id+v")
+        note = "searchable: the score is an inner product, so that an index can be built; settings: see --json"
+        table("models", header[:-1], [row[:-1] for row in rows], note=note)

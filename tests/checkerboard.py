@@ -37,7 +37,7 @@ REPRESENTATIONS = {
 CASES = [
     (name, items if kind.uses_items else "none")
     for (name, kind), items in product(recommenders().items(), REPRESENTATIONS)
-    if kind.uses_items or items == "id"
+    if (REPRESENTATIONS[items].kind in kind.takes if kind.uses_items else items == "id")
 ]
 
 
