@@ -61,10 +61,22 @@ def whole(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return hashes(folder)
 
 
-@pytest.fixture
-def cluster() -> Iterator[Any]:
-    """A head without cores, and two nodes of one core each."""
+@pytest.fixture(scope="module")
+def ray() -> Any:
+    """Ray, where it is installed and can start its daemons."""
     ray = pytest.importorskip("ray", reason="Ray is not installed")
+    try:
+        ray.init(address="local", num_cpus=1, object_store_memory=80 * 2**20, include_dashboard=False)
+    except (OSError, RuntimeError, ValueError) as error:
+        pytest.skip(f"Ray cannot start here: {' '.join(str(error).split())[:200]}")
+    finally:
+        ray.shutdown()
+    return ray
+
+
+@pytest.fixture
+def cluster(ray: Any) -> Iterator[Any]:
+    """A head without cores, and two nodes of one core each."""
     from ray.cluster_utils import Cluster
 
     small = {"object_store_memory": 80 * 2**20, "include_dashboard": False}
@@ -106,8 +118,8 @@ def test_a_node_that_goes_away_costs_nothing(
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("ray")
 def test_a_cluster_of_its_own_and_nothing_left_to_do(catalog: Catalog, whole: dict[str, str], tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
     order = Order(catalog, NAMES, replace(options(tmp_path), shard_size=8))
     seen = []
     extract_on_ray(order, 2, progress=lambda done, total: seen.append((done, total)))
@@ -139,8 +151,7 @@ def test_an_address_without_ray_is_refused(tmp_path: Path, capsys: pytest.Captur
     assert "--ray-address auto is for --engine ray, not for --engine local" in capsys.readouterr().err
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("ray")
 def test_a_cluster_that_is_not_there_is_told(catalog: Catalog, tmp_path: Path) -> None:
-    pytest.importorskip("ray", reason="Ray is not installed")
     with pytest.raises(ConfigError, match=r"no Ray cluster at 127\.0\.0\.1:1 "):
         extract_on_ray(Order(catalog, NAMES, options(tmp_path)), 1, address="127.0.0.1:1")
