@@ -94,10 +94,19 @@ def _demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--users", type=int, default=900, help="users in the corpus")
 
 
+def _batch_size(text: str) -> int:
+    """Read a number above 0, or 'auto' as 0 (AUTO in extract/options.py)."""
+    if text != "auto" and not (text.isdecimal() and int(text) > 0):
+        raise argparse.ArgumentTypeError(f"{text!r} is neither a number above 0 nor auto")
+    return 0 if text == "auto" else int(text)
+
+
 def _extract(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what = "raw videos, covers and titles into feature files, one per encoder"
     parser = _verb(verbs, "extract", what, "extraction:run_extract")
     parser.add_argument("--data", type=Path, required=True, help="dataset folder (docs/datasets.md)")
+    parser.add_argument("--videos", type=Path, help="folder or LMDB of videos, in place of the dataset folder's")
+    parser.add_argument("--covers", type=Path, help="folder or LMDB of covers, in place of the dataset folder's")
     parser.add_argument("--encoders", required=True, help="names that `encoders` lists, comma-separated")
     parser.add_argument("--out", type=Path, required=True, help="folder for the feature files")
     parser.add_argument("--weights", default="pretrained", help="pretrained, random, or a local folder or file")
@@ -115,7 +124,8 @@ def _extract(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     compiling = "compile the encoder first: takes minutes once, then every batch is faster"
     parser.add_argument("--compile", dest="compiled", action="store_true", help=compiling)
     parser.add_argument("--dtype", default="float16", help="on disk: float16, float32 or int8")
-    parser.add_argument("--batch-size", type=int, default=16, help="clips, covers or titles per forward pass")
+    size = "clips, covers or titles per forward pass; auto: what the GPU's memory holds (16 without one)"
+    parser.add_argument("--batch-size", type=_batch_size, default=16, metavar="N|auto", help=size)
     parser.add_argument("--shard-size", type=int, default=256, help="rows per shard, the most a crash can cost")
     parser.add_argument("--workers", type=int, default=2, help="decoding processes")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")

@@ -78,7 +78,10 @@ def _round(folder: Path, engine: str, chance: random.Random, truth: dict[str, st
     seen["orphans counted"] += _orphans(folder / "out")
     _finish(folder, "out", ENGINES[engine])
     seen["other bytes"] += _vectors(folder / "out") != truth
-    seen["left over"] += sum(path.suffix != ".h5" for path in (folder / "out").iterdir())
+    left = [str(path.relative_to(folder)) for path in (folder / "out").rglob("*") if path.suffix != ".h5"]
+    if left:
+        sys.stdout.write(f"left over: {' '.join(left)}\n")
+    seen["left over"] += len(left)
     return seen
 
 
@@ -159,9 +162,11 @@ def _workers(mark: str) -> list[int]:
 
 def _end(mark: str) -> None:
     """End what Ray has left of a run whose parent is gone."""
-    for number, _ in _processes(mark):
-        with suppress(ProcessLookupError):
-            os.kill(number, signal.SIGKILL)
+    while found := _processes(mark):  # some may start others before they are hit
+        for number, _ in found:
+            with suppress(ProcessLookupError):
+                os.kill(number, signal.SIGKILL)
+        time.sleep(0.1)
 
 
 def _processes(mark: str) -> list[tuple[int, bytes]]:

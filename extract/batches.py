@@ -86,9 +86,7 @@ class Feeder:
     def _forward(self, inputs: Sequence[Tensor | str]) -> Tensor:
         """Return (B, F) float32; where the GPU's memory does not hold the batch, half by half."""
         try:
-            with torch.inference_mode(), _precision(self._options):
-                vectors: Tensor = self._encoder(self._batch(inputs))
-                return vectors
+            return run_encoder(self._encoder, self._batch(inputs), self._options)
         except torch.OutOfMemoryError as error:
             if len(inputs) == 1:
                 raise ConfigError(
@@ -130,6 +128,13 @@ class Feeder:
             stamps=[row.stamp for row in self._rows],
             digests=[row.digest for row in self._rows],
         )
+
+
+def run_encoder(encoder: Encoder, batch: Batch, options: ExtractOptions) -> Tensor:
+    """Return (B, F) of a batch on the encoder's device, in the precision of the options."""
+    with torch.inference_mode(), _precision(options):
+        vectors: Tensor = encoder(batch)
+        return vectors
 
 
 def _precision(options: ExtractOptions) -> AbstractContextManager[Any]:

@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from extract.lmdb_media import LmdbEntry, is_lmdb, list_entries
 from features.errors import ConfigError
 
+Origin = Path | LmdbEntry  # where a video or a cover is
 Modality = Literal["video", "cover", "title"]
 MODALITIES: tuple[Modality, ...] = ("video", "cover", "title")
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".gif"})
@@ -23,8 +25,8 @@ class Item:
     """One item: its id as the user has it, and where its video, cover and title are (None where there is none)."""
 
     id: str
-    video: Path | None
-    cover: Path | None
+    video: Origin | None
+    cover: Origin | None
     title: str | None
 
 
@@ -41,15 +43,16 @@ class Catalog:
         return {kind: missing[kind] for kind in MODALITIES}
 
 
-def source(item: Item, modality: Modality) -> Path | str | None:
-    """Return what a modality of an item is made from: a path, a title, or None (a blank title counts as none)."""
+def source(item: Item, modality: Modality) -> Origin | str | None:
+    """Return what a modality of an item is made from: file, LMDB entry, title or None (so is a blank title)."""
     if modality == "title":
         return item.title if item.title and item.title.strip() else None
     return item.video if modality == "video" else item.cover
 
 
 def stamp(item: Item, modality: Modality) -> str:
-    """Return a cheap mark that changes with the source: 'size:<bytes>', 'blake2b:<32 hex>' of a title, '' if missing.
+    """Return a cheap mark that changes with the source: 'size:<bytes>' of a file, 'lmdb:<bytes>' of an
+    LMDB entry, 'blake2b:<32 hex>' of a title, '' if missing.
 
     Only the file's size is looked at, so that a catalog of a million files takes seconds and a copied one stays the
     same. An edit that keeps the size is not seen.
@@ -59,6 +62,8 @@ def stamp(item: Item, modality: Modality) -> str:
         return ""
     if isinstance(origin, str):
         return f"blake2b:{hashlib.blake2b(origin.encode(errors='surrogatepass'), digest_size=16).hexdigest()}"
+    if isinstance(origin, LmdbEntry):
+        return f"lmdb:{origin.size}"
     try:
         return f"size:{origin.stat().st_size}"
     except OSError:  # deleted since it was listed: missing, like one that never was
@@ -76,7 +81,7 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def media_ids(*, videos: Path | None, covers: Path | None) -> set[str]:
-    """Return the ids for which a folder holds a video or a cover; ConfigError as `build_catalog`."""
+    """Return the ids for which a folder or an LMDB holds a video or a cover; ConfigError as `build_catalog`."""
     return {*_listing(videos, VIDEO_SUFFIXES, "videos"), *_listing(covers, COVER_SUFFIXES, "covers")}
 
 
@@ -96,8 +101,8 @@ def build_catalog(
     Args:
         dataset: name the feature files will carry.
         ids: item ids in the order of the rows, or None for all that have a file or a title, in natural order.
-        videos: folder of videos named by item id.
-        covers: folder of covers named by item id.
+        videos: folder of videos named by item id, or an LMDB of frames (extract/lmdb_media.py).
+        covers: folder of covers named by item id, or an LMDB.
         titles: item id -> title.
 
     Raises:
@@ -118,13 +123,15 @@ def build_catalog(
     return Catalog(dataset, tuple(Item(item, video.get(item), cover.get(item), titles.get(item)) for item in wanted))
 
 
-def _listing(folder: Path | None, suffixes: frozenset[str], what: str) -> dict[str, Path]:
-    """Return stem -> file of a folder."""
+def _listing(folder: Path | None, suffixes: frozenset[str], what: str) -> dict[str, Origin]:
+    """Return item id -> file of a folder, or entry of an LMDB."""
     if folder is None:
         return {}
+    if is_lmdb(folder):
+        return {**list_entries(folder, what)}
     if not folder.is_dir():
         raise ConfigError(f"folder of {what} {folder} does not exist; check the path")
-    found: dict[str, Path] = {}
+    found: dict[str, Origin] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():
             continue

@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 
 from extract.decoders import get_decoder, read_cover
 from extract.frames import FrameUnion, parse_frame_policy
+from extract.lmdb_media import LmdbEntry, cover_of, environment_of, frames_of, read_value
 from features.errors import FreezeframeError
 
 GRACE_S = 5  # the parent kills at the limit; should it be dead itself, the kernel does so this much later
@@ -34,10 +35,14 @@ def main() -> None:
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the replies
     _load_libraries()
-    start = _virtual_bytes()
+    start, mapped = _virtual_bytes(), set()
     for line in sys.stdin.buffer:
         request = json.loads(line)
         signal.alarm(math.ceil(request["time_s"]) + GRACE_S)  # without a handler: ends the process even inside C code
+        if request["key"] is not None and request["path"] not in mapped:
+            # before the limit: an environment of 60 GB takes as much address space, but no memory
+            mapped.add(request["path"])
+            start += _map_environment(request["path"])
         limit = start + int(request["memory_bytes"])
         resource.setrlimit(resource.RLIMIT_AS, (limit, resource.getrlimit(resource.RLIMIT_AS)[1]))
         _answer(request, replies)
@@ -56,30 +61,50 @@ def _virtual_bytes() -> int:
     return pages * resource.getpagesize()
 
 
+def _map_environment(path: str) -> int:
+    before = _virtual_bytes()
+    with suppress(Exception):  # it is told when an entry is read
+        environment_of(path)
+    return _virtual_bytes() - before
+
+
 def _answer(request: Mapping[str, Any], replies: BinaryIO) -> None:
-    path = Path(request["path"])
-    pixels: NDArray[np.uint8] | None = None
+    path, pixels = Path(request["path"]), None
     try:
-        with path.open("rb") as handle:
-            digest = hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-        total = 0
-        if request["policies"]:
-            union = FrameUnion(tuple(parse_frame_policy(text) for text in request["policies"]))
-            clip = get_decoder(request["decoder"])(path, union)
-            pixels, total = clip.frames, clip.total
-        else:
-            pixels = read_cover(path)
-        reply = {"shape": pixels.shape, "total": total, "digest": digest}
+        pixels, total, digest = _read_file(path, request) if request["key"] is None else _read_entry(path, request)
+        reply: dict[str, Any] = {"shape": pixels.shape, "total": total, "digest": digest}
     except FileNotFoundError:
         reply = {"missing": True}
     except MemoryError:
-        reply = {"failed": f"{path.name}: it needs more than {request['memory_bytes'] >> 20} MB to decode"}
+        most = request["memory_bytes"] >> 20
+        reply = {"failed": f"{request['key'] or path.name}: it needs more than {most} MB to decode"}
     except (FreezeframeError, OSError, UnicodeError) as error:
         reply = {"failed": str(error), "kind": type(error).__name__}
     replies.write(json.dumps(reply).encode() + b"\n")
     if pixels is not None and "shape" in reply:
         replies.write(np.ascontiguousarray(pixels).data)
     replies.flush()
+
+
+def _read_file(path: Path, request: Mapping[str, Any]) -> tuple[NDArray[np.uint8], int, str]:
+    with path.open("rb") as handle:
+        digest = hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    if not request["policies"]:
+        return read_cover(path), 0, digest
+    clip = get_decoder(request["decoder"])(path, _union(request))
+    return clip.frames, clip.total, digest
+
+
+def _read_entry(path: Path, request: Mapping[str, Any]) -> tuple[NDArray[np.uint8], int, str]:
+    name = LmdbEntry(path, request["key"], 0).name
+    value, digest = read_value(str(path), request["key"])
+    if not request["policies"]:
+        return cover_of(value, name), 0, digest
+    return *frames_of(value, _union(request), name), digest
+
+
+def _union(request: Mapping[str, Any]) -> FrameUnion:
+    return FrameUnion(tuple(parse_frame_policy(text) for text in request["policies"]))
 
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -38,14 +38,14 @@ def one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _media_errors(path: Path) -> Iterator[None]:
+def _media_errors(name: str) -> Iterator[None]:
     """Turn whatever a decoder raises into a MediaError: their exception classes share no base but Exception."""
     try:
         yield
     except (FreezeframeError, MemoryError):
         raise
     except Exception as error:
-        raise MediaError(f"{path.name}: {one_line(error)}") from error
+        raise MediaError(f"{name}: {one_line(error)}") from error
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def _opened(path: Path) -> Any:
 
 def list_packets(path: Path) -> PacketList:
     """List a file's video packets; MediaError when it has no video or ends before its own header says."""
-    with _media_errors(path), _opened(path) as container:
+    with _media_errors(path.name), _opened(path) as container:
         stream = container.streams.best("video")
         if stream is None or stream.codec_context is None:
             raise MediaError(f"{path.name}: it holds no video stream")
@@ -121,7 +121,7 @@ def read_decord(path: Path, policy: FramePolicy | FrameUnion) -> Frames:
     """Read with decord (0.6): quick and exact on ordinary files; no AV1, wrong where edit lists hide frames."""
     import decord
 
-    with _media_errors(path):
+    with _media_errors(path.name):
         reader = decord.VideoReader(str(path), ctx=decord.cpu(0), num_threads=1)
         indices = frame_indices(policy, len(reader))
         unique, inverse = np.unique(indices, return_inverse=True)
@@ -151,7 +151,7 @@ def read_torchcodec(path: Path, policy: FramePolicy | FrameUnion) -> Frames:
     packets = list_packets(path)
     if not packets.indexed:
         return _read_listed(path, policy, packets)
-    with _media_errors(path):
+    with _media_errors(path.name):
         reader = video_decoder(
             str(path.absolute()),
             stream_index=packets.stream,
@@ -171,7 +171,7 @@ def read_pyav(path: Path, policy: FramePolicy | FrameUnion) -> Frames:
 
 
 def _read_listed(path: Path, policy: FramePolicy | FrameUnion, packets: PacketList) -> Frames:
-    with _media_errors(path):
+    with _media_errors(path.name):
         indices = frame_indices(policy, packets.total)
         unique, inverse = np.unique(indices, return_inverse=True)
         found = _seek(path, packets, unique)
@@ -261,10 +261,16 @@ def get_decoder(name: str) -> Decoder:
 
 def read_cover(path: Path) -> NDArray[np.uint8]:
     """Read an image as (H, W, 3) uint8 RGB, upright by its EXIF tag; MediaError (file name, reason) when broken."""
+    with _media_errors(path.name):
+        _check_not_empty(path)
+        with path.open("rb") as handle:
+            return decode_image(handle, path.name)
+
+
+def decode_image(handle: BinaryIO, name: str) -> NDArray[np.uint8]:
+    """Read an encoded image of any file as `read_cover` does; `name` is for the message."""
     from PIL import Image, ImageOps
 
-    with _media_errors(path):
-        _check_not_empty(path)
-        with Image.open(path) as image:
-            image.load()
-            return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    with _media_errors(name), Image.open(handle) as image:
+        image.load()
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))

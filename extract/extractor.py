@@ -8,11 +8,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
-from extract.catalog import Catalog, stamp
+from extract.batch_size import settled_batch_size
+from extract.catalog import Catalog, source, stamp
 from extract.decoders import get_decoder
 from extract.encoder import EncoderSpec
 from extract.faults import with_faults
-from extract.options import ExtractOptions, ExtractReport
+from extract.lmdb_media import LmdbEntry
+from extract.options import AUTO, ExtractOptions, ExtractReport
 from extract.sharding import Progress, Work, run_shards
 from features.errors import ConfigError, MediaError
 from features.provenance import FINGERPRINT_CHARS, Provenance, library_versions
@@ -83,29 +85,35 @@ def prepare_all(catalog: Catalog, specs: Sequence[EncoderSpec], options: Extract
 def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Work:
     """Load the encoder and open the feature job; the checks that need no media happen here."""
     get_decoder(options.decoder)
-    _check_catalog(catalog, spec)
+    stored = _check_catalog(catalog, spec)
     spec = _asked_for(spec, options)
+    if stored:
+        _check_stored(spec)
     encoder = spec.backend(spec, options.weights, options.seed).to(options.device)
     provenance = Provenance(
         dataset=catalog.dataset,
         recipe=encoder.recipe()
         | {
             "dtype": options.dtype,
-            "decoder": options.decoder if spec.modality == "video" else None,
+            "decoder": options.decoder if spec.modality == "video" and not stored else None,
             "precision": options.precision,
-        },
+        }
+        | ({"stored": "lmdb"} if stored else {}),
         weights_sha256=encoder.weights_sha256,
         libraries=library_versions(LIBRARIES),
         command=options.command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    if options.compile:
-        encoder.compile()
     options.out.mkdir(parents=True, exist_ok=True)
     named = f"{spec.name}-microlens" if spec.faults else spec.name
     target = options.out / feature_name(catalog.dataset, named, provenance.fingerprint)
     wanted = Wanted([item.id for item in catalog.items], [stamp(item, spec.modality) for item in catalog.items])
-    return Work(encoder, FeatureJob(target, provenance, wanted, retry_failed=options.retry_failed), options)
+    job = FeatureJob(target, provenance, wanted, retry_failed=options.retry_failed)
+    if options.batch_size == AUTO and not job.unchanged:
+        options = replace(options, batch_size=settled_batch_size(encoder, options, job.folder))
+    if options.compile:
+        encoder.compile()
+    return Work(encoder, job, options)
 
 
 def _asked_for(spec: EncoderSpec, options: ExtractOptions) -> EncoderSpec:
@@ -125,13 +133,26 @@ def feature_name(dataset: str, encoder: str, fingerprint: str) -> str:
     return f"{safe}.{encoder}.{fingerprint[:FINGERPRINT_CHARS]}.h5"
 
 
-def _check_catalog(catalog: Catalog, spec: EncoderSpec) -> None:
+def _check_catalog(catalog: Catalog, spec: EncoderSpec) -> bool:
+    """Return whether the encoder's media stand in an LMDB."""
     total, missing = len(catalog.items), catalog.count_missing()[spec.modality]
     if missing == total:
         raise ConfigError(
             f"dataset {catalog.dataset!r} has no {spec.modality} for any of its {total} items, which encoder "
             f"{spec.name!r} needs; check the folder or table of {spec.modality}s and that its names are the item ids"
         )
+    return any(isinstance(source(item, spec.modality), LmdbEntry) for item in catalog.items)
+
+
+def _check_stored(spec: EncoderSpec) -> None:
+    """Refuse frames that stored ones cannot be; how many there are of them is seen item by item."""
+    frames = spec.frames
+    if frames is None or (frames.kind == "middle" and frames.stride == 1):
+        return
+    raise ConfigError(
+        f"encoder {spec.name!r} asks for frames '{frames}' of a whole clip, but an LMDB holds a few neighbouring ones; "
+        "use --frames middle:5 (and single --faults instead of five-frames)"
+    )
 
 
 def finish(works: Sequence[Work]) -> None:

@@ -16,6 +16,9 @@ from features.precision import CosineError, DiskType, disk_type
 
 Precision = Literal["float32", "bf16", "fp16"]
 
+AUTO = 0  # of batch_size
+CPU_BATCH = 16
+
 
 @dataclass(frozen=True)
 class ExtractOptions:
@@ -32,7 +35,7 @@ class ExtractOptions:
         decoder: 'auto', 'decord', 'pyav' or 'torchcodec'.
         precision: of the encoder's arithmetic; 'bf16' and 'fp16' autocast from float32 weights.
         compile: let torch compile the encoder first; minutes once, then faster steps.
-        batch_size: B, at least 1; halved by itself where a GPU's memory does not hold it.
+        batch_size: B, or AUTO for what fits (extract/batch_size.py); halved by itself where a GPU does not hold it.
         shard_size: items per shard; a kill loses at most one shard's work.
         workers: processes that decode ahead.
         decode: what opening one file may cost.
@@ -52,7 +55,7 @@ class ExtractOptions:
     decoder: str = "auto"
     precision: Precision = "float32"
     compile: bool = False
-    batch_size: int = 16
+    batch_size: int = CPU_BATCH
     shard_size: int = 256
     workers: int = 2
     decode: Limits = field(default_factory=Limits)
@@ -65,8 +68,8 @@ class ExtractOptions:
 
     def __post_init__(self) -> None:
         """Check once; ConfigError names the option, its value and its limit."""
-        for name in ("batch_size", "shard_size", "workers"):
-            if getattr(self, name) < 1:
+        for name, least in (("batch_size", AUTO), ("shard_size", 1), ("workers", 1)):
+            if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it needs to be at least 1")
         if not 0 <= self.max_failed <= 1:
             raise ConfigError(f"max_failed is {self.max_failed}; it is a share of all items, from 0 to 1")

@@ -7,12 +7,11 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from extract.catalog import Item, Modality, source
+from extract.catalog import Item, Modality, Origin, source
 from extract.decoders import one_line
 from extract.frames import FramePolicy, FrameUnion
 from extract.options import ExtractOptions
@@ -101,16 +100,16 @@ def read(request: Request, options: ExtractOptions) -> Source:
     try:
         if isinstance(origin, str):
             return Source(origin, hashlib.blake2b(origin.encode(), digest_size=16).hexdigest())
-        return _read_file(origin, request, options)
+        return _read_media(origin, request, options)
     except FileNotFoundError:
         return Source(state=State.MISSING, reason=f"{request.item.id}: {request.modality} gone since it was listed")
     except (MediaError, OSError, UnicodeError) as error:
         return Source(state=State.FAILED, reason=one_line(error))
 
 
-def _read_file(path: Path, request: Request, options: ExtractOptions) -> Source:
+def _read_media(origin: Origin, request: Request, options: ExtractOptions) -> Source:
     texts = [str(policy) for policy in request.policies]
-    media = read_media(path, options.decode, policies=texts, decoder=options.decoder)
+    media = read_media(origin, options.decode, policies=texts, decoder=options.decoder)
     pixels = torch.from_numpy(media.pixels)
     if options.device.startswith("cuda"):
         pixels = pixels.pin_memory()  # in this thread: the copy to the GPU then runs beside its work

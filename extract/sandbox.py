@@ -25,7 +25,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from extract.catalog import Origin
 from extract.decoders import one_line
+from extract.lmdb_media import LmdbEntry
 from features.errors import MediaError
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -61,24 +63,32 @@ class Media:
     digest: str
 
 
-def read_media(path: Path, limits: Limits, *, policies: Sequence[str] = (), decoder: str = "auto") -> Media:
+def read_media(origin: Origin, limits: Limits, *, policies: Sequence[str] = (), decoder: str = "auto") -> Media:
     """Read a cover, or the frames that any of `policies` picks from a clip, in a worker process.
+
+    Args:
+        origin: a file, or an entry of an LMDB.
+        limits: of this one.
+        policies: of frames; none for a cover.
+        decoder: of a file's frames.
 
     Raises:
         MediaError: the file is broken, or opening it crashed, or cost more than `limits`; one line that says so.
         FileNotFoundError: it is not there.
     """
+    path, key = (origin.path, origin.key) if isinstance(origin, LmdbEntry) else (origin, None)
     request = {
         "path": str(path.absolute()),  # workers live on in the folder they were started in
+        "key": key,
         "policies": list(policies),
         "decoder": decoder,
         "time_s": limits.time_s,
         "memory_bytes": limits.memory_mb << 20,
     }
     with _worker() as worker:
-        reply, pixels = worker.ask(request, path.name)
+        reply, pixels = worker.ask(request, origin.name)
     if reply.get("missing"):
-        raise FileNotFoundError(path)
+        raise FileNotFoundError(origin.name)
     if "failed" in reply or pixels is None:
         raise MediaError(one_line(RuntimeError(reply.get("failed", "no pixels"))))
     return Media(pixels, reply["total"], reply["digest"])

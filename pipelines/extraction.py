@@ -6,7 +6,7 @@ import os
 import shlex
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from extract.catalog import Catalog, build_catalog, media_ids, natural_key
@@ -97,6 +97,8 @@ def _without_engine(words: Sequence[str]) -> list[str]:
 
 def run_extract(
     data: Path,
+    videos: Path | None,
+    covers: Path | None,
     encoders: str,
     out: Path,
     weights: str,
@@ -149,6 +151,7 @@ def run_extract(
     dataset = read_dataset(data)
     if not json:
         say(dataset.layout)
+    dataset = replace(dataset, videos=videos or dataset.videos, covers=covers or dataset.covers)
     catalog = dataset_catalog(dataset)
     if engine == "worker":
         _be_worker(Order(catalog, tuple(spec.name for spec in specs), options))

@@ -313,7 +313,7 @@ def test_vectors_beyond_float16_fail_and_fit_float32(tmp_path: Path, catalog: Ca
 @pytest.mark.parametrize(
     ("changes", "match"),
     [
-        ({"batch_size": 0}, "batch_size is 0"),
+        ({"batch_size": -1}, "batch_size is -1"),
         ({"workers": 0}, "workers is 0"),
         ({"shard_size": -1}, "shard_size is -1"),
         ({"max_failed": 1.5}, "max_failed is 1.5"),
