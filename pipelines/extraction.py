@@ -139,7 +139,7 @@ def run_extract(
         batch_size=batch_size,
         shard_size=shard_size,
         workers=workers,
-        device=str(resolve_device(device)),
+        device="cpu" if engine == "slurm" else str(resolve_device(device)),  # where jobs are submitted there is no GPU
         max_failed=max_failed,
         faults=_faults(recipe, faults),
         retry_failed=retry_failed,

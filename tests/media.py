@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import io
+import pickle
+from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
@@ -89,3 +91,27 @@ def cut(path: Path, target: Path, share: float) -> Path:
     content = path.read_bytes()
     target.write_bytes(content[: int(len(content) * share)])
     return target
+
+
+def jpeg(kind: int) -> bytes:
+    """Return an encoded cover."""
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(pictures(1, kind=kind)[0]).save(buffer, "JPEG")
+    return buffer.getvalue()
+
+
+def write_lmdb(path: Path, values: Mapping[str, bytes], *, subdir: bool = True) -> Path:
+    """Write an LMDB with the bookkeeping keys of the benchmark's layouts; return its path."""
+    import lmdb
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    environment = lmdb.open(str(path), map_size=2**30, subdir=subdir)
+    with environment.begin(write=True) as transaction:
+        for key, value in values.items():
+            transaction.put(key.encode(), value)
+        transaction.put(b"__keys__", pickle.dumps([b"0", b"1"]))
+        transaction.put(b"__len__", pickle.dumps(2))
+    environment.close()
+    return path

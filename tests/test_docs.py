@@ -16,13 +16,15 @@ import pytest
 import run_pipeline
 from features.store import FeatureFile
 from pipelines.config import dump_yaml, parse_yaml
-from tests.media import pictures, write_clip, write_cover
+from tests.media import jpeg, pictures, write_clip, write_cover, write_lmdb
 from tests.small import write, write_interactions, write_vectors
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
 STAND_INS = {
     "videomae-base": "videomae-tiny",
+    "slowfast-r50": "slowfast-tiny",
+    "resnet-50": "resnet50-tiny",
     "clip-vit-b-32-image": "clip-tiny-image",
     "clip-vit-b-32-text": "clip-tiny-text",
     "minilm": "minilm-tiny",
@@ -108,9 +110,7 @@ def run(arguments: list[str], here: Path) -> None:
     """Run one command of a page with stand-ins, and give new files the name that the real encoder's would have."""
     line = [_found(word, here) for word in arguments]
     if line[0] == "extract":
-        place = line.index("--encoders") + 1
-        line[place] = ",".join(STAND_INS[name] for name in line[place].split(","))
-        line += ["--weights", "random"]
+        _make_small(line)
     if line[0] in ("train", "compare"):
         quick = ["train.epochs=1", "data.min_interactions=3"]
         if not any("popularity" in word for word in line):  # which has no items section
@@ -127,6 +127,16 @@ def run(arguments: list[str], here: Path) -> None:
     for real, tiny in STAND_INS.items():
         for path in here.glob(f"data/features/*.{tiny}.*.h5"):
             path.rename(path.with_name(path.name.replace(f".{tiny}.", f".{real}.")))
+
+
+def _make_small(line: list[str]) -> None:
+    place = line.index("--encoders") + 1
+    line[place] = ",".join(STAND_INS[name] for name in line[place].split(","))
+    line += ["--weights", "random"]
+    if "ray" in line:  # a cluster: its workers are those of --processes, with which the page begins
+        for option in ("--engine", "--ray-address", "--processes"):
+            place = line.index(option)
+            del line[place : place + 2]
 
 
 def _found(word: str, here: Path) -> str:
@@ -165,9 +175,10 @@ def test_microlens_recipe_page(here: Path) -> None:
 
 def test_extraction_page(here: Path) -> None:
     add_mydata(here)
+    write_lmdb(here / "data" / "cover_lmdb", {str(item): jpeg(item) for item in range(1, ITEMS + 1)})
     for arguments in commands(ROOT / "docs" / "extraction.md"):
         run(arguments, here)
-    assert len(list((here / "data" / "features").glob("mydata.*.h5"))) == 3
+    assert len(list((here / "data" / "features").glob("mydata.*.h5"))) == 4
 
 
 @pytest.mark.slow

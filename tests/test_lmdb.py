@@ -26,10 +26,9 @@ from extract.sandbox import Limits, close_idle, read_media
 from features.errors import ConfigError, MediaError
 from features.store import FeatureFile
 from run_pipeline import main
-from tests.media import pictures
+from tests.media import jpeg, pictures, write_lmdb
 
 lmdb = pytest.importorskip("lmdb", reason="lmdb is not installed")
-Values = dict[str, bytes]
 SCRIPT = ModuleType("write_lmdb")  # stands for the benchmark's script; a reader does not have it
 
 
@@ -56,23 +55,6 @@ def frames(kind: int, count: int = 5) -> np.ndarray[Any, Any]:
     return pictures(count, size=(224, 224), kind=kind)
 
 
-def write(path: Path, values: Values, *, subdir: bool = True) -> Path:
-    environment = lmdb.open(str(path), map_size=2**30, subdir=subdir)
-    with environment.begin(write=True) as transaction:
-        for key, value in values.items():
-            transaction.put(key.encode(), value)
-        transaction.put(b"__keys__", pickle.dumps([b"0", b"1"]))
-        transaction.put(b"__len__", pickle.dumps(2))
-    environment.close()
-    return path
-
-
-def jpeg(kind: int) -> bytes:
-    buffer = io.BytesIO()
-    Image.fromarray(pictures(1, kind=kind)[0]).save(buffer, "JPEG")
-    return buffer.getvalue()
-
-
 def read(path: Path, key: str, *policies: str) -> np.ndarray[Any, Any]:
     catalog = build_catalog("toy", [key], covers=path)
     origin = catalog.items[0].cover
@@ -86,7 +68,7 @@ def options(out: Path, **more: Any) -> ExtractOptions:
 
 def test_the_benchmarks_layouts_give_the_very_pixels(tmp_path: Path) -> None:
     small = pictures(1, size=(40, 60), kind=3)[0]
-    path = write(
+    path = write_lmdb(
         tmp_path / "media_lmdb",
         {
             "1": carrier("LMDB_Image", image=normalised(frames(1, 1))),
@@ -103,7 +85,7 @@ def test_the_benchmarks_layouts_give_the_very_pixels(tmp_path: Path) -> None:
 
 
 def test_a_single_file_and_a_read_only_one(tmp_path: Path) -> None:
-    path = write(tmp_path / "covers.lmdb", {"1": jpeg(1)}, subdir=False)
+    path = write_lmdb(tmp_path / "covers.lmdb", {"1": jpeg(1)}, subdir=False)
     path.chmod(0o444)
     (tmp_path / "covers.lmdb-lock").unlink()
     assert read(path, "1").shape == (64, 96, 3)
@@ -111,7 +93,7 @@ def test_a_single_file_and_a_read_only_one(tmp_path: Path) -> None:
 
 
 def test_bookkeeping_is_no_item_and_other_ids_are_not_found(tmp_path: Path) -> None:
-    path = write(tmp_path / "c_lmdb", {"2": jpeg(2), "10": jpeg(1)})
+    path = write_lmdb(tmp_path / "c_lmdb", {"2": jpeg(2), "10": jpeg(1)})
     assert [item.id for item in build_catalog("toy", None, covers=path).items] == ["2", "10"]
     assert build_catalog("toy", ["3"], covers=path).count_missing()["cover"] == 1
 
@@ -129,10 +111,10 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
     covers["raw"] = carrier("LMDB_Image", channels=3, size=(5, 5), image=b"abc")
     covers["imagenet"] = carrier("LMDB_Image", image=(np.ones((3, 8, 8), np.float32) * 2.64).tobytes())
     covers["not finite"] = carrier("LMDB_Image", image=np.full((3, 8, 8), np.nan, np.float32).tobytes())
-    write(folder / "covers", covers)
+    write_lmdb(folder / "covers", covers)
     videos = {str(n): carrier("LMDB_VIDEO", video=normalised(frames(n))) for n in range(3)}
     videos["short"] = carrier("LMDB_VIDEO", video=normalised(frames(1, 3)))
-    write(folder / "videos", videos)
+    write_lmdb(folder / "videos", videos)
     return folder
 
 
@@ -198,19 +180,19 @@ def test_frames_that_are_not_stored_are_never_made_up(media: Path, tmp_path: Pat
 
 
 def test_an_entry_that_changed_is_made_again(tmp_path: Path) -> None:
-    path = write(tmp_path / "c_lmdb", {"1": jpeg(1), "2": jpeg(2)})
+    path = write_lmdb(tmp_path / "c_lmdb", {"1": jpeg(1), "2": jpeg(2)})
     spec = ENCODERS["resnet-tiny"]
     first = extract(build_catalog("toy", None, covers=path), spec, options(tmp_path / "out"))
     assert extract(build_catalog("toy", None, covers=path), spec, options(tmp_path / "out")).unchanged
     close_idle()  # a worker keeps what it has opened
     shutil.rmtree(path)
-    write(path, {"1": jpeg(1), "2": jpeg(2) + b"more"})
+    write_lmdb(path, {"1": jpeg(1), "2": jpeg(2) + b"more"})
     again = extract(build_catalog("toy", None, covers=path), spec, options(tmp_path / "out"))
     assert (first.new_rows, again.new_rows) == (2, 1)
 
 
 def test_a_large_environment_does_not_count_as_memory(tmp_path: Path) -> None:
-    path = write(tmp_path / "c_lmdb", {"1": jpeg(1)} | {f"fill{n}": os.urandom(2**20) for n in range(200)})
+    path = write_lmdb(tmp_path / "c_lmdb", {"1": jpeg(1)} | {f"fill{n}": os.urandom(2**20) for n in range(200)})
     close_idle()  # so that one worker maps it, and reads files afterwards
     (tmp_path / "plain").mkdir()
     (tmp_path / "plain" / "1.jpg").write_bytes(jpeg(1))
@@ -234,7 +216,7 @@ def test_what_is_no_lmdb_is_told(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(b"nothing of the kind")
     with pytest.raises(ConfigError, match=r"LMDB of covers .* cannot be read"):
         build_catalog("toy", None, covers=tmp_path)
-    path = write(tmp_path / "c_lmdb", {})
+    path = write_lmdb(tmp_path / "c_lmdb", {})
     environment = lmdb.open(str(path))
     with environment.begin(write=True) as transaction:
         transaction.put(b"\xff\xfe", b"")
