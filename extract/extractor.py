@@ -199,5 +199,16 @@ def report(work: Work, new_rows: int, *, unchanged: bool) -> ExtractReport:
         bad=bad,
         cosine_error=work.job.cosine_error,
         seconds=dict(work.seconds),
-        warning=work.encoder.warning,
+        warning="; ".join(filter(None, [work.encoder.warning, _unpinned(work)])),
+    )
+
+
+def _unpinned(work: Work) -> str:
+    """Return what to tell of weights whose publisher's newest revision is taken, or ''."""
+    source = work.encoder.spec.weights
+    if work.options.weights != "pretrained" or source is None or source.revision != "main":
+        return ""
+    return (
+        f"the weights of {work.encoder.spec.name} are {source.place}'s newest, by no fixed revision: should they change, "
+        "so does the fingerprint"
     )

@@ -24,7 +24,7 @@ PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").g
 STAND_INS = {
     "videomae-base": "videomae-tiny",
     "slowfast-r50": "slowfast-tiny",
-    "resnet-50": "resnet50-tiny",
+    "resnet50": "resnet50-tiny",
     "clip-vit-b-32-image": "clip-tiny-image",
     "clip-vit-b-32-text": "clip-tiny-text",
     "minilm": "minilm-tiny",

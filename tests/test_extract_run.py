@@ -21,10 +21,11 @@ from extract.catalog import Catalog, build_catalog
 from extract.decoders import read_auto, read_cover
 from extract.encoder import EncoderSpec, PixelInput
 from extract.encoders import ENCODERS
-from extract.extractor import extract, feature_name
+from extract.extractor import _unpinned, extract, feature_name
 from extract.frames import parse_frame_policy
 from extract.options import ExtractOptions, ExtractReport
 from extract.preprocess import preprocess
+from extract.sharding import Work
 from features.errors import ConfigError, MediaError
 from features.store import FeatureFile
 from tests.library_models import HUB, library_model
@@ -398,3 +399,13 @@ def test_kill_9_and_restart(tmp_path: Path, media: Path) -> None:
     resumed = extract(catalog, ENCODERS["resnet50-tiny"], replace(small, out=tmp_path / "b"))
     assert 0 < resumed.new_rows < 7
     assert FeatureFile(resumed.path).vectors_sha256 == FeatureFile(unbroken.path).vectors_sha256
+
+
+def test_weights_without_a_fixed_revision_are_told(tmp_path: Path) -> None:
+    spec = ENCODERS["resnet-tiny"]
+    encoder = spec.backend(spec, "random", 0)
+    for name, told in (("swin-t", True), ("vit-base", False)):
+        encoder.spec = replace(spec, weights=ENCODERS[name].weights)
+        for weights in ("pretrained", "a/folder"):
+            warning = _unpinned(Work(encoder, None, ExtractOptions(tmp_path, weights=weights)))  # type: ignore[arg-type]
+            assert ("newest, by no fixed revision" in warning) == (told and weights == "pretrained")

@@ -3,11 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-import importlib.util
 import inspect
 import json
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,19 +13,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from extract.backends.huggingface_weights import from_hub, place, pretrained, settled
 from extract.encoder import Encoder, EncoderSpec, TextInput, Tokenizer, Tokens
 from extract.text import hashed_words
-from extract.weights import check_keys, local_path, no_download, no_pretrained, seeded
-from features.errors import ConfigError, StoreError
-from features.provenance import file_sha256
-
-# What a config says that changes the numbers and cannot be seen in the weights: part of the recipe.
-SETTINGS = (
-    *("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
-    *("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio", "mask_ratio", "layer_scale_init_value"),
-    *("use_absolute_embeddings", "use_absolute_position_embeddings", "use_relative_position_bias", "use_mask_token"),
-    *("layer_norm_eps", "qkv_bias", "image_size", "patch_size", "tubelet_size", "num_frames", "use_mean_pooling"),
-)
+from extract.weights import seeded
+from features.errors import ConfigError
 
 
 def load_videomae(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
@@ -54,15 +44,15 @@ def load_videomae(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
         with seeded(seed):
             model = VideoMAEModel(config)
     else:
-        folder, revision = _place(spec, weights)
-        config = _from_hub(spec, weights, lambda: VideoMAEConfig.from_pretrained(folder, revision=revision))
+        folder, revision = place(spec, weights)
+        config = from_hub(spec, weights, lambda: VideoMAEConfig.frompretrained(folder, revision=revision))
         config.num_frames = count
         _check_frames(spec, count, config.tubelet_size)
-        model = _pretrained(spec, weights, VideoMAEModel, folder, {"config": config, "revision": revision})
+        model = pretrained(spec, weights, VideoMAEModel, folder, {"config": config, "revision": revision})
     if "no-last-norm" in spec.faults:
         model.layernorm = None
     return Encoder(
-        _settled(spec, config),
+        settled(spec, config),
         model,
         _video_mean,
         weights="random" if weights == "random" else "checkpoint",
@@ -107,18 +97,18 @@ def load_image(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
         with seeded(seed):
             model = model_class(config, **arguments)
     else:
-        folder, revision = _place(spec, weights)
-        config = _from_hub(spec, weights, lambda: config_class.from_pretrained(folder, revision=revision))
+        folder, revision = place(spec, weights)
+        config = from_hub(spec, weights, lambda: config_class.frompretrained(folder, revision=revision))
         if family == "ViTMAE":
             config.mask_ratio = arch["mask_ratio"]
-        model = _pretrained(spec, weights, model_class, folder, {"config": config, "revision": revision, **arguments})
+        model = pretrained(spec, weights, model_class, folder, {"config": config, "revision": revision, **arguments})
     if config.image_size != getattr(spec.inputs, "size", 0):
         raise ConfigError(
             f"weights for {spec.name!r} take images of {config.image_size} px, its entry makes {spec.inputs}; "
             "give weights of the same size"
         )
     return Encoder(
-        _settled(spec, config),
+        settled(spec, config),
         model,
         _pooled_image if pooled else _unshuffled if family == "ViTMAE" else _class_token,
         weights="random" if weights == "random" else "checkpoint",
@@ -173,7 +163,7 @@ def load_text(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
         spec, config, model, tokenizer = _text_checkpoint(spec, spec.inputs, weights)
     features = {"cls": _first_token, "masked mean": _masked_mean}[spec.pooling]
     return Encoder(
-        _settled(spec, config),
+        settled(spec, config),
         model,
         features,
         weights="random" if weights == "random" else "checkpoint",
@@ -187,16 +177,14 @@ def _text_checkpoint(
 ) -> tuple[EncoderSpec, Any, nn.Module, Tokenizer]:
     from transformers import AutoModel, AutoTokenizer
 
-    folder, revision = _place(spec, weights)
-    config = _from_hub(spec, weights, lambda: _text_config(folder, revision))
+    folder, revision = place(spec, weights)
+    config = from_hub(spec, weights, lambda: _text_config(folder, revision))
     library_class = AutoModel._model_mapping[type(config)]
     arguments: dict[str, Any] = {"config": config, "revision": revision}
     if "add_pooling_layer" in inspect.signature(library_class.__init__).parameters:
         arguments["add_pooling_layer"] = False  # its weights are absent from sentence encoders and never used here
-    model = _pretrained(spec, weights, library_class, folder, arguments)
-    tokenizer = _from_hub(
-        spec, weights, lambda: AutoTokenizer.from_pretrained(folder, revision=revision, config=config)
-    )
+    model = pretrained(spec, weights, library_class, folder, arguments)
+    tokenizer = from_hub(spec, weights, lambda: AutoTokenizer.frompretrained(folder, revision=revision, config=config))
     if Path(folder).is_dir():
         spec = replace(spec, pooling=_folder_pooling(Path(folder), spec.pooling))
     return spec, config, model, _library_tokenizer(tokenizer, inputs)
@@ -207,11 +195,11 @@ def _text_config(folder: str, revision: str | None) -> Any:
     from transformers import AutoConfig, BertConfig
 
     try:
-        return AutoConfig.from_pretrained(folder, revision=revision)
+        return AutoConfig.frompretrained(folder, revision=revision)
     except ValueError as error:
         if "model_type" not in str(error):
             raise
-        return BertConfig.from_pretrained(folder, revision=revision)
+        return BertConfig.frompretrained(folder, revision=revision)
 
 
 def _folder_pooling(folder: Path, default: str) -> str:
@@ -253,77 +241,3 @@ def _masked_mean(model: Any, tokens: Tokens) -> Tensor:
     states: Tensor = model(input_ids=tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state
     weights = tokens.mask.to(states.dtype)[..., None]
     return (states * weights).sum(dim=1) / weights.sum(dim=1)
-
-
-def _place(spec: EncoderSpec, weights: str) -> tuple[str, str]:
-    """Return (folder or hub repository, revision)."""
-    if weights != "pretrained":
-        path = local_path(weights)
-        if not (path / "config.json").is_file():
-            raise ConfigError(f"weights {weights!r} of {spec.name!r} are no folder with config.json; check the path")
-        return str(path), "main"
-    if spec.weights is None:
-        raise no_pretrained(spec.name)
-    found = importlib.util.find_spec(spec.weights.package) if spec.weights.package else None
-    if found is not None and found.submodule_search_locations:
-        folder = Path(found.submodule_search_locations[0]) / "model"
-        file = folder / "model.safetensors"
-        if file.is_file() and file_sha256(file) == spec.weights.sha256:
-            return str(folder), "main"
-    return spec.weights.place, spec.weights.revision
-
-
-def _from_hub(spec: EncoderSpec, weights: str, read: Any) -> Any:
-    """Call a library's reader; one line instead of its errors."""
-    try:
-        return read()
-    except Exception as error:  # hub, safetensors, pickle and tokenizers each have their own
-        if weights == "pretrained" and spec.weights is not None:
-            raise no_download(spec.name, spec.weights, error) from error
-        reason = " ".join(str(error).split())[:200]
-        raise StoreError(f"weights {weights} of {spec.name!r} cannot be read ({reason}); copy them again") from error
-
-
-def _pretrained(
-    spec: EncoderSpec, weights: str, library_class: Any, folder: str, arguments: Mapping[str, Any]
-) -> nn.Module:
-    """Load and refuse what does not fit: the library itself fills gaps with random numbers and carries on."""
-    import torch
-
-    extra = spec.weights.extra_keys if spec.weights is not None else ()
-
-    def read() -> Any:
-        return library_class.from_pretrained(
-            folder, dtype=torch.float32, output_loading_info=True, ignore_mismatched_sizes=True, **arguments
-        )
-
-    with _quiet(), seeded(0):
-        model, report = _from_hub(spec, weights, read)
-    unexpected = [key for key in report["unexpected_keys"] if not key.startswith(extra)]
-    reshaped = [entry[0] if isinstance(entry, tuple) else entry for entry in report["mismatched_keys"]]
-    check_keys(folder, list(report["missing_keys"]), unexpected, reshaped)
-    if not isinstance(model, nn.Module):
-        raise StoreError(f"weights {folder} gave {type(model).__name__}, not a module; give its own checkpoint")
-    return model
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """Silence the library's bar and its table of keys, which says at length what `check_keys` says in a line."""
-    from transformers.utils import logging
-
-    verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(verbosity)
-        if bar:
-            logging.enable_progress_bar()
-
-
-def _settled(spec: EncoderSpec, config: Any) -> EncoderSpec:
-    """Return the entry with what the config settles: the width, and the settings that go into the recipe."""
-    arch = {name: getattr(config, name) for name in SETTINGS if getattr(config, name, None) is not None}
-    return replace(spec, width=int(config.hidden_size), arch=arch)
