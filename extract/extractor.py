@@ -209,6 +209,6 @@ def _unpinned(work: Work) -> str:
     if work.options.weights != "pretrained" or source is None or source.revision != "main":
         return ""
     return (
-        f"the weights of {work.encoder.spec.name} are {source.place}'s newest, by no fixed revision: should they change, "
-        "so does the fingerprint"
+        f"the weights of {work.encoder.spec.name} are {source.place}'s newest, by no fixed revision: should they "
+        "change, so does the fingerprint"
     )

@@ -45,7 +45,7 @@ def load_videomae(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
             model = VideoMAEModel(config)
     else:
         folder, revision = place(spec, weights)
-        config = from_hub(spec, weights, lambda: VideoMAEConfig.frompretrained(folder, revision=revision))
+        config = from_hub(spec, weights, lambda: VideoMAEConfig.from_pretrained(folder, revision=revision))
         config.num_frames = count
         _check_frames(spec, count, config.tubelet_size)
         model = pretrained(spec, weights, VideoMAEModel, folder, {"config": config, "revision": revision})
@@ -98,7 +98,7 @@ def load_image(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
             model = model_class(config, **arguments)
     else:
         folder, revision = place(spec, weights)
-        config = from_hub(spec, weights, lambda: config_class.frompretrained(folder, revision=revision))
+        config = from_hub(spec, weights, lambda: config_class.from_pretrained(folder, revision=revision))
         if family == "ViTMAE":
             config.mask_ratio = arch["mask_ratio"]
         model = pretrained(spec, weights, model_class, folder, {"config": config, "revision": revision, **arguments})
@@ -184,7 +184,7 @@ def _text_checkpoint(
     if "add_pooling_layer" in inspect.signature(library_class.__init__).parameters:
         arguments["add_pooling_layer"] = False  # its weights are absent from sentence encoders and never used here
     model = pretrained(spec, weights, library_class, folder, arguments)
-    tokenizer = from_hub(spec, weights, lambda: AutoTokenizer.frompretrained(folder, revision=revision, config=config))
+    tokenizer = from_hub(spec, weights, lambda: AutoTokenizer.from_pretrained(folder, revision=revision, config=config))
     if Path(folder).is_dir():
         spec = replace(spec, pooling=_folder_pooling(Path(folder), spec.pooling))
     return spec, config, model, _library_tokenizer(tokenizer, inputs)
@@ -195,11 +195,11 @@ def _text_config(folder: str, revision: str | None) -> Any:
     from transformers import AutoConfig, BertConfig
 
     try:
-        return AutoConfig.frompretrained(folder, revision=revision)
+        return AutoConfig.from_pretrained(folder, revision=revision)
     except ValueError as error:
         if "model_type" not in str(error):
             raise
-        return BertConfig.frompretrained(folder, revision=revision)
+        return BertConfig.from_pretrained(folder, revision=revision)
 
 
 def _folder_pooling(folder: Path, default: str) -> str:
