@@ -15,7 +15,7 @@ from extract.encoder import EncoderSpec
 from extract.faults import with_faults
 from extract.lmdb_media import LmdbEntry
 from extract.options import AUTO, ExtractOptions, ExtractReport
-from extract.sharding import Progress, Work, run_shards
+from extract.sharding import Progress, Work, claims_of, run_shards
 from features.errors import ConfigError, MediaError
 from features.provenance import FINGERPRINT_CHARS, Provenance, library_versions
 from features.shards import FeatureJob, Wanted
@@ -66,6 +66,7 @@ def extract_all(
     new_rows = {work: len(work.job.pending) for work in busy}
     run_shards(catalog, busy, progress=progress)
     finish(busy)
+    claims_of(works).clear()  # of a run with many workers that was broken off
     return [report(work, new_rows.get(work, 0), unchanged=work not in busy) for work in works]
 
 

@@ -6,7 +6,6 @@ same folder. Any of them may die at any moment and be started again; the last co
 
 from __future__ import annotations
 
-import hashlib
 import multiprocessing
 import os
 import shlex
@@ -24,8 +23,7 @@ from extract.encoder import EncoderSpec
 from extract.encoders import get_encoder
 from extract.extractor import finish, prepare_all, report
 from extract.options import ExtractOptions, ExtractReport
-from extract.sharding import Progress, Work, run_shards
-from features.claims import Claims
+from extract.sharding import Progress, Work, claims_of, run_shards
 from features.errors import ConfigError, FreezeframeError
 
 POLL_S = 0.5
@@ -39,13 +37,6 @@ class Order:
     catalog: Catalog
     encoders: tuple[str, ...]
     options: ExtractOptions
-
-
-def claims_of(works: Sequence[Work]) -> Claims:
-    """Return the claims all workers of these encoders share, in a hidden folder beside the feature files."""
-    options = works[0].options
-    key = hashlib.sha256(" ".join(sorted(work.job.target.name for work in works)).encode()).hexdigest()[:16]
-    return Claims(options.out / f".{key}.claims", stale_s=options.stale_s)
 
 
 def work(order: Order, *, progress: Progress | None = None) -> int:

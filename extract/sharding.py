@@ -6,6 +6,7 @@ same bytes as one that was not.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
@@ -103,6 +104,13 @@ def plan(catalog: Catalog, works: Sequence[Work], shard_size: int) -> list[Shard
 
 def _title_length(task: Task) -> int:
     return len(task.request.item.title or "") if task.request.modality == "title" else -1
+
+
+def claims_of(works: Sequence[Work]) -> Claims:
+    """Return the claims all workers of these encoders share, in a hidden folder beside the feature files."""
+    options = works[0].options
+    key = hashlib.sha256(" ".join(sorted(work.job.target.name for work in works)).encode()).hexdigest()[:16]
+    return Claims(options.out / f".{key}.claims", stale_s=options.stale_s)
 
 
 def run_shards(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import socket
 import threading
 import time
@@ -51,9 +52,11 @@ class Claims:
             path.unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove the folder, unless somebody still holds a claim."""
-        with suppress(OSError):
-            self._folder.rmdir()
+        """Remove the folder, to be called when all is made: a claim left in it is that of a worker killed in between.
+
+        A worker that lives and still holds one does not miss it.
+        """
+        shutil.rmtree(self._folder, ignore_errors=True)
 
     def _beat(self, path: Path, stop: threading.Event) -> None:
         while not stop.wait(self._stale_s / BEATS):

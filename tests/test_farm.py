@@ -21,9 +21,9 @@ from extract import sharding
 from extract.catalog import Catalog, build_catalog
 from extract.encoders import ENCODERS
 from extract.extractor import extract_all, prepare_all
-from extract.farm import Order, claims_of, extract_locally, slurm_script, work
+from extract.farm import Order, extract_locally, slurm_script, work
 from extract.options import ExtractOptions
-from extract.sharding import Shard, plan
+from extract.sharding import Shard, claims_of, plan
 from features.claims import Claims
 from features.errors import ConfigError
 from features.store import FeatureFile
@@ -185,6 +185,22 @@ def test_a_worker_passes_by_what_another_has_claimed(tmp_path: Path, catalog: Ca
     extract_all(catalog, SPECS, options(tmp_path))
     assert hashes(tmp_path) == whole
     assert work(order) == 0  # all is merged: nothing to do
+
+
+@pytest.mark.parametrize("processes", [1, 2])
+def test_the_claim_of_a_worker_killed_after_its_shard_is_cleared_away(
+    tmp_path: Path, catalog: Catalog, processes: int
+) -> None:
+    order = Order(catalog, NAMES, options(tmp_path))
+    work(order)
+    left = claims_of(prepare_all(catalog, SPECS, options(tmp_path)))._folder / "3-3.claim"
+    left.parent.mkdir(exist_ok=True)
+    left.write_text(json.dumps({"host": "elsewhere", "process": 1}))
+    if processes == 1:
+        extract_all(catalog, SPECS, options(tmp_path))
+    else:
+        extract_locally(order, processes)
+    assert [path.suffix for path in tmp_path.iterdir()] == [".h5", ".h5"]
 
 
 @pytest.mark.slow
