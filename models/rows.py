@@ -1,0 +1,52 @@
+"""Training rows of models that read a history as a bag or a list: one target each, and the items it is told from.
+
+Letters: B windows, S slots of a window, Q rows.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+History = Literal["past", "all"]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows of a batch of windows.
+
+    Attributes:
+        windows: (Q,) int64, the window of each row.
+        targets: (Q,) int64, the slot of its target.
+        slots: (Q, S - 1) int64, the slots of its history, oldest first; 0 where there is none.
+        mask: (Q, S - 1) bool, True where there is one. Real ones end in the last column.
+    """
+
+    windows: Tensor
+    targets: Tensor
+    slots: Tensor
+    mask: Tensor
+
+
+def training_rows(mask: Tensor, history: History) -> Rows:
+    """Return a row for every real slot that has a history.
+
+    'past': the earlier items of the window, as at inference. 'all': all its other items, later ones too, as the
+    released code of MicroLens (arXiv 2309.15379) has it for YouTube, NFM and DeepFM.
+
+    Args:
+        mask: (B, S) bool, True where a slot is real; real slots end in the last one.
+        history: which items tell of a target.
+    """
+    size = mask.shape[1]
+    columns = torch.arange(size - 1, device=mask.device)
+    targets = torch.arange(size, device=mask.device)[:, None]
+    # the history of target j: slots j - S + 1 .. j - 1, or all but j
+    slots = targets - size + 1 + columns if history == "past" else columns + (columns >= targets)
+    there = mask[:, slots.clamp(min=0)] & (slots >= 0)  # (B, S, S - 1)
+    windows, places = (mask & there.any(2)).nonzero(as_tuple=True)
+    mine = there[windows, places]
+    return Rows(windows, places, slots[places].masked_fill(~mine, 0), mine)

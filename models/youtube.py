@@ -1,0 +1,86 @@
+"""YouTube's candidate generator: a tower over the mean of the history (Covington et al., RecSys 2016).
+
+Section 3.1: the vectors of the items watched are averaged; 3.2: layers of rectified units, each half as wide as the one
+below (the paper's tower: 1024, 512, 256); 3.1 and 3.4: the user vector is searched by inner product.
+
+Deviations from the paper: no search terms, age or demography; input and output share the item vectors; the losses of
+this package for its sampled softmax. The benchmark MicroLens (arXiv 2309.15379) has no tower (`layers` 0: the user is
+the mean) and trains every item of a sequence from all others (`history` 'all'), as an older build of its code shows;
+the published code lacks the model.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import get_args
+
+from torch import Tensor, nn
+
+from models.base import TrainBatch, TrainingFacts, TrainOutput
+from models.items import ItemRepresentation
+from models.rows import History, training_rows
+from models.sequential import SequentialConfig, SequentialRecommender
+
+
+@dataclass(frozen=True)
+class Config(SequentialConfig):
+    """Options of YouTube; the width D is that of the item representation.
+
+    Attributes:
+        layers: of the tower; the last is D wide, each below it twice as wide as the next. 0: the mean itself.
+        dropout: before each layer, in [0, 1).
+        history: in training, 'past' items of the target, or 'all' others of its window.
+    """
+
+    layers: int = 1
+    dropout: float = 0.1
+    history: History = "past"
+
+    def __post_init__(self) -> None:
+        """Refuse values no tower can have."""
+        super().__post_init__()
+        if self.layers < 0 or not 0 <= self.dropout < 1:
+            raise ValueError(f"youtube: layers {self.layers} must be >= 0 and dropout {self.dropout} in [0, 1)")
+        if self.history not in get_args(History):
+            raise ValueError(f"youtube: history is {self.history!r}; known: {', '.join(get_args(History))}")
+
+
+class YouTube(SequentialRecommender):
+    """A tower over the mean of the history's item vectors."""
+
+    config_class = Config
+    paper = "Covington et al., RecSys 2016"
+
+    def __init__(self, config: Config, items: ItemRepresentation, facts: TrainingFacts) -> None:
+        super().__init__(config, items, facts)
+        widths = [items.dim * 2 ** (config.layers - layer) for layer in range(1, config.layers + 1)]
+        blocks: list[nn.Module] = []
+        for inner, outer in zip([items.dim, *widths], widths, strict=False):
+            blocks += [nn.Dropout(config.dropout), nn.Linear(inner, outer), nn.ReLU()]
+        self.tower = nn.Sequential(*blocks)
+        for layer in self.tower:
+            if isinstance(layer, nn.Linear):
+                nn.init.kaiming_normal_(layer.weight)
+                nn.init.zeros_(layer.bias)
+
+    def encode(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Return (B, L, D): in each slot the tower over the mean of the items up to it."""
+        counts = mask.cumsum(1).clamp(min=1)[:, :, None]
+        states: Tensor = self.tower(vectors.cumsum(1) / counts)
+        return states
+
+    def forward(self, batch: TrainBatch) -> TrainOutput:
+        """Return the loss over all targets."""
+        if self.config.history == "past":
+            return super().forward(batch)
+        rows = training_rows(batch.mask, "all")
+        users = batch.users[rows.windows]
+        needed = self.objective.candidates(batch.items, batch.mask, users)
+        vectors = self.items(needed.items)
+        told = vectors[needed.slots[rows.windows[:, None], rows.slots]] * rows.mask[:, :, None]
+        states = self.tower(told.sum(1) / rows.mask.sum(1, keepdim=True))
+        labels = needed.slots[rows.windows, rows.targets]
+        return TrainOutput(self.objective(states, vectors, labels, users, needed), len(users))
+
+
+MODEL = YouTube
