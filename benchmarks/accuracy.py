@@ -2,10 +2,10 @@
 
     python benchmarks/accuracy.py --data DIR --recbole FOLDER --out FOLDER [--models Pop,BPR,...] [--seeds 3]
 
-FOLDER is where RecBole is installed (see recbole_peer.py). It gets the newest `--keep-last` interactions of each user, as our
-recipes do, trains with its own early stopping on NDCG@10, and is tested at its best epoch. RecBole hides every item a user
-has had, a repeated target included, which then counts as missed: our `evaluate --mask strict` does the same. Finished
-runs are kept in --out and not made again. Prints one line per model: mean and standard deviation over seeds.
+FOLDER is where RecBole is installed (see recbole_peer.py). It gets the newest `--keep-last` interactions of each user,
+as our recipes do, trains with its own early stopping on NDCG@10, and is tested at its best epoch. RecBole hides every
+item a user has had, a repeated target included, which then counts as missed: our `evaluate --mask strict` does the
+same. Finished runs are kept in --out and not made again. Prints a line per model: mean and deviation over seeds.
 """
 
 from __future__ import annotations
