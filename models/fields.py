@@ -25,7 +25,7 @@ from models.losses import batch_items
 from models.objective import Objective
 from models.sequential import SequentialConfig
 
-CELLS_CPU = 2**19  # floats of a layer held at a time when all items are scored: stays in the cache
+CELLS_CPU = 2**18  # floats of a layer held at a time when all items are scored: stays in the cache
 CELLS_GPU = 2**27
 
 Parts = tuple[Tensor, ...]
