@@ -3,8 +3,8 @@
 A user starts as a learned vector, an item as its item vector; each side has a tower of layers of its own:
 l_k = tanh(BatchNorm(W_k Dropout(l_k-1) + b_k)), BatchNorm only on request. Without layers, the default and the
 benchmark's setting, this is matrix factorisation. Score: the inner product (benchmark), or gamma times the cosine of
-the towers' ends (paper, equations 5 and 6, where the softmax is over gamma R). With items 'id+v' fused by 'concat' the
-score is the sum of an id half and a content half: the benchmark's "DSSM (ID+V)".
+the towers' ends (paper: relevance in section 3.1, its smoothing in section 3.3). With items 'id+v' fused by 'concat'
+the score is the sum of an id half and a content half: the benchmark's "DSSM (ID+V)".
 
 Deviations from the paper: a user number and an item vector stand in for hashed words of query and document; the loss is
 a softmax over the items of the batch (there: the clicked document and 4 drawn ones, loss 'sampled' and negatives 4

@@ -3,15 +3,15 @@
 With c_ij the users who met both items in training and c_i those who met i, an item j of the history speaks for i with
 
     cosine       w_ji = c_ij / (sqrt(c_i c_j) + shrink)
-    conditional  w_ji = c_ij / (c_j c_i^alpha + shrink)        (Deshpande and Karypis, equation 4, without its weights)
+    conditional  w_ji = c_ij / (c_j c_i^alpha + shrink)
 
 kept for the k items i nearest to j, zero for all others. The score of i is the sum of w_ji over the different items j
-of the history. `normalise` divides the k weights of each j by their sum (their section 4.1.2, "similarity
-normalisation"), so that items with many near neighbours do not speak louder.
+of the history. `normalise` divides the k weights of each j by their sum, so that items with many near neighbours do not
+speak louder.
 
-Deviations: meetings are counted once however often they happened; users are not weighted by the length of their rows;
-`shrink` (Bell and Koren, KDD 2007, in spirit) is not in the papers, 0 switches it off; the history is what the model is
-shown (`data.max_length`), there everything the user has bought. Nothing is trained. The score is an inner product only
+Deviations: meetings are counted once however often they happened; users are not weighted by the length of their rows
+(Deshpande and Karypis do in the conditional probability); `shrink` is not in the papers, 0 switches it off; the history
+is what the model is shown (`data.max_length`), there everything the user has bought. The score is an inner product only
 at width I, so it is given as a score.
 """
 

@@ -107,7 +107,7 @@ def test_scores_equal_the_network_on_each_history_and_item(
     name: str, options: dict[str, Any], cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(fields, "CELLS_CPU", cells)
-    model = scrambled(name, **options)
+    model = scrambled(name, max_length=LENGTH + 2, **options)
     table = list(numbers(model.items.table()))
     expected = [[SCORES[name](model, [table[j] for j in h] + [table[i]]) for i in range(ITEMS)] for h in HISTORIES]
     found = model.scores(users_with(HISTORIES))
