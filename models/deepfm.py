@@ -58,19 +58,16 @@ class DeepFM(FieldRecommender):
             nn.init.normal_(block.weight, std=(2 / (fields * items.dim + width)) ** 0.5)
         nn.init.zeros_(self.history_block.bias)
 
-    def of_history(self, vectors: Tensor, mask: Tensor) -> Parts:  # noqa: ARG002 (padded vectors are zero)
+    def of_history(self, vectors: Tensor) -> Parts:
         """Return sum (Q, D), what the history alone adds to scores (Q, 1) and its share of the first layer (Q, H)."""
         total, pool = interactions(vectors)
-        alone = pool.sum(1, keepdim=True)
-        if self.weight is not None:
-            alone = alone + self.weight(total)
+        alone = pool.sum(1, keepdim=True) + self.first_order(total)[:, None]
         missing = self.config.max_length - vectors.shape[1]
         return total, alone, self.history_block(functional.pad(vectors, (0, 0, missing, 0)).flatten(1))
 
     def of_candidates(self, vectors: Tensor) -> Parts:
         """Return the vectors, their first-order term (Q or 1, C) and share of the first layer (Q or 1, C, H)."""
-        first = self.weight(vectors)[:, :, 0] if self.weight is not None else vectors.new_zeros(vectors.shape[:2])
-        return vectors, first, self.item_block(vectors)
+        return vectors, self.first_order(vectors), self.item_block(vectors)
 
     def logits(self, history: Parts, candidates: Parts) -> Tensor:
         """Return (Q, C) scores."""

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 
 from models.base import NoInnerProduct, TrainBatch, TrainingFacts, TrainOutput, UserBatch
 from models.items import ItemRepresentation
-from models.losses import batch_items
 from models.objective import Objective
 from models.sequential import SequentialConfig
 
@@ -101,13 +100,8 @@ class FieldRecommender(NoInnerProduct):
         self.weight = nn.Linear(items.dim, 1, bias=False) if config.linear else None
 
     @abstractmethod
-    def of_history(self, vectors: Tensor, mask: Tensor) -> Parts:
-        """Return what scores need of histories: (Q, ...) each.
-
-        Args:
-            vectors: (Q, L, D), zero where mask is False.
-            mask: (Q, L) bool; real slots end in the last slot.
-        """
+    def of_history(self, vectors: Tensor) -> Parts:
+        """Return what scores need of histories (Q, L, D), zero in padded slots: (Q, ...) each."""
 
     @abstractmethod
     def of_candidates(self, vectors: Tensor) -> Parts:
@@ -117,6 +111,10 @@ class FieldRecommender(NoInnerProduct):
     def logits(self, history: Parts, candidates: Parts) -> Tensor:
         """Return (Q, C) scores; candidates of 1 row are those of all histories."""
 
+    def first_order(self, vectors: Tensor) -> Tensor:
+        """Return the first-order term of vectors (..., D), without the last axis; zeros where there is none."""
+        return vectors.new_zeros(vectors.shape[:-1]) if self.weight is None else self.weight(vectors).squeeze(-1)
+
     def forward(self, batch: TrainBatch) -> TrainOutput:
         """Return the loss over all rows: the target against the other items."""
         rows = training_rows(batch.mask, self.config.history)
@@ -125,7 +123,7 @@ class FieldRecommender(NoInnerProduct):
         vectors = self.items(needed.items)
         labels = needed.slots[rows.windows, rows.targets]
         seen = needed.slots[rows.windows[:, None], rows.slots]
-        history = self.of_history(vectors[seen] * rows.mask[:, :, None], rows.mask)
+        history = self.of_history(vectors[seen] * rows.mask[:, :, None])
         candidates = vectors[None]
         if needed.negatives is not None:
             candidates = vectors[torch.cat([labels[:, None], needed.negatives], dim=1)]
@@ -146,10 +144,7 @@ class FieldRecommender(NoInnerProduct):
 
     def _scores(self, batch: UserBatch) -> Tensor:
         table = self.items.table()
-        slots = batch_items(batch.items, batch.mask)
-        vectors = table[slots.items][slots.slots] if len(slots.items) else table.new_zeros(*batch.items.shape, 1)
-        vectors = vectors.expand(-1, -1, table.shape[1]) * batch.mask[:, :, None]
-        history = self.of_history(vectors, batch.mask)
+        history = self.of_history(table[batch.items] * batch.mask[:, :, None])
         out = table.new_empty(len(batch.users), len(table))
         cells = CELLS_CPU if table.device.type == "cpu" else CELLS_GPU
         pairs = max(cells // max(table.shape[1], *self.config.hidden, 1), 1)

@@ -64,15 +64,14 @@ class NFM(FieldRecommender):
         self.layers = relu_layers(widths, config.dropout)
         self.out = nn.Linear(widths[-1], 1, bias=False)
 
-    def of_history(self, vectors: Tensor, mask: Tensor) -> Parts:  # noqa: ARG002 (padded vectors are zero)
+    def of_history(self, vectors: Tensor) -> Parts:
         """Return sum and pool, (Q, D) each, and first-order term (Q, 1)."""
         total, pool = interactions(vectors)
-        return total, pool, self.weight(total) if self.weight is not None else total.new_zeros(len(total), 1)
+        return total, pool, self.first_order(total)[:, None]
 
     def of_candidates(self, vectors: Tensor) -> Parts:
         """Return the vectors and their first-order term (Q or 1, C)."""
-        first = self.weight(vectors)[:, :, 0] if self.weight is not None else vectors.new_zeros(vectors.shape[:2])
-        return vectors, first
+        return vectors, self.first_order(vectors)
 
     def logits(self, history: Parts, candidates: Parts) -> Tensor:
         """Return (Q, C) scores."""
