@@ -86,6 +86,22 @@ def in_batch_softmax(
     return loss
 
 
+def in_batch_softmax_of_scores(
+    scores: Tensor, labels: Tensor, log_counts: Tensor, log_shares: Tensor, excluded: Tensor | None
+) -> Tensor:
+    """Return the mean () that `in_batch_softmax` does, of scores (Q, C) that are no inner products.
+
+    Other arguments are as there. The scores are held as a whole, and so is what made them.
+    """
+    label = labels[:, None]
+    positive = scores.gather(1, label) - log_shares[label]
+    logits = scores - log_shares + log_counts
+    if excluded is not None:
+        logits = logits.masked_fill(excluded, -torch.inf)
+    logits = logits.scatter(1, label, positive)
+    return (logits.logsumexp(1) - positive[:, 0]).sum() / max(len(labels), 1)
+
+
 def full_softmax(queries: Tensor, candidates: Tensor, labels: Tensor) -> Tensor:
     """Return the mean cross entropy () of queries (Q, D) over all items (I, D), labels (Q,); nothing is excluded."""
     loss: Tensor = _Softmax.apply(queries, candidates, labels, None, None)

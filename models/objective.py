@@ -1,4 +1,4 @@
-"""The switch between losses, for every recommender whose score is an inner product.
+"""The switch between losses.
 
 Letters: B batch, S slots of a row, D model width, U users, I items, Q queries, C candidates, N negatives of a query.
 """
@@ -19,6 +19,7 @@ from models.losses import (
     bpr,
     full_softmax,
     in_batch_softmax,
+    in_batch_softmax_of_scores,
     log_popularity,
     own_items,
     sampled_softmax,
@@ -123,24 +124,44 @@ class Objective(nn.Module):
         if self.config.loss == "full":
             return full_softmax(queries, vectors, labels)
         if of.negatives is None:
-            return self._in_batch(queries, vectors, labels, users, of)
+            return in_batch_softmax(queries, vectors, labels, *self._weights(users, of))
         with torch.autocast(queries.device.type, enabled=False):
             queries, vectors = queries.float(), vectors.float()
             positive = (queries * vectors[labels]).sum(1)
             negative = torch.einsum("qd,qnd->qn", queries, vectors[of.negatives])
-            if self.config.loss == "bpr":
-                return bpr(positive, negative)
-            if self.config.loss == "bce":
-                return binary_cross_entropy(positive, negative)
-            assert self.sampler is not None
-            drawn = of.items[of.negatives]
-            chance = self.sampler.log_probability(users[:, None].expand_as(drawn), drawn)
-            return sampled_softmax(positive, negative, chance)
+            return self._drawn(positive, negative, users, of)
 
-    def _in_batch(self, queries: Tensor, vectors: Tensor, labels: Tensor, users: Tensor, of: Candidates) -> Tensor:
+    def of_scores(self, scores: Tensor, labels: Tensor, users: Tensor, of: Candidates) -> Tensor:
+        """Return the mean loss () over queries whose scores are no inner products; not for 'full'.
+
+        Args:
+            scores: (Q, C) of `of.items`; where negatives are drawn (Q, 1 + N), the label's first.
+            labels: (Q,) int64, where the labels stand in `of.items`.
+            users: (Q,) int64, the user of each query.
+            of: from `candidates`.
+        """
+        with torch.autocast(scores.device.type, enabled=False):
+            scores = scores.float()
+            if of.negatives is not None:
+                return self._drawn(scores[:, 0], scores[:, 1:], users, of)
+            weights, shares, excluded = self._weights(users, of)
+            return in_batch_softmax_of_scores(scores, labels, weights, shares, excluded)
+
+    def _drawn(self, positive: Tensor, negative: Tensor, users: Tensor, of: Candidates) -> Tensor:
+        assert self.sampler is not None
+        assert of.negatives is not None
+        if self.config.loss == "bpr":
+            return bpr(positive, negative)
+        if self.config.loss == "bce":
+            return binary_cross_entropy(positive, negative)
+        drawn = of.items[of.negatives]
+        chance = self.sampler.log_probability(users[:, None].expand_as(drawn), drawn)
+        return sampled_softmax(positive, negative, chance)
+
+    def _weights(self, users: Tensor, of: Candidates) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return log counts and log shares (C,) of the batch's items, and (Q, C) which are no negatives."""
         assert of.counts is not None
         excluded = None
         if self.met is not None:
             excluded = own_items(users, self.met, BatchItems(of.items, of.slots, of.counts))
-        weights = of.counts.float().log()
-        return in_batch_softmax(queries, vectors, labels, weights, self.log_shares[of.items], excluded)
+        return of.counts.float().log(), self.log_shares[of.items], excluded

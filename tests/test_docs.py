@@ -113,7 +113,7 @@ def run(arguments: list[str], here: Path) -> None:
         _make_small(line)
     if line[0] in ("train", "compare"):
         quick = ["train.epochs=1", "data.min_interactions=3"]
-        if not any("popularity" in word for word in line):  # which has no items section
+        if not any("popularity" in word or "itemknn" in word for word in line):  # which have no items section
             quick.append("items.dim=16")
         if line[0] == "train":
             line += quick
@@ -195,6 +195,15 @@ def test_results_page(here: Path) -> None:
     for arguments in commands(ROOT / "docs" / "results.md"):
         run(arguments, here)
     assert "amazon-scientific-sasrec-id+v" in (here / "amazon.md").read_text()
+
+
+@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("models*.md")), ids=lambda page: page.name)
+def test_model_pages(page: Path, here: Path) -> None:
+    add_amazon(here)
+    lines = commands(page)
+    for arguments in lines:
+        run(arguments, here)
+    assert len(list((here / "runs").iterdir())) == len({tuple(line) for line in lines if line[0] == "train"})
 
 
 def test_evaluation_page(here: Path) -> None:

@@ -51,7 +51,7 @@ def trained(name: str, items: str) -> Recommender:
 
 
 def test_the_models_are_found() -> None:
-    assert {"popularity", "sasrec"} <= set(recommenders())
+    assert {"deepfm", "dssm", "itemknn", "nfm", "popularity", "sasrec"} <= set(recommenders())
 
 
 @ALL
@@ -183,7 +183,11 @@ def test_state_round_trip(name: str, items: str) -> None:
 @TRAINABLE
 def test_a_checkpoint_holds_only_what_is_learned(name: str, items: str) -> None:
     model = build(name, items)
-    assert set(model.state_dict()) == {label for label, _ in model.named_parameters()}
+    learned = {label for label, _ in model.named_parameters()}
+    for label, layer in model.named_modules():
+        if isinstance(layer, torch.nn.BatchNorm1d):  # its running statistics are learned, too
+            learned |= {f"{label}.{statistic}" for statistic, _ in layer.named_buffers()}
+    assert set(model.state_dict()) == learned
 
 
 @ALL

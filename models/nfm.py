@@ -1,0 +1,92 @@
+"""NFM: neural factorisation machine (He and Chua, SIGIR 2017, arXiv 1708.05027).
+
+With x_1 .. x_n the vectors of the fields (the history's items and the candidate):
+
+    f = sum over a < b of x_a * x_b                                   equation 3, in linear time by equation 4
+    y = sum over a of w . x_a + h . MLP(Dropout(BatchNorm(f)))        equation 7; hidden layers: equation 5
+
+The pool of a history with a candidate i is pool(history) + (sum of history) * i, so that a history is pooled once for
+all candidates.
+
+Deviations from the paper: the fields (see models/fields.py); the weight of a field is a linear map of its vector; no
+global bias, which no ranking loss can learn; BatchNorm on the pool alone (the authors' code can have it on hidden
+layers, too); a softmax over the items of the batch (there: squared error). Deviations from MicroLens, whose fields
+these are: there ReLU follows the last layer, too, so that no score is below 0 and a row can die; there is no
+first-order term (`linear` false); all other items of a window are the history (`history` 'all').
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.base import TrainingFacts
+from models.fields import FieldConfig, FieldRecommender, Parts, interactions
+from models.items import ItemRepresentation
+from models.layers import BatchNorm, relu_layers
+
+
+@dataclass(frozen=True)
+class Config(FieldConfig):
+    """Options of NFM.
+
+    Attributes:
+        norm: of the pool: 'batch' or 'none'.
+        pool_dropout: of the pool, in [0, 1).
+    """
+
+    norm: Literal["batch", "none"] = "batch"
+    pool_dropout: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Refuse values no NFM can have."""
+        super().__post_init__()
+        if self.norm not in ("batch", "none"):
+            raise ValueError(f"nfm: norm is {self.norm!r}; known: batch, none")
+        if not 0 <= self.pool_dropout < 1:
+            raise ValueError(f"nfm: pool_dropout is {self.pool_dropout}; it must be in [0, 1)")
+
+
+class NFM(FieldRecommender):
+    """A multi-layer perceptron over the pooled products of all pairs of fields."""
+
+    config_class = Config
+    paper = "He & Chua, SIGIR 2017, arXiv 1708.05027"
+
+    def __init__(self, config: Config, items: ItemRepresentation, facts: TrainingFacts) -> None:
+        super().__init__(config, items, facts)
+        widths = (items.dim, *config.hidden)
+        self.norm = BatchNorm(items.dim) if config.norm == "batch" else None
+        self.layers = relu_layers(widths, config.dropout)
+        self.out = nn.Linear(widths[-1], 1, bias=False)
+
+    def of_history(self, vectors: Tensor) -> Parts:
+        """Return sum and pool, (Q, D) each, and first-order term (Q, 1)."""
+        total, pool = interactions(vectors)
+        return total, pool, self.first_order(total)[:, None]
+
+    def of_candidates(self, vectors: Tensor) -> Parts:
+        """Return the vectors and their first-order term (Q or 1, C)."""
+        return vectors, self.first_order(vectors)
+
+    def logits(self, history: Parts, candidates: Parts) -> Tensor:
+        """Return (Q, C) scores."""
+        total, pool, first = history
+        vectors, item_first = candidates
+        if self.norm is not None and not self.training:  # folded into the history: one pass less over all pairs
+            gain, offset = self.norm.as_affine()
+            total, pool = total * gain, pool * gain + offset
+        pooled = torch.addcmul(pool[:, None], total[:, None], vectors)
+        rows = pooled.flatten(0, 1)
+        if self.norm is not None and self.training:
+            rows = self.norm(rows)
+        rows = self.layers(functional.dropout(rows, self.config.pool_dropout, self.training))
+        scores: Tensor = self.out(rows).view(pooled.shape[:2]) + first + item_first
+        return scores
+
+
+MODEL = NFM
