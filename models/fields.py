@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from models.base import NoInnerProduct, TrainBatch, TrainingFacts, TrainOutput, UserBatch
 from models.items import ItemRepresentation
 from models.objective import Objective
+from models.rows import History, training_rows
 from models.sequential import SequentialConfig
 
 CELLS_CPU = 2**18  # floats of a layer held at a time when all items are scored: stays in the cache
@@ -42,7 +43,7 @@ class FieldConfig(SequentialConfig):
             that items known by content alone have one.
     """
 
-    history: Literal["past", "all"] = "past"
+    history: History = "past"
     hidden: tuple[int, ...] = (64,)
     dropout: float = 0.0
     linear: bool = True
@@ -61,34 +62,6 @@ class FieldConfig(SequentialConfig):
                 "loss is 'full', which this model would need a network's layers of every row and item for; "
                 "use 'in-batch' with few windows per batch, or 'sampled'"
             )
-
-
-@dataclass(frozen=True)
-class Rows:
-    """Training rows of windows, one target each.
-
-    Attributes:
-        windows: (Q,) int64, row of the batch.
-        targets: (Q,) int64, slot of the window.
-        slots: (Q, L) int64, slots of the window that are the history, oldest first; 0 where the mask is False.
-        mask: (Q, L) bool. Real slots are contiguous and end in the last slot.
-    """
-
-    windows: Tensor
-    targets: Tensor
-    slots: Tensor
-    mask: Tensor
-
-
-def training_rows(mask: Tensor, history: Literal["past", "all"]) -> Rows:
-    """Return a row for each real slot of windows (B, L + 1) that leaves a history of at least one item."""
-    windows, targets = mask.nonzero(as_tuple=True)
-    place = torch.arange(mask.shape[1] - 1, device=mask.device).expand(len(targets), -1)
-    past = place + targets[:, None] - place.shape[1]  # the newest item in the last slot, as in a UserBatch
-    slots = past if history == "past" else place + (place >= targets[:, None])
-    real = (slots >= 0) & mask[windows[:, None], slots.clamp(min=0)]
-    kept = real.any(1)
-    return Rows(windows[kept], targets[kept], slots.masked_fill(~real, 0)[kept], real[kept])
 
 
 class FieldRecommender(NoInnerProduct):

@@ -92,6 +92,10 @@ class ItemRepresentation(nn.Module, ABC):
         """Return what the vectors are fused from; models with a branch per modality (MMGCN, GRCN) use the parts."""
         return (self,)
 
+    def everything(self) -> Tensor:
+        """Return (I, D) vectors of all items, with graph: for models that propagate over all of them."""
+        return cast(Tensor, self(torch.arange(self.n_items, device=next(self.parameters()).device)))
+
     @torch.no_grad()
     def table(self) -> Tensor:
         """Return (I, D) vectors of all items as at inference (no dropout, no graph); training mode is kept."""
@@ -121,6 +125,10 @@ class LearnedItems(ItemRepresentation):
         """Return the rows of the table."""
         vectors: Tensor = self.embedding(items)
         return vectors
+
+    def everything(self) -> Tensor:
+        """Return the table itself."""
+        return self.embedding.weight
 
 
 class FrozenItems(ItemRepresentation):
@@ -152,6 +160,11 @@ class FrozenItems(ItemRepresentation):
     def forward(self, items: Tensor) -> Tensor:
         """Return the projected frozen vectors."""
         vectors: Tensor = self.project(self.frozen[items])
+        return vectors
+
+    def everything(self) -> Tensor:
+        """Return all of them, without a copy of the frozen ones."""
+        vectors: Tensor = self.project(self.frozen)
         return vectors
 
 
@@ -216,7 +229,13 @@ class FusedItems(ItemRepresentation):
 
     def forward(self, items: Tensor) -> Tensor:
         """Return the fused parts."""
-        vectors = [part(items) for part in self.parts]
+        return self._fused([part(items) for part in self.parts])
+
+    def everything(self) -> Tensor:
+        """Return the fused parts of all items."""
+        return self._fused([part.everything() for part in self.parts])
+
+    def _fused(self, vectors: list[Tensor]) -> Tensor:
         if self.fuse == "concat":
             return torch.cat(vectors, dim=1)
         stacked = torch.stack(vectors, dim=1)  # (n, P, D)

@@ -41,6 +41,7 @@ class LossConfig:
         mask_own: 'in-batch' only: what a user has met anywhere in training is no negative of the user.
         negatives: N, of each position: 'sampled', 'bpr' and 'bce' only. Never an item the user has met in training.
         sampling: how they are drawn: 'uniform', or by 'popularity' to the power of 0.75.
+        cold_negatives: whether items that nobody has met in training are drawn, too.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -50,6 +51,7 @@ class LossConfig:
     mask_own: bool = True
     negatives: int = 1
     sampling: Sampling = "uniform"
+    cold_negatives: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values no loss can have."""
@@ -88,7 +90,9 @@ class Objective(nn.Module):
         self.n_items = facts.n_items
         shares = log_popularity(facts.item_counts)
         self.register_buffer("log_shares", shares if config.correction else torch.zeros_like(shares), persistent=False)
-        self.sampler = NegativeSampler(facts, config.sampling) if config.loss in DRAWN else None
+        self.sampler = None
+        if config.loss in DRAWN:
+            self.sampler = NegativeSampler(facts, config.sampling, cold=config.cold_negatives)
         self.met = UserItems(facts) if config.loss == "in-batch" and config.mask_own else None
 
     def candidates(self, items: Tensor, mask: Tensor, users: Tensor) -> Candidates:

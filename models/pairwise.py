@@ -22,7 +22,8 @@ class PairConfig(LossConfig):
     """Options of every recommender trained on pairs: those of its loss, and
 
     Attributes:
-        reg: weight of half the squared length of the vectors a pair uses, mean over pairs, as `regularisation` has it.
+        reg: weight of half the squared length of the vectors a pair uses (of user, item and drawn negatives, these as a
+            mean), mean over pairs; models that propagate name in `punished` the vectors meant.
     """
 
     reg: float = 0.0
@@ -48,12 +49,12 @@ class PairRecommender(Recommender):
     def encode(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
         """Return (n, D) vectors of users (n,) and (m, D) of items (m,), each distinct; either may be empty."""
 
-    def regularisation(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return () what `reg` is multiplied with: half the mean squared length of (B, D) user and item vectors.
+    def punished(self, users: Tensor, items: Tensor, encoded: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Return what `reg` keeps short, (n, K) of users (n,) and (m, K') of items (m,): here the `encoded` vectors.
 
         Models whose papers punish the vectors before propagation override it.
         """
-        return 0.5 * (users.square().sum(1) + items.square().sum(1)).mean()
+        return encoded
 
     def forward(self, batch: PairBatch) -> TrainOutput:
         """Return the loss over the pairs: each user against the item met."""
@@ -64,7 +65,12 @@ class PairRecommender(Recommender):
         labels = needed.slots[:, 0]
         loss = self.objective(user_vectors[rows], vectors, labels, batch.users, needed)
         if self.config.reg:
-            loss = loss + self.config.reg * self.regularisation(user_vectors[rows], vectors[labels])
+            of_users, of_items = self.punished(users, needed.items, (user_vectors, vectors))
+            lengths = of_items.square().sum(1)
+            total = of_users.square().sum(1)[rows] + lengths[labels]
+            if needed.negatives is not None:
+                total = total + lengths[needed.negatives].mean(1)
+            loss = loss + self.config.reg * 0.5 * total.mean()
         return TrainOutput(loss, len(batch.users))
 
     def user_vectors(self, batch: UserBatch) -> Tensor:

@@ -175,11 +175,7 @@ def build_recipe(raw: Mapping[str, Any]) -> Recipe:
         raise ConfigError(f"model.name {model['name']!r} is unknown; {nearest(model['name'], known)}")
     settings = {key: value for key, value in model.items() if key != "name"}
     recipe: Recipe = structure(Recipe, sections | {"model": {"name": model["name"]}}, "")
-    takes, uses = known[model["name"]].takes, known[model["name"]].uses_items
-    if uses and recipe.items.kind not in takes:
-        raise ConfigError(
-            f"items.kind is {recipe.items.kind!r}, which {model['name']} cannot work with; it takes {', '.join(takes)}"
-        )
+    _refuse_items(model["name"], recipe.items)
     kind = known[model["name"]].config_class
     if "max_length" in {entry.name for entry in fields(kind)}:  # one length for the data and the model
         settings.setdefault("max_length", recipe.data.max_length)
@@ -190,6 +186,14 @@ def build_recipe(raw: Mapping[str, Any]) -> Recipe:
             f"model.max_length is {length} but data.max_length is {recipe.data.max_length}; give it under data only"
         )
     return replace(recipe, model=ModelConfig(model["name"], config))
+
+
+def _refuse_items(name: str, items: ItemsConfig) -> None:
+    """Raise ConfigError for items the model cannot work with."""
+    model = recommenders()[name]
+    for key, value, known in (("kind", items.kind, model.takes), ("fuse", items.fuse, model.fuses)):
+        if model.uses_items and value not in known:
+            raise ConfigError(f"items.{key} is {value!r}, which {name} cannot work with; it takes {', '.join(known)}")
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:

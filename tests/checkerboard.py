@@ -34,10 +34,16 @@ REPRESENTATIONS = {
     "id+v concat": ItemsConfig(kind="id+v", dim=16, fuse="concat"),
     "id+v gate": ItemsConfig(kind="id+v", dim=16, fuse="gate"),
 }
+
+
+def _takes(model: type[Recommender], items: ItemsConfig) -> bool:
+    return items.kind in model.takes and items.fuse in model.fuses
+
+
 CASES = [
     (name, items if kind.uses_items else "none")
     for (name, kind), items in product(recommenders().items(), REPRESENTATIONS)
-    if (REPRESENTATIONS[items].kind in kind.takes if kind.uses_items else items == "id")
+    if (_takes(kind, REPRESENTATIONS[items]) if kind.uses_items else items == "id")
 ]
 
 

@@ -16,7 +16,7 @@ from models import fields, recommenders
 from models.base import PairBatch, Recommender, TrainBatch, UserBatch
 from models.deepfm import DeepFM
 from models.dssm import DSSM
-from models.fields import training_rows
+from models.rows import training_rows
 from models.layers import BatchNorm
 from models.losses import in_batch_softmax, in_batch_softmax_of_scores
 from models.nfm import NFM

@@ -62,6 +62,22 @@ def test_draws_have_the_probability_that_is_said(how: Sampling) -> None:
         np.testing.assert_allclose(said / said.sum(), (wanted / wanted.sum())[left.numpy()], rtol=1e-5)
 
 
+@pytest.mark.parametrize("how", HOWS)
+def test_without_cold_ones_only_items_of_the_training_part_are_drawn(how: Sampling) -> None:
+    facts = facts_of([[1, 4, 4], [6, 6, 6, 2], []], 8)
+    sampler = NegativeSampler(facts, how, cold=False)
+    torch.manual_seed(0)
+    for user, left in enumerate(([2, 6], [1, 4], [1, 2, 4, 6])):
+        drawn = sampler(torch.full((50,), user), 2000).flatten()
+        weights = np.ones(len(left)) if how == "uniform" else facts.item_counts[left].numpy() ** POWER
+        shares = np.bincount(drawn.numpy(), minlength=8)[left] / drawn.numel()
+        np.testing.assert_allclose(shares, weights / weights.sum(), atol=0.01)  # they sum to 1: nothing else is drawn
+        said = sampler.log_probability(torch.full((len(left),), user), torch.tensor(left)).exp().numpy()
+        np.testing.assert_allclose(said / said.sum(), weights / weights.sum(), rtol=1e-5)
+    with pytest.raises(ValueError, match="user number 0 has met all 3 items in training"):
+        NegativeSampler(facts_of([[1, 2, 4], [1]], 9), how, cold=False)
+
+
 def test_a_user_who_has_met_everything_is_named() -> None:
     with pytest.raises(ValueError, match="user number 1 has met all 3 items in training"):
         NegativeSampler(facts_of([[0], [0, 1, 2]], 3))

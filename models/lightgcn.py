@@ -1,0 +1,85 @@
+"""LightGCN: propagation without weights (He et al., SIGIR 2020, arXiv 2002.02126).
+
+Equations of the paper: (3) e_u^(k+1) = sum over the items i of u of e_i^(k) / sqrt(degree of u * degree of i), and the
+same for items; (4) and section 3.1.2: the vector of a node is the mean of its layers 0 to K; (15) BPR, with `reg` on
+layer 0 of the users and items of the batch, drawn negatives included, as the authors' code has it. Layer 0 of an item
+is the item representation: with content, an item nobody has met keeps 1 / (K + 1) of it.
+
+Deviations from the paper: AdamW instead of Adam; repeated interactions are one edge. The benchmark MicroLens
+(arXiv 2309.15379, released code) trains with `loss: in-batch`, `layers: 1` and no `reg`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from torch import Tensor, nn
+
+from models.base import TrainingFacts
+from models.graph import Adjacency, GraphRecommender, distinct_edges
+from models.items import ItemRepresentation
+from models.objective import Loss
+from models.pairwise import PairConfig
+
+
+@dataclass(frozen=True)
+class Config(PairConfig):
+    """Options of LightGCN; the width D is that of the item representation.
+
+    Attributes:
+        layers: K, propagations; 0 is matrix factorisation.
+    """
+
+    loss: Loss = "bpr"
+    cold_negatives: bool = False
+    reg: float = 1e-4
+    layers: int = 3
+
+    def __post_init__(self) -> None:
+        """Refuse values no LightGCN can have."""
+        super().__post_init__()
+        if self.layers < 0:
+            raise ValueError(f"lightgcn: layers is {self.layers}; it must be at least 0")
+
+
+class LightGCN(GraphRecommender):
+    """Layers 0 to K of the symmetrically normalised graph, averaged."""
+
+    config_class = Config
+    paper = "He et al., SIGIR 2020, arXiv 2002.02126"
+    weights: Tensor  # (E,) of to_users, and of its transpose in the same order of pairs
+    weights_t: Tensor  # (E,) of to_items
+
+    def __init__(self, config: Config, items: ItemRepresentation, facts: TrainingFacts) -> None:
+        super().__init__(config, items, facts)
+        users, met = distinct_edges(facts)
+        self.to_users = Adjacency(users, met, facts.n_users, facts.n_items)
+        self.to_items = Adjacency(met, users, facts.n_items, facts.n_users)
+        self.register_buffer("weights", self.to_users.symmetric(), persistent=False)
+        self.register_buffer("weights_t", self.to_items.symmetric(), persistent=False)
+        self.users = nn.Embedding(facts.n_users, items.dim)
+        nn.init.xavier_uniform_(self.users.weight)
+
+    def propagate(self, users: Tensor | None, items: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the means of the layers.
+
+        By Horner's rule, (1 + A + ... + A^K) x as x + A (x + A (...)): no layer is kept for the backward pass.
+        """
+        first_users, first_items = self.users.weight, self.items.everything()
+        of_users, of_items = first_users, first_items
+        for _ in range(self.config.layers):
+            of_users, of_items = (
+                first_users + self.to_users(of_items, self.weights),
+                first_items + self.to_items(of_users, self.weights_t),
+            )
+        of_users = of_users if users is None else of_users.index_select(0, users)
+        of_items = of_items if items is None else of_items.index_select(0, items)
+        share = 1 / (self.config.layers + 1)
+        return of_users * share, of_items * share
+
+    def punished(self, users: Tensor, items: Tensor, encoded: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Return layer 0."""
+        return self.users(users), self.items(items)
+
+
+MODEL = LightGCN

@@ -1,0 +1,163 @@
+"""MMGCN: a graph convolution per modality (Wei et al., ACM MM 2019, doi 10.1145/3343031.3351034).
+
+A branch per modality m; x is the vector of a user or an item, x_id its id vector. Equations of the paper and of the
+authors' code (weiyinwei/MMGCN):
+
+    x^(0) = [preference of the user; projected features of the item], scaled to length 1
+    h     = LeakyReLU(mean over the neighbours of W1 x^(l))
+    s     = LeakyReLU(W2 x^(l) + b2) + x_id
+    x^(l+1) = LeakyReLU(W3 h + b3 + s)   with combine 'sum';   LeakyReLU(W3 [h, s] + b3)   with 'concat'
+
+The branches' last layers are joined as `items.fuse` says: 'sum' is the paper's, 'mean' the code's. Each part of the
+item representation with content (features, categories) makes a branch, its projection being the first linear map; the
+learned part is x_id of the items, where there is one. Kind 'id' has one branch, whose item features are the learned
+vectors ("MMGCN_ID"); kinds 'v' and 'dnn' have x_id for users alone. The port in MMRec, which the benchmark MicroLens
+names, means to run 'sum'; its switch is the string 'False', which is true, so it runs 'concat'.
+
+Deviations: preferences and id vectors train (the authors' code and its port in MMRec make them plain tensors, which no
+optimiser sees); a node without edges is its own neighbour (there h = 0, which no other node has, and content does not
+place items nobody has met); every modality is projected to the same width, with a bias (there: the visual one to 256,
+the others not at all); `reg` is on the id vectors and preferences of the batch (there: on the visual preferences of all
+users); vectors shorter than 0.01 are divided by 0.01, not by their length; repeated interactions are one edge; AdamW.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.base import TrainingFacts
+from models.graph import Adjacency, GraphRecommender, distinct_edges, fuse_of, join, unit
+from models.items import ItemRepresentation, LearnedItems
+from models.objective import Loss
+from models.pairwise import PairConfig
+
+
+@dataclass(frozen=True)
+class Config(PairConfig):
+    """Options of MMGCN; the width D is that of the item representation.
+
+    Attributes:
+        layers: graph convolutions of each branch (the authors' code: 3).
+        combine: how the neighbours' vector and the node's own make the next: 'sum' or 'concat'.
+    """
+
+    loss: Loss = "bpr"
+    cold_negatives: bool = False
+    layers: int = 2
+    combine: Literal["sum", "concat"] = "sum"
+
+    def __post_init__(self) -> None:
+        """Refuse values no MMGCN can have."""
+        super().__post_init__()
+        if self.layers < 1:
+            raise ValueError(f"mmgcn: layers is {self.layers}; it must be at least 1")
+        if self.combine not in ("concat", "sum"):
+            raise ValueError(f"mmgcn: combine is {self.combine!r}; known: concat, sum")
+
+
+class Convolution(nn.Module):
+    """One layer of a branch."""
+
+    def __init__(self, dim: int, combine: str) -> None:
+        super().__init__()
+        self.neighbours = nn.Linear(dim, dim, bias=False)
+        self.own = nn.Linear(dim, dim)
+        self.combine = nn.Linear(2 * dim if combine == "concat" else dim, dim)
+        self.concat = combine == "concat"
+        for layer in (self.neighbours, self.own, self.combine):
+            nn.init.xavier_normal_(layer.weight)
+
+    def forward(self, around: Tensor, vectors: Tensor, ids: Tensor) -> Tensor:
+        """Return the next vectors (n, D) from the mean of the neighbours, the nodes' own, and their id vectors."""
+        around = functional.leaky_relu(self.neighbours(around))
+        own = functional.leaky_relu(self.own(vectors)) + ids
+        mixed = self.combine(torch.cat([around, own], dim=1)) if self.concat else self.combine(around) + own
+        return functional.leaky_relu(mixed)
+
+
+class Branch(nn.Module):
+    """The users' preferences in one modality and its layers."""
+
+    def __init__(self, n_users: int, dim: int, config: Config) -> None:
+        super().__init__()
+        self.preference = nn.Embedding(n_users, dim)
+        self.layers = nn.ModuleList([Convolution(dim, config.combine) for _ in range(config.layers)])
+        nn.init.xavier_normal_(self.preference.weight)
+
+    def forward(self, items: Tensor, ids: Tensor, graph: Adjacency, mean: Tensor, nodes: Tensor | None) -> Tensor:
+        """Return the last layer (N, D) of all nodes, or its rows `nodes`; the rest of that layer is not computed.
+
+        Args:
+            items: (I, D) features.
+            ids: (N, D) id vectors.
+            graph: (N, N) of both directions.
+            mean: (2E,) its entries.
+            nodes: (n,) int64.
+        """
+        vectors = unit(torch.cat([self.preference.weight, items]))
+        for layer in self.layers[:-1]:
+            vectors = layer(graph(vectors, mean), vectors, ids)
+        around = graph(vectors, mean, nodes)
+        if nodes is not None:
+            vectors, ids = vectors.index_select(0, nodes), ids.index_select(0, nodes)
+        last: Tensor = self.layers[-1](around, vectors, ids)
+        return last
+
+
+class MMGCN(GraphRecommender):
+    """A branch of graph convolutions per modality, joined at the end."""
+
+    config_class = Config
+    fuses = ("sum", "concat", "mean")
+    paper = "Wei et al., ACM MM 2019, doi 10.1145/3343031.3351034"
+    mean: Tensor  # (2E,)
+
+    def __init__(self, config: Config, items: ItemRepresentation, facts: TrainingFacts) -> None:
+        super().__init__(config, items, facts)
+        self.fuse = fuse_of(items, self.fuses)
+        users, met = distinct_edges(facts)
+        met = met + facts.n_users
+        nodes = facts.n_users + facts.n_items
+        rows, columns = torch.cat([users, met]), torch.cat([met, users])
+        alone = (torch.bincount(rows, minlength=nodes) == 0).nonzero()[:, 0]
+        self.graph = Adjacency(torch.cat([rows, alone]), torch.cat([columns, alone]), nodes, nodes)
+        self.register_buffer("mean", self.graph.mean(), persistent=False)
+        self.users = nn.Embedding(facts.n_users, items.parts[0].dim)
+        nn.init.xavier_normal_(self.users.weight)
+        branches = [Branch(facts.n_users, part.dim, config) for part in self._modalities()]
+        self.branches = nn.ModuleList(branches)
+
+    def _learned(self) -> list[ItemRepresentation]:
+        return [part for part in self.items.parts if isinstance(part, LearnedItems)]
+
+    def _modalities(self) -> list[ItemRepresentation]:
+        return [part for part in self.items.parts if not isinstance(part, LearnedItems)] or self._learned()
+
+    def propagate(self, users: Tensor | None, items: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Return the joined last layers."""
+        n_users = self.facts.n_users
+        nodes = None if users is None or items is None else torch.cat([users, items + n_users])
+        of_items = [part.everything() for part in self._learned()]
+        blank = self.users.weight.new_zeros(self.facts.n_items, self.users.embedding_dim)
+        ids = torch.cat([self.users.weight, *(of_items or [blank])])
+        lasts = [
+            branch(part.everything(), ids, self.graph, self.mean, nodes)
+            for part, branch in zip(self._modalities(), self.branches, strict=True)
+        ]
+        joined = join(lasts, self.fuse)
+        return joined.tensor_split([n_users if users is None else len(users)])  # type: ignore[return-value]
+
+    def punished(self, users: Tensor, items: Tensor, encoded: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # noqa: ARG002
+        """Return the id vectors and the users' preferences."""
+        of_items = [part(items) for part in self._learned()]
+        preferences = [cast(Branch, branch).preference(users) for branch in self.branches]
+        blank = preferences[0].new_zeros(len(items), 0)
+        return torch.cat([self.users(users), *preferences], dim=1), torch.cat([blank, *of_items], dim=1)
+
+
+MODEL = MMGCN
