@@ -63,6 +63,28 @@ class Tests:
     test: str
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """All that a comparison shows.
+
+    Attributes:
+        rows: of the table.
+        tests: against its baseline; None where no rows can be tested.
+        title: of the table.
+        notes: what to know of the published table as a whole.
+    """
+
+    rows: Sequence[Row]
+    tests: Tests | None = None
+    title: str = "comparison"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """Return what stands below the table: what the numbers are, and every note once."""
+        return [summary(self.rows), *dict.fromkeys([*notes(self.rows), *self.notes])]
+
+
 def spread(values: Sequence[float]) -> str:
     """Return 'mean ± sample standard deviation' to four digits, '-' for no values.
 
