@@ -149,6 +149,7 @@ def test_without_sources_the_groups_are_listed(capsys: pytest.CaptureFixture[str
     assert run_pipeline.main(["compare"]) == 0
     said = capsys.readouterr().out
     assert "groups of recipes" in said
+    assert "IDRec and VIDRec on MicroLens-100K" in " ".join(said.split())
 
 
 def test_a_group_file(here: Path) -> None:
