@@ -233,4 +233,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     """Return what to know of the published numbers: each recipe's source and note, and the source's known oddities."""
     papers = [(row.name, row.recipe.paper) for row in rows if row.recipe.paper]
     own = [f"{name}: {'; '.join(filter(None, (paper.source, paper.note)))}" for name, paper in papers]
-    return list(dict.fromkeys([*own, *(note for _, paper in papers for note in oddities(paper.source))]))
+    scale = []
+    if papers and any(row.recipe.scale == "small" for row in rows):
+        scale = ["scale=small: narrower and shorter than published, so differences to the paper mean nothing"]
+    return list(dict.fromkeys([*scale, *own, *(note for _, paper in papers for note in oddities(paper.source))]))

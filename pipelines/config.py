@@ -159,9 +159,10 @@ def read_mapping(path: Path) -> dict[str, Any]:
 def _scaled(raw: dict[str, Any], overrides: Sequence[str], path: Path) -> dict[str, Any]:
     """Return a recipe's plain data with the overrides, under `scale: small` also with those it lists under `small`."""
     small = raw.pop("small", None)
+    resolved = small is None and raw.get("scale") == "small"  # a run's config.yaml, which holds it already
     for override in overrides:
         _override(raw, override)
-    if raw.get("scale") != "small":
+    if raw.get("scale") != "small" or resolved:
         return raw
     if not isinstance(small, dict):
         raise ConfigError(f"recipe {path} has no section `small`, so there is no scale=small; override single keys")

@@ -11,6 +11,7 @@ import pytest
 import run_pipeline
 from features.errors import ConfigError
 from pipelines.compare import run_compare
+from pipelines.compare_tables import Row, notes
 from pipelines.config import dump_yaml, load_recipe
 from pipelines.tables import Group, load_group, plan
 from tests.small import item_ids, plain_recipe, small_dataset, write, write_vectors
@@ -100,6 +101,9 @@ def test_the_command_line_has_the_last_word_on_the_baseline(
 def test_overrides_reach_every_row_and_features_those_that_have_any(here: Path) -> None:
     file = here / "tables" / "group.yaml"
     small = plan([file], ["scale=small"])
+    warning = notes([Row(recipe, ()) for recipe in small.recipes])[0]
+    assert warning.startswith("scale=small: narrower and shorter than published")
+    assert not any("scale" in note for note in notes([Row(recipe, ()) for recipe in plan([file], []).recipes]))
     assert [(recipe.scale, recipe.items.dim) for recipe in small.recipes] == [("small", 4), ("small", 2), ("small", 8)]
     title = str(here / "title.h5")
     made = plan([file], [f"features.0.path={title}"])
