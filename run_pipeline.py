@@ -211,10 +211,14 @@ def _search(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _compare(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    what = "several recipes with several seeds, or finished runs, in one table with the papers' numbers and tests"
+    what = "recipes, groups of them or finished runs, in one table with the papers' numbers and tests"
     parser = _verb(verbs, "compare", what, "compare:run_compare")
-    parser.add_argument("sources", type=Path, nargs="+", metavar="RECIPE|RUN", help="recipe files, or run folders")
-    parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="key=value", help="for all recipes")
+    given = (
+        "recipe files, groups of recipes (pipelines/recipes/tables), or run folders; without any, the groups are listed"
+    )
+    parser.add_argument("sources", type=Path, nargs="*", metavar="RECIPE|GROUP|RUN", help=given)
+    every = "for all recipes, such as scale=small or features.0.path=FILE (which skips recipes without features)"
+    parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="key=value", help=every)
     parser.add_argument("--seeds", type=int, default=1, help="runs per recipe, with seeds 0, 1, 2 ...")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the run folders")
     parser.add_argument("--baseline", help="row that the others are tested against (without it: the first)")

@@ -1,4 +1,7 @@
-"""Several recipes, several seeds, or runs that are finished, in one table: see pipelines/compare_tables.py."""
+"""Several recipes or groups of them, several seeds, or runs that are finished, in one table.
+
+What it shows is in pipelines/compare_tables.py, what a group is in pipelines/tables.py.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,13 @@ from typing import get_args
 
 from features.errors import ConfigError, nearest
 from pipelines.compare_output import WRITERS, print_comparison
-from pipelines.compare_tables import Row, Tests, by_popularity, columns, tested_on
-from pipelines.config import Recipe, build_recipe, load_recipe, parse_yaml
+from pipelines.compare_tables import Comparison, Row, Tests, by_popularity, columns, tested_on
+from pipelines.config import Recipe, build_recipe, parse_yaml
 from pipelines.console import say, table
 from pipelines.data.split import DataConfig
 from pipelines.experiment import Data, load_data, run_recipe
 from pipelines.significance import Test, compare_with_baseline
+from pipelines.tables import Plan, plan, print_groups
 
 WORDS: dict[Test, str] = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}
 
@@ -24,7 +28,7 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
     """Run every recipe with seeds 0 .. seeds-1 in `out/<name>-seed<k>`; finished runs are taken as they are.
 
     Raises:
-        ConfigError: no seeds, or two recipes of one name.
+        ConfigError: no seeds, two recipes of one name, or feature files that are not there.
     """
     if seeds < 1:
         raise ConfigError(f"--seeds is {seeds}; a comparison needs at least 1")
@@ -34,6 +38,9 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
         raise ConfigError(
             f"{names.count(twice)} recipes are named {twice!r}; rows and run folders need names of their own"
         )
+    for recipe in recipes:  # before hours of training, not after
+        for feature in recipe.features:
+            feature.resolve()
     data: dict[DataConfig, Data] = {}
     rows = []
     for recipe in recipes:
@@ -136,33 +143,37 @@ def run_compare(
     csv: Path | None = None,
     latex: Path | None = None,
 ) -> None:
-    """Command line `compare`."""
+    """Command line `compare`; without sources it lists the groups of recipes that come with freezeframe."""
     _check_test(test)
-    rows = _rows(sources, overrides, seeds, out, device, baseline)
+    if not sources:
+        print_groups()
+        return
+    runs = _run_folders(sources, overrides, seeds)
+    made = Plan(()) if runs else plan(sources, overrides)
+    baseline = baseline if baseline is not None else made.baseline
+    if not runs:
+        _baseline([recipe.name for recipe in made.recipes], baseline)  # before hours of training, not after
+    rows = finished_rows(runs) if runs else compare(made.recipes, seeds, out, device=device)
     tests = run_tests(rows, baseline, test)
-    print_comparison("comparison", rows, tests)
-    if groups:
+    shown = Comparison(rows, tests, made.title, made.notes)
+    print_comparison(shown)
+    if groups or made.groups:
         place = _baseline([row.name for row in rows], baseline)
         metric = columns(rows)[0][1]
         table(f"{metric} by popularity", *by_popularity(rows, place, metric))
         say(f"x = times {rows[place].name}; cold = the target never occurs in training")
     for name, path in {"markdown": markdown, "csv": csv, "latex": latex}.items():
         if path:
-            WRITERS[name](path, rows, tests)
+            WRITERS[name](path, shown)
             say(f"table written to {path}")
 
 
-def _rows(
-    sources: Sequence[Path], overrides: Sequence[str], seeds: int, out: Path, device: str, baseline: str | None
-) -> list[Row]:
+def _run_folders(sources: Sequence[Path], overrides: Sequence[str], seeds: int) -> list[Path]:
+    """Return the sources if they are run folders, nothing if they are files."""
     runs = [path for path in sources if path.is_dir()]
     if runs and len(runs) < len(sources):
         other = next(path for path in sources if not path.is_dir())
         raise ConfigError(f"{runs[0]} is a folder and {other} is none; compare recipes or finished runs, not both")
-    if runs:
-        if overrides or seeds != 1:
-            raise ConfigError(f"{runs[0]} is a run and stays as it is; --set and --seeds are for recipes")
-        return finished_rows(runs)
-    recipes = [load_recipe(path, overrides) for path in sources]
-    _baseline([recipe.name for recipe in recipes], baseline)  # before hours of training, not after
-    return compare(recipes, seeds, out, device=device)
+    if runs and (overrides or seeds != 1):
+        raise ConfigError(f"{runs[0]} is a run and stays as it is; --set and --seeds are for recipes")
+    return runs

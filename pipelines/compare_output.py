@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.compare_tables import (
+    Comparison,
     Row,
     Tests,
     comparison,
-    notes,
     paper_difference,
     significance,
-    summary,
     tests_summary,
 )
 from pipelines.console import say, table
@@ -24,14 +23,14 @@ GROUPS = ("all", "warm", "cold")
 Cells = Sequence[Sequence[str]]
 
 
-def print_comparison(title: str, rows: Sequence[Row], tests: Tests | None = None) -> None:
-    """Print the table of `rows`, and the tests."""
-    table(title, *comparison(rows))
-    for line in [summary(rows), *notes(rows)]:
+def print_comparison(shown: Comparison) -> None:
+    """Print the table, what is to be known of it, and the tests."""
+    table(shown.title, *comparison(shown.rows))
+    for line in shown.lines:
         say(line)
-    if tests:
-        table("differences", *significance(tests))
-        say(tests_summary(tests))
+    if shown.tests:
+        table("differences", *significance(shown.tests))
+        say(tests_summary(shown.tests))
 
 
 def markdown(header: Sequence[str], cells: Cells) -> str:
@@ -40,11 +39,13 @@ def markdown(header: Sequence[str], cells: Cells) -> str:
     return "".join(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in line)} |\n" for line in lines)
 
 
-def write_markdown(path: Path, rows: Sequence[Row], tests: Tests | None = None) -> None:
+def write_markdown(path: Path, shown: Comparison) -> None:
     """Write the tables to a Markdown file."""
-    parts = [markdown(*comparison(rows)), f"{summary(rows)}.\n"]
-    parts += ["".join(f"- {note}\n" for note in notes(rows))] if notes(rows) else []
-    parts += [markdown(*significance(tests)), f"{tests_summary(tests)}.\n"] if tests else []
+    said, *remarks = shown.lines
+    parts = [f"**{shown.title}**\n"] if shown.title != Comparison.title else []
+    parts += [markdown(*comparison(shown.rows)), f"{said}.\n"]
+    parts += ["".join(f"- {note}\n" for note in remarks)] if remarks else []
+    parts += [markdown(*significance(shown.tests)), f"{tests_summary(shown.tests)}.\n"] if shown.tests else []
     _write(path, "\n".join(parts))
 
 
@@ -88,11 +89,12 @@ def latex(header: Sequence[str], cells: Cells, caption: str) -> str:
     )
 
 
-def write_latex(path: Path, rows: Sequence[Row], tests: Tests | None = None) -> None:
+def write_latex(path: Path, shown: Comparison) -> None:
     """Write the tables to a LaTeX file, to be \\input where booktabs is loaded."""
-    caption = ". ".join([summary(rows), *notes(rows)]) + "."
-    parts = ["% needs \\usepackage{booktabs}\n", latex(*comparison(rows), caption)]
-    parts += [latex(*significance(tests), tests_summary(tests) + ".")] if tests else []
+    title = [shown.title] if shown.title != Comparison.title else []
+    caption = ". ".join([*title, *shown.lines]) + "."
+    parts = ["% needs \\usepackage{booktabs}\n", latex(*comparison(shown.rows), caption)]
+    parts += [latex(*significance(shown.tests), tests_summary(shown.tests) + ".")] if shown.tests else []
     _write(path, "\n".join(parts))
 
 
@@ -122,7 +124,7 @@ CSV_COLUMNS = (
 )
 
 
-def write_csv(path: Path, rows: Sequence[Row], tests: Tests | None = None) -> None:
+def write_csv(path: Path, shown: Comparison) -> None:
     """Write one line per recipe, group and metric, unrounded: all that the runs recorded, also what no table shows.
 
     `values` holds one value per seed, separated by blanks; empty cells where there is nothing to say.
@@ -131,10 +133,10 @@ def write_csv(path: Path, rows: Sequence[Row], tests: Tests | None = None) -> No
     with path.open("w", newline="", encoding="utf-8") as handle:
         writer = csv.DictWriter(handle, CSV_COLUMNS, restval="")
         writer.writeheader()
-        for row in rows:
+        for row in shown.rows:
             for group in (*GROUPS, "lists"):
                 for metric in row.metrics[0]["test"].get(group, {}):
-                    writer.writerow(_csv_line(row, group, metric, tests))
+                    writer.writerow(_csv_line(row, group, metric, shown.tests))
 
 
 def _csv_line(row: Row, group: str, metric: str, tests: Tests | None) -> dict[str, Any]:
@@ -171,7 +173,7 @@ def _write(path: Path, text: str) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-WRITERS: dict[str, Callable[[Path, Sequence[Row], Tests | None], None]] = {
+WRITERS: dict[str, Callable[[Path, Comparison], None]] = {
     "csv": write_csv,
     "markdown": write_markdown,
     "latex": write_latex,

@@ -63,6 +63,28 @@ class Tests:
     test: str
 
 
+@dataclass(frozen=True)
+class Comparison:
+    """All that a comparison shows.
+
+    Attributes:
+        rows: of the table.
+        tests: against its baseline; None where no rows can be tested.
+        title: of the table.
+        notes: what to know of the published table as a whole.
+    """
+
+    rows: Sequence[Row]
+    tests: Tests | None = None
+    title: str = "comparison"
+    notes: tuple[str, ...] = ()
+
+    @property
+    def lines(self) -> list[str]:
+        """Return what stands below the table: what the numbers are, and every note once."""
+        return [summary(self.rows), *dict.fromkeys([*notes(self.rows), *self.notes])]
+
+
 def spread(values: Sequence[float]) -> str:
     """Return 'mean ± sample standard deviation' to four digits, '-' for no values.
 
@@ -211,4 +233,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     """Return what to know of the published numbers: each recipe's source and note, and the source's known oddities."""
     papers = [(row.name, row.recipe.paper) for row in rows if row.recipe.paper]
     own = [f"{name}: {'; '.join(filter(None, (paper.source, paper.note)))}" for name, paper in papers]
-    return list(dict.fromkeys([*own, *(note for _, paper in papers for note in oddities(paper.source))]))
+    scale = []
+    if papers and any(row.recipe.scale == "small" for row in rows):
+        scale = ["scale=small: narrower and shorter than published, so differences to the paper mean nothing"]
+    return list(dict.fromkeys([*scale, *own, *(note for _, paper in papers for note in oddities(paper.source))]))

@@ -136,6 +136,14 @@ class Recipe:
 
 def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     """Read a recipe file and apply `key.path=value` overrides; ConfigError on anything that cannot be meant."""
+    raw = read_mapping(path)
+    if "recipes" in raw and "model" not in raw:
+        raise ConfigError(f"{path} is a group of recipes; give it to `compare`, or name one of its recipes")
+    return build_recipe(_scaled(raw, overrides, path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return the plain data of a YAML file, a recipe or a group of recipes; ConfigError when it is no mapping."""
     if not path.is_file():
         raise ConfigError(f"recipe {path} does not exist; recipes that come with freezeframe are in pipelines/recipes/")
     try:
@@ -145,15 +153,16 @@ def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
     raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path} is not a mapping of keys to values")
-    return build_recipe(_scaled(raw, overrides, path))
+    return raw
 
 
 def _scaled(raw: dict[str, Any], overrides: Sequence[str], path: Path) -> dict[str, Any]:
     """Return a recipe's plain data with the overrides, under `scale: small` also with those it lists under `small`."""
     small = raw.pop("small", None)
+    resolved = small is None and raw.get("scale") == "small"  # a run's config.yaml, which holds it already
     for override in overrides:
         _override(raw, override)
-    if raw.get("scale") != "small":
+    if raw.get("scale") != "small" or resolved:
         return raw
     if not isinstance(small, dict):
         raise ConfigError(f"recipe {path} has no section `small`, so there is no scale=small; override single keys")

@@ -13,7 +13,7 @@ from features.errors import ConfigError
 from features.store import FeatureFile
 from pipelines.compare import compare
 from pipelines.compare_output import print_comparison, write_markdown
-from pipelines.compare_tables import Row
+from pipelines.compare_tables import Comparison, Row
 from pipelines.config import build_recipe, dump_yaml
 from pipelines.console import progress, say
 from pipelines.data.dataset import read_dataset
@@ -44,8 +44,8 @@ def run_demo(out: Path, seeds: int, items: int, users: int) -> None:
     paths = {report.encoder: report.path for report in reports}
     rows = _train(folder, [paths[name] for name in TRAINED_ON], out, seeds)
     title = "demo: SASRec by item representation, and popularity (synthetic corpus)"
-    print_comparison(title, rows)
-    write_markdown(out / "table.md", rows)
+    print_comparison(Comparison(rows, title=title))
+    write_markdown(out / "table.md", Comparison(rows))
     say("cold = the target never occurs in training: ids cannot know it, pixels and words can")
     best = out / "runs" / "id+v-seed0"
     run_recommend(best, user=_some_user(best), top=5, json=False)

@@ -46,7 +46,10 @@ def test_a_small_scale_is_listed_in_the_recipe(tmp_path: Path) -> None:
     full, small = load_recipe(path), load_recipe(path, ["scale=small", "train.epochs=7"])
     assert (full.scale, full.items.dim, full.train.lr) == ("full", 64, 1e-4)
     assert (small.scale, small.items.dim, small.train.lr, small.train.epochs) == ("small", 16, 1e-2, 7)
-    assert build_recipe(recipe_to_dict(small)) == small
+    resolved = write(tmp_path / "config.yaml", dump_yaml(recipe_to_dict(small)))
+    assert (
+        build_recipe(recipe_to_dict(small)) == load_recipe(resolved) == load_recipe(resolved, ["scale=small"]) == small
+    )
 
 
 def test_a_small_scale_that_is_not_there_or_wrong_is_told(tmp_path: Path, file: Path) -> None:

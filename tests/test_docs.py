@@ -67,14 +67,15 @@ def add_mydata(here: Path) -> None:
     write(here / "recipe.yaml", dump_yaml(recipe))
 
 
-def add_microlens(here: Path) -> None:
+def add_microlens(here: Path, *, media_too: bool = True) -> None:
     folder, name = here / "data" / "MicroLens-100k", "MicroLens-100k"
-    media(folder / f"{name}_videos", folder / f"{name}_covers")
+    if media_too:
+        media(folder / f"{name}_videos", folder / f"{name}_covers")
     histories: dict[str, list[str]] = {}
     for user, item, _ in sequences():
         histories.setdefault(user, []).append(item)
     write(folder / f"{name}_pairs.tsv", "".join(f"{user}\t{' '.join(items)}\n" for user, items in histories.items()))
-    write(folder / f"{name}_title_en.csv", "".join(f"{item},title {item}\n" for item in range(1, ITEMS + 1)))
+    write(folder / f"{name}_title_en.csv", "".join(f"{item},title {item} #tag\n" for item in range(1, ITEMS + 1)))
     np.save(here / f"{name}_video_features_VideoMAE.npy", np.random.default_rng(1).normal(size=(ITEMS, 8)))
 
 
@@ -111,11 +112,13 @@ def run(arguments: list[str], here: Path) -> None:
     line = [_found(word, here) for word in arguments]
     if line[0] == "extract":
         _make_small(line)
-    if line[0] in ("train", "compare"):
+    if line[0] in ("train", "compare", "search"):
         quick = ["train.epochs=1", "data.min_interactions=3"]
         if not any("popularity" in word or "itemknn" in word for word in line):  # which have no items section
             quick.append("items.dim=16")
-        if line[0] == "train":
+        if line[0] == "search":
+            line[2:2] = quick
+        elif line[0] == "train":
             line += quick
         elif "--set" in line:
             place = line.index("--set") + 1
@@ -197,13 +200,24 @@ def test_results_page(here: Path) -> None:
     assert "amazon-scientific-sasrec-id+v" in (here / "amazon.md").read_text()
 
 
-@pytest.mark.parametrize("page", sorted((ROOT / "docs").glob("models*.md")), ids=lambda page: page.name)
-def test_model_pages(page: Path, here: Path) -> None:
+def test_models_page(here: Path) -> None:
     add_amazon(here)
-    lines = commands(page)
+    lines = commands(ROOT / "docs" / "models.md")
     for arguments in lines:
         run(arguments, here)
     assert len(list((here / "runs").iterdir())) == len({tuple(line) for line in lines if line[0] == "train"})
+
+
+def test_recipes_page(here: Path) -> None:
+    add_microlens(here, media_too=False)
+    ids = [str(item) for item in range(1, ITEMS + 1)]
+    write_vectors(here / "data" / "features" / "MicroLens-100k.videomae-base.0.h5", "MicroLens-100k", ids)
+    for arguments in commands(ROOT / "docs" / "recipes.md"):
+        run(arguments, here)
+    assert len(list((here / "runs" / "small").iterdir())) == 4 * 3
+    assert "scale=small" in (here / "t.md").read_text()
+    assert (here / "runs" / "mixed" / "microlens-100k-gru4rec-id-seed0").is_dir()
+    assert (here / "runs" / "search" / "best.yaml").is_file()
 
 
 def test_evaluation_page(here: Path) -> None:

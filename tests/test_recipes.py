@@ -1,0 +1,107 @@
+"""The recipes and groups that come with freezeframe, as far as can be said without their data."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import pipelines
+from models import recommenders
+from models.base import PairBatch, TrainBatch
+from pipelines.config import Recipe, load_recipe
+from pipelines.data.sides import side_features
+from pipelines.experiment import Data, build_model, load_data, open_features
+from pipelines.metrics import METRICS
+from pipelines.tables import SHIPPED, load_group, plan
+from tests.small import item_ids, small_dataset, write, write_vectors
+
+FOLDER = Path(pipelines.__file__).parent / "recipes"
+RECIPES = sorted(FOLDER.glob("*.yaml"))
+GROUPS = sorted(SHIPPED.glob("*.yaml"))
+TWO_CORES = 512  # the widest item vector that is small
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = small_dataset(tmp_path_factory.mktemp("recipes") / "small")
+    tags = "".join(f"{item},title,{'red' if number % 2 else 'blue|red'}\n" for number, item in enumerate(item_ids()))
+    write(folder / "items.csv", "item,title,tags\n" + tags)
+    write_vectors(folder / "features.h5", "small", item_ids())
+    return folder
+
+
+def small_scale(path: Path, folder: Path) -> Recipe:
+    """Return a recipe at its small scale on the tiny dataset; where it has no small scale, as it stands."""
+    scale = ["scale=small"] if "\nsmall:" in path.read_text(encoding="utf-8") else []
+    here = [f"data.folder={folder}", "data.min_item_interactions=0"]
+    features = range(len(load_recipe(path).features))
+    here += [f"features.{number}.path={folder / 'features.h5'}" for number in features]
+    return load_recipe(path, [*scale, *here])
+
+
+def one_batch(data: Data, recipe: Recipe) -> TrainBatch | PairBatch:
+    if recommenders()[recipe.model.name].trains_on == "pairs":
+        edges = torch.from_numpy(data.split.train_edges[:, :32])
+        return PairBatch(edges[0], edges[1])
+    train = data.split.train
+    return TrainBatch(*(torch.from_numpy(part[:16]) for part in (train.users, train.items, train.mask)))
+
+
+@pytest.mark.parametrize("path", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_builds_its_model_and_has_a_loss_at_small_scale(path: Path, folder: Path) -> None:
+    recipe = small_scale(path, folder)
+    assert recipe.items.dim <= TWO_CORES
+    data = load_data(recipe.data)
+    sides = side_features(recipe.items.side, data.split, data.dataset)
+    model = build_model(recipe, data.split, open_features(recipe, data.split), sides)
+    loss = model(one_batch(data, recipe)).loss.detach()
+    assert torch.isfinite(loss)
+    assert (float(loss) > 0) == (recipe.model.name not in ("popularity", "itemknn"))
+
+
+@pytest.mark.parametrize("path", [path for path in RECIPES if path.stem.startswith("microlens")], ids=lambda p: p.stem)
+def test_a_recipe_of_the_paper_says_where_its_numbers_are_from(path: Path) -> None:
+    recipe, head = load_recipe(path), path.read_text(encoding="utf-8").splitlines()[0]
+    assert re.match(r"# MicroLens-(100K|1M)[:,]", head)
+    assert ("1m" in path.stem) == ("MicroLens-1M" in head) == (recipe.data.folder == "data/MicroLens-1M")
+    assert (recipe.data.keep_last, recipe.data.max_length, recipe.evaluate.mask) == (13, 10, "hide")
+    if recipe.paper is None:
+        assert "number" in " ".join(path.read_text(encoding="utf-8").splitlines()[:4])  # says that none is published
+        return
+    assert re.fullmatch(r"arXiv 2309\.15379, Table \d+(, column frozen)?", recipe.paper.source)
+    assert recipe.paper.source.split(", ")[1] in head
+    for name, value in recipe.paper.metrics.items():
+        assert name.partition("@")[0] in METRICS
+        assert 0 < value < 1
+    values = recipe.paper.metrics
+    assert values.get("NDCG@10", 0) < values["HR@10"] <= values.get("HR@20", 1)
+    gained = values.get("HR@20", 0) - values["HR@10"]  # an added hit stands at 11 to 20, so its gain is bounded
+    if "HR@20" in values:
+        low, high = gained / np.log2(21), gained / np.log2(12)
+        assert low - 2e-4 <= values["NDCG@20"] - values["NDCG@10"] <= high + 2e-4
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=lambda path: path.stem)
+def test_every_group_loads_at_both_scales(path: Path) -> None:
+    group, number = load_group(path), path.stem.replace("-", " ").capitalize()
+    assert re.fullmatch(rf"arXiv 2309\.15379, {number}(, column frozen)?", group.source)
+    full, small = plan([path], []), plan([path], ["scale=small"])
+    assert [recipe.name for recipe in full.recipes] == [Path(name).stem for name in group.recipes]
+    assert all(recipe.items.dim <= TWO_CORES and recipe.train.epochs <= 10 for recipe in small.recipes)
+    assert full.baseline in [recipe.name for recipe in full.recipes]
+
+
+def test_every_recipe_of_the_paper_stands_in_the_group_of_its_table() -> None:
+    members = {path: [(path.parent / name).resolve() for name in load_group(path).recipes] for path in GROUPS}
+    for path in RECIPES:
+        if not path.stem.startswith("microlens"):
+            continue
+        assert any(path.resolve() in names for names in members.values()), path
+        paper = load_recipe(path).paper
+        if paper:
+            table = paper.source.split(", ")[1].lower().replace(" ", "-")
+            assert path.resolve() in members[SHIPPED / f"{table}.yaml"], path
