@@ -16,10 +16,10 @@ from models import fields, recommenders
 from models.base import PairBatch, Recommender, TrainBatch, UserBatch
 from models.deepfm import DeepFM
 from models.dssm import DSSM
-from models.rows import training_rows
 from models.layers import BatchNorm
 from models.losses import in_batch_softmax, in_batch_softmax_of_scores
 from models.nfm import NFM
+from models.rows import training_rows
 from tests.checkerboard import ITEMS, LENGTH, build, checkerboard, train_batch
 
 Array = NDArray[np.float64]
