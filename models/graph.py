@@ -9,6 +9,7 @@ torch.sparse CSR and 3.16 with COO. The backward pass is the same kernel on the 
 
 from __future__ import annotations
 
+import warnings
 from abc import abstractmethod
 from typing import Any
 
@@ -161,6 +162,15 @@ class _Dots(torch.autograd.Function):
 
 
 def _dots(left: Tensor, right: Tensor, of: Adjacency) -> Tensor:
+    """Return (E,) inner products. Gathering both sides first (the last line) takes 20 times as long on a CPU."""
+    mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    if left.device.type == "cuda" or (left.device.type == "cpu" and mkl):
+        blank, shape = left.new_zeros(len(of.columns)), (len(of.offsets) - 1, len(of.offsets_t) - 1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+            pattern = torch.sparse_csr_tensor(of.offsets, of.columns, blank, shape, check_invariants=False)
+        sampled: Tensor = torch.sparse.sampled_addmm(pattern, left, right.T, beta=0)
+        return sampled.values()
     dots: Tensor = torch.linalg.vecdot(left[of.rows], right[of.columns])
     return dots
 

@@ -190,8 +190,13 @@ def test_grcn_of_one_kind_of_items(kind: str) -> None:
     agree(model, grcn_by_hand(model, [] if kind == "id" else [0], of_items, "concat"))
 
 
+@pytest.mark.parametrize("mkl", [True, False], ids=["as here", "without MKL"])
 @pytest.mark.parametrize("nodes", [None, [2, 0], []], ids=str)
-def test_gradients_of_the_sparse_products_are_those_of_dense_ones(nodes: list[int] | None) -> None:
+def test_gradients_of_the_sparse_products_are_those_of_dense_ones(
+    nodes: list[int] | None, mkl: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not mkl:
+        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     users, items = distinct_edges(facts())
     graph = Adjacency(users, items, USERS, ITEMS)
     rows = None if nodes is None else torch.tensor(nodes, dtype=torch.int64)
