@@ -99,12 +99,27 @@ def item_vectors(model: Recommender) -> Floats:
 def _run_index(run: Run) -> Any:
     """Return the run's index from its folder, made there on first use; a run's weights never change."""
     path = run.folder / "index.faiss"
+    vectors = item_vectors(run.model)
     if path.is_file():
-        return faiss.read_index(str(path))
-    index = build_index(item_vectors(run.model))
+        return _read_index(path, vectors.shape)
+    index = build_index(vectors)
     temporary = path.with_suffix(".tmp")
     faiss.write_index(index, str(temporary))
     temporary.replace(path)
+    return index
+
+
+def _read_index(path: Path, shape: tuple[int, ...]) -> Any:
+    """Return the index of a file; ConfigError where it cannot be read or is not one of (I, D) vectors."""
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise ConfigError(f"{path} is no FAISS index; delete it, and it is made again") from error
+    if (index.ntotal, index.d) != shape:
+        raise ConfigError(
+            f"{path} has {index.ntotal} vectors of width {index.d}, the run's model {shape[0]} of width {shape[1]}: "
+            "it is the index of another run; delete it, and it is made again"
+        )
     return index
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import faiss
 import numpy as np
 import polars as pl
 import pytest
@@ -59,6 +60,24 @@ def test_the_index_of_a_run_is_written_once_and_used_again(run: Run) -> None:
     assert recommend(run, "u01", 5) == first
     assert path.stat().st_mtime_ns == stamp
     assert not list(run.folder.glob("*.tmp"))
+
+
+@pytest.mark.parametrize("wrong", ["width", "items", "bytes"])
+def test_an_index_of_another_run_is_refused(run: Run, wrong: str) -> None:
+    recommend(run, "u01", 5)
+    path = run.folder / "index.faiss"
+    kept, items = path.read_bytes(), item_vectors(run.model)
+    try:
+        if wrong == "bytes":
+            path.write_bytes(kept[:40])
+        else:
+            other = items[:, :-1] if wrong == "width" else items[:-1]
+            faiss.write_index(build_index(other), str(path))
+        with pytest.raises(ConfigError, match=r"index.faiss (is no FAISS index|has \d+ vectors of width).*delete it"):
+            recommend(run, "u01", 5)
+    finally:
+        path.write_bytes(kept)
+    assert len(recommend(run, "u01", 5)) == 5
 
 
 def test_titles_stand_beside_items(run: Run) -> None:
