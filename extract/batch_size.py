@@ -10,10 +10,12 @@ from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from extract.batches import run_encoder
 from extract.encoder import Batch, Encoder, PixelInput, TextInput, Tokens
 from extract.options import CPU_BATCH, ExtractOptions
+from extract.outputs import Output, vector_output
 from extract.preprocess import preprocess
 
 RECORD = "batch-size"
@@ -21,13 +23,14 @@ LEAST, MOST = 8, 256
 PICTURE = (320, 426)  # of a trial; what remains of a picture after preprocessing has one size
 
 
-def settled_batch_size(encoder: Encoder, options: ExtractOptions, folder: Path) -> int:
+def settled_batch_size(encoder: Encoder, options: ExtractOptions, folder: Path, output: Output | None = None) -> int:
     """Return the batch size of a run whose shards lie in `folder`: recorded there, or found now and recorded."""
+    module = (output or vector_output(encoder)).module
     if not options.device.startswith("cuda"):
         return CPU_BATCH
     record = folder / RECORD
     if not record.is_file():
-        size = largest_batch(lambda count: _try(encoder, options, count))
+        size = largest_batch(lambda count: _try(encoder, module, options, count))
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with record.open("x", encoding="ascii") as handle:
@@ -46,10 +49,10 @@ def largest_batch(fits: Callable[[int], bool]) -> int:
     return size if size == MOST else max(LEAST, size // 2)
 
 
-def _try(encoder: Encoder, options: ExtractOptions, count: int) -> bool:
-    """Return whether a batch of so many goes through the encoder."""
+def _try(encoder: Encoder, module: nn.Module, options: ExtractOptions, count: int) -> bool:
+    """Return whether a batch of so many goes through the encoder, or its prefix."""
     try:
-        run_encoder(encoder, _like(encoder, options.device, count), options)
+        run_encoder(module, _like(encoder, options.device, count), options)
         torch.cuda.synchronize()
     except torch.OutOfMemoryError:
         return False

@@ -22,7 +22,7 @@ CPU_BATCH = 16
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """How to extract. Weights, seed, dtype, frames, decoder and precision change the numbers: they are in the recipe.
+    """How to extract. Weights, seed, dtype, frames, decoder, precision, faults and top_blocks are in the recipe.
 
     Batch size, workers, threads, device and `compile` leave the numbers alone but for the last bits of a float32.
 
@@ -41,6 +41,7 @@ class ExtractOptions:
         decode: what opening one file may cost.
         device: where to encode, as torch names it.
         max_failed: share of items without a vector, in [0, 1], above which no feature file is written.
+        top_blocks: T: store the activations below the last T blocks instead of vectors (extract/split.py).
         faults: names in `extract.faults.FAULTS`, or 'microlens' for all that concern an encoder.
         retry_failed: make rows again that failed in the finished file.
         stale_s: seconds without a sign of life after which a worker of a farm counts as dead.
@@ -61,6 +62,7 @@ class ExtractOptions:
     decode: Limits = field(default_factory=Limits)
     device: str = "cpu"
     max_failed: float = 0.05
+    top_blocks: int | None = None
     faults: tuple[str, ...] = ()
     retry_failed: bool = False
     stale_s: float = 300.0
