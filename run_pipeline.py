@@ -119,6 +119,8 @@ def _extract(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--frames", help="middle:5, middle:16x4, uniform:16 and so on; without it the encoder's own")
     cut = "store the activations below the last T blocks, tokens x width per item, instead of vectors"
     parser.add_argument("--top-blocks", type=int, metavar="T", help=cut)
+    inner = "store what these blocks give, each pooled, instead of vectors: all, or numbers from 1 such as 3,6,12"
+    parser.add_argument("--layers", metavar="NUMBERS", help=inner)
     parser.add_argument("--items", type=Path, metavar="FILE", help="only the items in FILE, one id per line")
     parser.add_argument("--decoder", default="auto", help="auto, decord, pyav or torchcodec")
     parser.add_argument("--decode-seconds", type=float, default=60.0, help="time one file may take to decode")

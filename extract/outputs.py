@@ -1,6 +1,6 @@
-"""What of an encoder goes into the store: its vectors, or the activations below its last blocks.
+"""What of an encoder goes into the store: its vector, the activations below its last blocks, or several layers.
 
-Letters: B batch, I items, F features, S tokens or positions.
+Letters: B batch, I items, F features, S tokens or positions, L layers.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from torch import nn
 
 from extract.catalog import Catalog, source
 from extract.encoder import Encoder
+from extract.layers import Chosen, layers_of
 from extract.options import ExtractOptions
 from features.errors import ConfigError, StoreError
 from features.precision import disk_type
@@ -37,13 +38,15 @@ class Output:
 
     Attributes:
         module: from a batch to (B, *shape).
-        shape: of a row: (F,) or (S, F).
+        shape: of a row: (F,), (S, F) or (L, F).
+        unit: what S or L counts; '' for vectors.
         mark: what it adds to the name of the file.
         recipe: what it adds to the recipe; nothing for vectors.
     """
 
     module: nn.Module
     shape: tuple[int, ...]
+    unit: str = ""
     mark: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
 
@@ -83,11 +86,20 @@ def activation_output(encoder: Encoder, top_blocks: int, tokens: int | None = No
     recipe: dict[str, Any] = {"top_blocks": top_blocks, "blocks": len(encoder.blocks())}
     if encoder.tokenizer is not None:
         recipe["tokens"] = prefix.shape[0]
-    return Output(prefix, prefix.shape, f"-top{top_blocks}", recipe)
+    return Output(prefix, prefix.shape, "tokens", f"-top{top_blocks}", recipe)
+
+
+def layer_output(encoder: Encoder, chosen: Chosen) -> Output:
+    """Return the output (L, F) of several blocks, pooled; ConfigError as `extract.layers.layers_of`."""
+    module, numbers, width = layers_of(encoder, chosen)
+    recipe = {"layers": list(numbers), "blocks": len(encoder.blocks())}
+    return Output(module, (len(numbers), width), "layers", "-layers", recipe)
 
 
 def asked_for(encoder: Encoder, options: ExtractOptions, catalog: Catalog) -> Output:
     """Return what the options ask for; titles are padded to the longest of the catalog."""
+    if options.layers is not None:
+        return layer_output(encoder, options.layers)
     if options.top_blocks is None:
         return vector_output(encoder)
     return activation_output(encoder, options.top_blocks, longest_title(encoder, catalog))
@@ -109,10 +121,10 @@ def announce(works: Sequence[Work]) -> list[str]:
     """Return a line per encoder whose activations are to be stored, with their size and what room there is."""
     lines = []
     for work in _large(works):
-        items, (tokens, width) = len(work.job.wanted.ids), work.output.shape
+        items, (count, width) = len(work.job.wanted.ids), work.output.shape
         size = disk_type(work.options.dtype).itemsize
         lines.append(
-            f"{work.encoder.spec.name}: {items} items x {tokens} tokens x {width} numbers x {size} bytes = "
+            f"{work.encoder.spec.name}: {items} items x {count} {work.output.unit} x {width} numbers x {size} bytes = "
             f"{_readable(_bytes(work, items))}; free in {work.options.out}: {_readable(_free(work.options.out))}"
         )
     return lines
@@ -135,7 +147,7 @@ def check_room(works: Sequence[Work]) -> None:
 
 
 def _large(works: Sequence[Work]) -> list[Work]:
-    return [work for work in works if len(work.output.shape) == 2 and not work.job.unchanged]
+    return [work for work in works if work.output.unit and not work.job.unchanged]
 
 
 def _bytes(work: Work, rows: int) -> int:

@@ -16,6 +16,7 @@ from extract.encoders import get_encoder
 from extract.extractor import Tell, extract_all
 from extract.farm import Order, extract_locally, slurm_script, work
 from extract.frames import parse_frame_policy
+from extract.layers import parse_layers
 from extract.options import ExtractOptions, ExtractReport, Precision
 from extract.sandbox import Limits
 from features.errors import ConfigError
@@ -117,6 +118,7 @@ def run_extract(
     faults: str | None,
     frames: str | None,
     top_blocks: int | None,
+    layers: str | None,
     items: Path | None,
     decoder: str,
     dtype: str,
@@ -144,6 +146,7 @@ def run_extract(
         seed=seed,
         dtype=_dtype(dtype, top_blocks),
         top_blocks=top_blocks,
+        layers=parse_layers(layers) if layers is not None else None,
         frames=parse_frame_policy(frames) if frames else None,
         decoder=decoder,
         precision=precision,
