@@ -22,6 +22,7 @@ from features.errors import ConfigError
 from features.provenance import library_versions, write_atomic
 from features.store import FeatureFile
 from models.items import Categories
+from models.towers import TowerItems
 from pipelines.config import Recipe
 from pipelines.data.sides import fingerprint
 from pipelines.data.split import Split
@@ -79,12 +80,30 @@ def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: tor
         "libraries": library_versions(LIBRARIES),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {torch.get_num_threads()}",
         "trained_parameters": trained,
+        "parameter_counts": parameter_counts(model),
         "best_epoch": fitted.best_epoch,
         "epochs": len(fitted.history),
         "train_s": fitted.seconds,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     write_atomic(path, json.dumps(record, indent=2))
+
+
+def parameter_counts(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Return how many numbers train and how many are frozen: of each encoder, of the rest of `items`, of the model."""
+    towers = {id(tower.tower): name for name, tower in model.named_modules() if isinstance(tower, TowerItems)}
+    home = {
+        id(parameter): f"{towers[id(module)]}.tower"
+        for module in model.modules()
+        if id(module) in towers
+        for parameter in module.parameters()
+    }
+    counts: dict[str, dict[str, int]] = {}
+    for name, parameter in model.named_parameters():
+        part = home.get(id(parameter)) or ("items" if name.startswith("items.") else "model")
+        entry = counts.setdefault(part, {"trained": 0, "frozen": 0})
+        entry["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
+    return counts
 
 
 def _read(path: Path) -> dict[str, Any]:
