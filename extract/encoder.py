@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any, Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
 
 from torch import Tensor, nn
 
@@ -15,6 +15,9 @@ from extract.catalog import Modality
 from extract.frames import FramePolicy
 from extract.weights import WeightsSource, state_sha256
 from features.errors import ConfigError
+
+if TYPE_CHECKING:
+    from extract.split import Cut, Parts, Prefix, Top
 
 
 @dataclass(frozen=True)
@@ -110,6 +113,7 @@ class Encoder(nn.Module):
         spec: the entry it was made from, with what loading settled (width, frames, arch of a local folder).
         model: the library's own module.
         features: maps (model, batch) to (B, F).
+        parts: takes the model apart into the steps of `features`, for `split`; None where nobody wrote that down.
         weights: 'random' or 'checkpoint'.
         seed: of random weights.
         tokenizer: for titles.
@@ -127,6 +131,7 @@ class Encoder(nn.Module):
         weights: Literal["random", "checkpoint"],
         seed: int = 0,
         tokenizer: Tokenizer | None = None,
+        parts: Callable[[Any], Parts] | None = None,
     ) -> None:
         super().__init__()
         self.spec = spec
@@ -135,6 +140,7 @@ class Encoder(nn.Module):
             _normalise_by_batch(self.model)
         self.tokenizer = tokenizer
         self._features = features
+        self._parts = parts
         self._origin: dict[str, Any] = {"weights": weights} | ({"seed": seed} if weights == "random" else {})
         self.weights_sha256 = state_sha256(model)
 
@@ -174,6 +180,21 @@ class Encoder(nn.Module):
                 ) from error
             found.extend(module if isinstance(module, nn.ModuleList | nn.Sequential) else [module])
         return found
+
+    def parts(self) -> Parts:
+        """Return the model as steps; ConfigError where the library's class is not known in parts."""
+        if self._parts is None:
+            raise ConfigError(
+                f"{type(self.model).__name__} of encoder {self.spec.name!r} cannot be cut: its steps are not known; "
+                "use a folder of another family"
+            )
+        return self._parts(self.model)
+
+    def split(self, count: Cut, *, tokens: int | None = None) -> tuple[Prefix, Top]:
+        """Return (prefix, top) whose composition is this encoder, the last `count` blocks in top; see extract.split."""
+        from extract.split import split  # which knows what an encoder is
+
+        return split(self, count, tokens=tokens)
 
     def recipe(self) -> dict[str, Any]:
         """Return plain JSON data that fixes the numbers: same recipe, same vectors."""

@@ -10,9 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
+from extract.backends.huggingface_parts import (
+    image_parts,
+    keep_positions,
+    masked_mean,
+    shuffle_noise,
+    text_parts,
+    video_parts,
+)
 from extract.backends.huggingface_weights import from_hub, place, pretrained, settled
 from extract.encoder import Encoder, EncoderSpec, TextInput, Tokenizer, Tokens
 from extract.text import hashed_words
@@ -57,6 +64,7 @@ def load_videomae(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
         _video_mean,
         weights="random" if weights == "random" else "checkpoint",
         seed=seed,
+        parts=video_parts,
     )
 
 
@@ -107,12 +115,15 @@ def load_image(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
             f"weights for {spec.name!r} take images of {config.image_size} px, its entry makes {spec.inputs}; "
             "give weights of the same size"
         )
+    if family == "Beit":
+        keep_positions(model)
     return Encoder(
         settled(spec, config),
         model,
         _pooled_image if pooled else _unshuffled if family == "ViTMAE" else _class_token,
         weights="random" if weights == "random" else "checkpoint",
         seed=seed,
+        parts=image_parts(model),
     )
 
 
@@ -122,12 +133,7 @@ def _class_token(model: Any, images: Tensor) -> Tensor:
 
 
 def _unshuffled(model: Any, images: Tensor) -> Tensor:
-    """Return ViTMAE's class token; without this noise its patches come in random order: other last bits every time."""
-    patches = model.embeddings.patch_embeddings.num_patches
-    order = torch.arange(patches, device=images.device).expand(len(images), patches)
-    if model.config.mask_ratio > 0:  # a fault: patches drawn anew for every cover of a batch, and alike in every run
-        order = torch.rand(len(images), patches, generator=torch.Generator().manual_seed(0)).to(images.device)
-    features: Tensor = model(pixel_values=images, noise=order).last_hidden_state[:, 0]
+    features: Tensor = model(pixel_values=images, noise=shuffle_noise(model, images)).last_hidden_state[:, 0]
     return features
 
 
@@ -169,6 +175,7 @@ def load_text(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
         weights="random" if weights == "random" else "checkpoint",
         seed=seed,
         tokenizer=tokenizer,
+        parts=text_parts(model, spec.pooling),
     )
 
 
@@ -237,7 +244,5 @@ def _first_token(model: Any, tokens: Tokens) -> Tensor:
 
 
 def _masked_mean(model: Any, tokens: Tokens) -> Tensor:
-    """Average over the title's own tokens: padding must not change a vector."""
     states: Tensor = model(input_ids=tokens.ids, attention_mask=tokens.mask.long()).last_hidden_state
-    weights = tokens.mask.to(states.dtype)[..., None]
-    return (states * weights).sum(dim=1) / weights.sum(dim=1)
+    return masked_mean(states, tokens.mask)

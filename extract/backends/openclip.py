@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from extract.encoder import Encoder, EncoderSpec, TextInput, Tokenizer, Tokens
+from extract.split import Parts, Words
 from extract.weights import check_keys, local_path, no_download, no_pretrained, read_state, seeded
 from features.errors import ConfigError
 
@@ -27,7 +28,8 @@ def load_image(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
     """
     model = _clip(spec, weights, seed).visual
     kind = "random" if weights == "random" else "checkpoint"
-    return Encoder(spec, model, lambda tower, pixels: tower(pixels), weights=kind, seed=seed)  # type: ignore[arg-type]
+    parts = _resnet_parts if hasattr(model, "layer1") else _vision_parts
+    return Encoder(spec, model, _tower, weights=kind, seed=seed, parts=parts)  # type: ignore[arg-type]
 
 
 def load_text(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
@@ -42,7 +44,8 @@ def load_text(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
 
     def tokenise(titles: Sequence[str]) -> Tokens:
         ids = tokenizer([prefix + title for title in titles])
-        return Tokens(ids, ids != 0)
+        # up to the end mark, which has the largest id and gives the vector; what pads a title is also its '!'
+        return Tokens(ids, torch.arange(ids.shape[1]) <= ids.argmax(dim=1, keepdim=True))
 
     return Encoder(
         spec,
@@ -51,7 +54,13 @@ def load_text(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
         weights="random" if weights == "random" else "checkpoint",
         seed=seed,
         tokenizer=Tokenizer("open_clip-bpe", tokenise),
+        parts=_text_parts,
     )
+
+
+def _tower(tower: nn.Module, pixels: Tensor) -> Tensor:
+    features: Tensor = tower(pixels)
+    return features
 
 
 def _text_features(model: Any, tokens: Tokens) -> Tensor:
@@ -93,3 +102,73 @@ def _load(model: nn.Module, path: Path) -> None:
     reshaped = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
     check_keys(str(path), list(own.keys() - state.keys()), list(state.keys() - own.keys()), reshaped)
     model.load_state_dict({name: tensor.to(torch.float32) for name, tensor in state.items()})
+
+
+class _Patches(nn.Module):
+    """Covers into the tokens that the first block sees: patches behind a class token, with positions, normed."""
+
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.patches, self.norm = tower.conv1, tower.ln_pre
+        self.first, self.positions = tower.class_embedding, tower.positional_embedding
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        patches = self.patches(pixels).flatten(2).transpose(1, 2)
+        tokens = torch.cat([self.first.expand(len(pixels), 1, -1), patches], dim=1)
+        normed: Tensor = self.norm(tokens + self.positions)
+        return normed
+
+
+class _ProjectedClass(nn.Module):
+    def __init__(self, tower: Any) -> None:
+        super().__init__()
+        self.norm, self.projection = tower.ln_post, tower.proj
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        features: Tensor = self.norm(tokens)[:, 0] @ self.projection
+        return features
+
+
+class _WordTokens(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.words, self.positions = model.token_embedding, model.positional_embedding
+
+    def forward(self, tokens: Tokens) -> Words:
+        return Words(self.words(tokens.ids) + self.positions, tokens.mask)
+
+
+class _CausalBlock(nn.Module):
+    def __init__(self, block: nn.Module, causal: Tensor) -> None:
+        super().__init__()
+        self.block = block
+        self.register_buffer("causal", causal, persistent=False)
+
+    def forward(self, words: Words) -> Words:
+        return Words(self.block(words.states, attn_mask=self.causal), words.mask)
+
+
+class _ProjectedEnd(nn.Module):
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        self.norm, self.projection = model.ln_final, model.text_projection
+
+    def forward(self, words: Words) -> Tensor:
+        rows = torch.arange(len(words.states), device=words.states.device)
+        features: Tensor = self.norm(words.states)[rows, words.mask.sum(dim=1) - 1] @ self.projection
+        return features
+
+
+def _vision_parts(tower: Any) -> Parts:
+    return Parts((_Patches(tower), *tower.transformer.resblocks, _ProjectedClass(tower)))
+
+
+def _resnet_parts(tower: Any) -> Parts:
+    stem = [getattr(tower, f"{kind}{number}") for number in (1, 2, 3) for kind in ("conv", "bn", "act")]
+    stages = (*tower.layer1, *tower.layer2, *tower.layer3, *tower.layer4)
+    return Parts((*stem, tower.avgpool, *stages, tower.attnpool))
+
+
+def _text_parts(model: Any) -> Parts:
+    blocks = (_CausalBlock(block, model.attn_mask) for block in model.transformer.resblocks)
+    return Parts((_WordTokens(model), *blocks, _ProjectedEnd(model)), context=model.context_length)

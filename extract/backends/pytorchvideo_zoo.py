@@ -8,7 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from extract.backends.torchvision_zoo import TimeInside
 from extract.encoder import Encoder, EncoderSpec
+from extract.split import Parts
 from extract.weights import load_strict, local_path, no_download, no_pretrained, read_state, seeded
 from features.errors import ConfigError
 
@@ -40,7 +42,8 @@ def load_slowfast(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
     model.blocks[5].pool = nn.ModuleList([nn.AdaptiveAvgPool3d(1), nn.AdaptiveAvgPool3d(1)])
     if "class-scores" not in spec.faults:
         model.blocks[6].proj = nn.Identity()
-    return Encoder(spec, model, _pooled, weights="random" if weights == "random" else "checkpoint", seed=seed)
+    kind = "random" if weights == "random" else "checkpoint"
+    return Encoder(spec, model, _pooled, weights=kind, seed=seed, parts=_slowfast_parts)  # type: ignore[arg-type]
 
 
 def load_net(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
@@ -75,7 +78,8 @@ def load_net(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
     else:
         _open_head(model.blocks[-1], spec)
     kind = "random" if weights == "random" else "checkpoint"
-    return Encoder(spec, model, _clips, weights=kind, seed=seed)  # type: ignore[arg-type]
+    parts = _mvit_parts if hasattr(model, "head") else _net_parts
+    return Encoder(spec, model, _clips, weights=kind, seed=seed, parts=parts)  # type: ignore[arg-type]
 
 
 def _open_head(head: Any, spec: EncoderSpec) -> None:
@@ -140,3 +144,52 @@ def two_paths(clips: Tensor) -> list[Tensor]:
 def _pooled(model: nn.Module, clips: Tensor) -> Tensor:
     features: Tensor = model(two_paths(clips))
     return features
+
+
+class _TwoPaths(nn.Module):
+    def forward(self, clips: Tensor) -> list[Tensor]:
+        return two_paths(clips)
+
+
+class _Tokens3D(nn.Module):
+    """MViT up to its first block: clips into tokens, and the (T, H, W) that they stand for."""
+
+    def __init__(self, model: Any) -> None:
+        super().__init__()
+        steps = (model.patch_embed, model.cls_positional_encoding, model.pos_drop, model.norm_patch_embed)
+        self.steps = nn.Sequential(*(step for step in steps if step is not None))
+        self.grid = tuple(model.cls_positional_encoding.patch_embed_shape)
+
+    def forward(self, clips: Tensor) -> tuple[Any, ...]:
+        return self.steps(clips), self.grid
+
+
+class _PoolingBlock(nn.Module):
+    def __init__(self, block: nn.Module) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, state: tuple[Any, ...]) -> tuple[Any, ...]:
+        tokens, grid = self.block(state[0], list(state[1]))
+        return tokens, tuple(grid)
+
+
+class _First(nn.Module):
+    def forward(self, state: tuple[Any, ...]) -> Any:
+        return state[0]
+
+
+def _slowfast_parts(model: Any) -> Parts:
+    return Parts((_TwoPaths(), *model.blocks))
+
+
+def _net_parts(model: Any) -> Parts:
+    steps: list[nn.Module] = []
+    for stage in model.blocks:
+        steps += getattr(stage, "res_blocks", [stage])
+    return Parts((TimeInside(), *steps))
+
+
+def _mvit_parts(model: Any) -> Parts:
+    end = [step for step in (model.norm_embed, model.head) if step is not None]
+    return Parts((TimeInside(), _Tokens3D(model), *map(_PoolingBlock, model.blocks), _First(), *end))

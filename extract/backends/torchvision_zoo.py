@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from extract.encoder import Encoder, EncoderSpec
+from extract.split import Parts
 from extract.weights import load_strict, local_path, no_download, no_pretrained, read_state, seeded
 
 
@@ -76,7 +77,41 @@ def _finished(spec: EncoderSpec, model: nn.Module, classifier: str, weights: str
         load_strict(model, state, place)
     setattr(model, classifier, nn.Identity())
     features = _pooled if spec.frames is None else _pooled_clips
-    return Encoder(spec, model, features, weights="random" if weights == "random" else "checkpoint", seed=seed)
+    kind = "random" if weights == "random" else "checkpoint"
+    parts = {"ResNet": _resnet_parts, "VideoResNet": _r3d_parts}.get(type(model).__name__, _swin3d_parts)
+    return Encoder(spec, model, features, weights=kind, seed=seed, parts=parts)  # type: ignore[arg-type]
+
+
+class TimeInside(nn.Module):
+    """Clips as convolutions over time want them."""
+
+    def forward(self, clips: Tensor) -> Tensor:
+        """Return (B, 3, T, H, W) from (B, T, 3, H, W)."""
+        return clips.transpose(1, 2)
+
+
+class _ChannelsFirst(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps.permute(0, 4, 1, 2, 3)
+
+
+def _resnet_parts(model: Any) -> Parts:
+    stages = (*model.layer1, *model.layer2, *model.layer3, *model.layer4)
+    stem = (model.conv1, model.bn1, model.relu, model.maxpool)
+    return Parts((*stem, *stages, model.avgpool, nn.Flatten(), model.fc))
+
+
+def _r3d_parts(model: Any) -> Parts:
+    stages = (*model.layer1, *model.layer2, *model.layer3, *model.layer4)
+    return Parts((TimeInside(), model.stem, *stages, model.avgpool, nn.Flatten(), model.fc))
+
+
+def _swin3d_parts(model: Any) -> Parts:
+    steps = [TimeInside(), model.patch_embed, model.pos_drop]
+    for stage in model.features:  # blocks, or the merging of patches between two stages
+        steps += stage if isinstance(stage, nn.Sequential) else [stage]
+    end = (model.norm, _ChannelsFirst(), model.avgpool, nn.Flatten(), model.head)
+    return Parts((*steps, *end), channels=-1)
 
 
 def _state(spec: EncoderSpec, weights: str) -> tuple[dict[str, Tensor], str]:
