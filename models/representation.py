@@ -29,9 +29,9 @@ class ItemsConfig:
     Attributes:
         kind: 'id' one learned vector per item; 'v' frozen vector and a linear projection; 'dnn' frozen vector and an
             MLP; 'id+v' both; 'top' the last blocks of an encoder, trained, over stored activations of the blocks before
-            them, and a linear projection; 'e2e' the same over media. Vectors (I, F) are needed by 'v', 'dnn' and 'id+v',
-            activations (I, S, F) by 'top'; the others ignore them. Every feature file is a part of its own, and so is
-            every encoder and every side feature.
+            them, and a linear projection; 'e2e' the same over media. 'v', 'dnn' and 'id+v' need vectors (I, F), 'top'
+            activations (I, S, F); others ignore them. Every feature file is a part of its own, and so is every encoder
+            and every side feature.
         dim: D.
         fuse: how several parts become one vector: 'sum' or 'mean' of D-wide parts, 'concat' of P parts of width D / P
             (same width and cost), 'gate' a sum with learned weights per item, all 1 at the start.

@@ -27,7 +27,7 @@ SAMPLE = 32  # items that the scale of an encoder's vectors is taken from
 class Source(Protocol):
     """Where an encoder's inputs come from: a file of activations, or decoded media."""
 
-    def read(self, items: Tensor) -> Tensor:
+    def read(self, items: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return inputs (n, ...) of items (n,) int64, each at most once and ascending, on the device of `items`.
 
         In the precision in which they are stored: they become float32 at the encoder's door, whole numbers (pixels,

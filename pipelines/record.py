@@ -33,7 +33,12 @@ LIBRARIES = ("freezeframe", "torch", "numpy", "h5py", "polars")
 
 
 def begin_record(
-    folder: Path, recipe: Recipe, split: Split, files: Sequence[FeatureFile], sides: Mapping[str, Categories]
+    folder: Path,
+    recipe: Recipe,
+    split: Split,
+    files: Sequence[FeatureFile],
+    sides: Mapping[str, Categories],
+    encoders: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write what a run is about to be made from."""
     dataset = {
@@ -51,6 +56,8 @@ def begin_record(
     ]
     record = {"recipe": recipe.name, "seed": recipe.seed, "dataset": dataset, "features": features}
     record["sides"] = fingerprint(sides)
+    if encoders:
+        record["encoders"] = [dict(facts) for facts in encoders]
     write_atomic(folder / RECORD, json.dumps(record, indent=2))
 
 
@@ -67,6 +74,20 @@ def refuse_changes(folder: Path, split: Split, files: Sequence[FeatureFile], sid
             raise ConfigError(f"feature file {file.path} changed since {folder} was trained; train into another folder")
     if record["sides"] != fingerprint(sides):
         raise ConfigError(f"tags of {split.dataset!r} changed since {folder} was trained; train into another folder")
+
+
+def refuse_other_encoders(folder: Path, encoders: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ConfigError when a run trained other encoders, or over other inputs, than these."""
+    path = folder / RECORD
+    if not path.is_file():
+        return
+    for now, then in zip(encoders, _read(path).get("encoders", ()), strict=False):
+        changed = [name for name, value in now.items() if then.get(name) != value]
+        if changed:
+            raise ConfigError(
+                f"encoder {now['encoder']!r}: its {changed[0]} changed since {folder} was trained; train into another "
+                "folder"
+            )
 
 
 def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: torch.device) -> None:
