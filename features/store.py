@@ -163,7 +163,7 @@ class FeatureFile:
         return result
 
     def locate(self, ids: Sequence[str], absent: AbsentPolicy) -> NDArray[np.int64]:
-        """Return the row of each id's vector, -1 where it has none and `absent` lets that pass; StoreError as `read`."""
+        """Return the row of each id's vector, -1 where it has none and `absent` allows it; StoreError as `read`."""
         if absent not in get_args(AbsentPolicy):
             raise StoreError(f"policy {absent!r} for absent items is unknown; choose error, zero or mean")
         check_ids(ids)
