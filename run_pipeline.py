@@ -117,13 +117,19 @@ def _extract(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--recipe", choices=("clean", "microlens"), default="clean", help=recipes)
     parser.add_argument("--faults", help="single faults of the microlens recipe, comma-separated")
     parser.add_argument("--frames", help="middle:5, middle:16x4, uniform:16 and so on; without it the encoder's own")
+    cut = "store the activations below the last T blocks, tokens x width per item, instead of vectors"
+    parser.add_argument("--top-blocks", type=int, metavar="T", help=cut)
+    inner = "store what these blocks give, each pooled, instead of vectors: all, or numbers from 1 such as 3,6,12"
+    parser.add_argument("--layers", metavar="NUMBERS", help=inner)
+    parser.add_argument("--items", type=Path, metavar="FILE", help="only the items in FILE, one id per line")
     parser.add_argument("--decoder", default="auto", help="auto, decord, pyav or torchcodec")
     parser.add_argument("--decode-seconds", type=float, default=60.0, help="time one file may take to decode")
     parser.add_argument("--decode-mb", type=int, default=4096, help="memory one file may take to decode")
     parser.add_argument("--precision", default="float32", help="of the encoder: float32, bf16 or fp16")
     compiling = "compile the encoder first: takes minutes once, then every batch is faster"
     parser.add_argument("--compile", dest="compiled", action="store_true", help=compiling)
-    parser.add_argument("--dtype", default="float16", help="on disk: float16, float32 or int8")
+    stored = "on disk: float16, float32 or int8; auto: float16 for vectors, float32 for --top-blocks"
+    parser.add_argument("--dtype", default="auto", help=stored)
     size = "clips, covers or titles per forward pass; auto: what the GPU's memory holds (16 without one)"
     parser.add_argument("--batch-size", type=_batch_size, default=16, metavar="N|auto", help=size)
     parser.add_argument("--shard-size", type=int, default=256, help="rows per shard, the most a crash can cost")

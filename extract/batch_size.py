@@ -14,6 +14,7 @@ import torch
 from extract.batches import run_encoder
 from extract.encoder import Batch, Encoder, PixelInput, TextInput, Tokens
 from extract.options import CPU_BATCH, ExtractOptions
+from extract.outputs import Output, vector_output
 from extract.preprocess import preprocess
 
 RECORD = "batch-size"
@@ -21,13 +22,14 @@ LEAST, MOST = 8, 256
 PICTURE = (320, 426)  # of a trial; what remains of a picture after preprocessing has one size
 
 
-def settled_batch_size(encoder: Encoder, options: ExtractOptions, folder: Path) -> int:
+def settled_batch_size(encoder: Encoder, options: ExtractOptions, folder: Path, output: Output | None = None) -> int:
     """Return the batch size of a run whose shards lie in `folder`: recorded there, or found now and recorded."""
+    output = output or vector_output(encoder)
     if not options.device.startswith("cuda"):
         return CPU_BATCH
     record = folder / RECORD
     if not record.is_file():
-        size = largest_batch(lambda count: _try(encoder, options, count))
+        size = largest_batch(lambda count: _try(encoder, output, options, count))
         folder.mkdir(parents=True, exist_ok=True)
         try:
             with record.open("x", encoding="ascii") as handle:
@@ -46,10 +48,10 @@ def largest_batch(fits: Callable[[int], bool]) -> int:
     return size if size == MOST else max(LEAST, size // 2)
 
 
-def _try(encoder: Encoder, options: ExtractOptions, count: int) -> bool:
-    """Return whether a batch of so many goes through the encoder."""
+def _try(encoder: Encoder, output: Output, options: ExtractOptions, count: int) -> bool:
+    """Return whether a batch of so many goes through the encoder, or its prefix."""
     try:
-        run_encoder(encoder, _like(encoder, options.device, count), options)
+        run_encoder(output.module, _like(encoder, output, options.device, count), options)
         torch.cuda.synchronize()
     except torch.OutOfMemoryError:
         return False
@@ -58,11 +60,12 @@ def _try(encoder: Encoder, options: ExtractOptions, count: int) -> bool:
     return True
 
 
-def _like(encoder: Encoder, device: str, count: int) -> Batch:
+def _like(encoder: Encoder, output: Output, device: str, count: int) -> Batch:
     spec = encoder.spec
     if isinstance(spec.inputs, TextInput):
         ids = torch.zeros(count, spec.inputs.max_tokens, dtype=torch.int64, device=device)
-        return Tokens(ids, torch.ones_like(ids, dtype=torch.bool))
+        tokens = output.recipe.get("tokens", spec.inputs.max_tokens)
+        return Tokens(ids, (torch.arange(spec.inputs.max_tokens, device=device) < tokens).expand_as(ids))
     assert isinstance(spec.inputs, PixelInput)
     shape = (*PICTURE, 3) if spec.frames is None else (spec.frames.count, *PICTURE, 3)
     one = preprocess(torch.zeros(shape, dtype=torch.uint8), spec.inputs, device)

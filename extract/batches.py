@@ -12,11 +12,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from extract.decoders import one_line
 from extract.encoder import Batch, Encoder, PixelInput, Tokens
 from extract.options import ExtractOptions
+from extract.outputs import Output, vector_output
 from extract.preprocess import preprocess
 from extract.reading import Source
 from features.errors import ConfigError, MediaError
@@ -44,10 +45,12 @@ class Feeder:
     Args:
         encoder: on its device.
         options: batch size, device, precision, dtype.
+        output: what is stored of each item; without it its vector.
     """
 
-    def __init__(self, encoder: Encoder, options: ExtractOptions) -> None:
+    def __init__(self, encoder: Encoder, options: ExtractOptions, output: Output | None = None) -> None:
         self._encoder = encoder
+        self._output = output or vector_output(encoder)
         self._options = options
         self._rows: list[_Row] = []
         self._inputs: list[Tensor | str] = []
@@ -79,14 +82,15 @@ class Feeder:
         return preprocess(pixels.to(self._options.device, non_blocking=True), spec.inputs, self._options.device)
 
     def _run(self) -> None:
-        if self._inputs:  # the result stays on the device: nothing waits for the GPU before the shard's end
-            self._made.append((self._places, self._forward(self._inputs)))
+        if self._inputs:  # vectors stay on the device: nothing waits for the GPU before the shard's end
+            made = self._forward(self._inputs)
+            self._made.append((self._places, made if made.ndim == 2 else made.cpu()))
         self._inputs, self._places = [], []
 
     def _forward(self, inputs: Sequence[Tensor | str]) -> Tensor:
-        """Return (B, F) float32; where the GPU's memory does not hold the batch, half by half."""
+        """Return (B, F) or (B, S, F) float32; where the GPU's memory does not hold the batch, half by half."""
         try:
-            return run_encoder(self._encoder, self._batch(inputs), self._options)
+            return run_encoder(self._output.module, self._batch(inputs), self._options)
         except torch.OutOfMemoryError as error:
             if len(inputs) == 1:
                 raise ConfigError(
@@ -112,17 +116,17 @@ class Feeder:
         """Run what is left and return all rows, float32; a vector that does not fit the disk's type is a failed row."""
         self._run()
         dtype = self._options.dtype
-        vectors = np.full((len(self._rows), self._encoder.width), np.nan, dtype=np.float32)
+        rows = np.full((len(self._rows), *self._output.shape), np.nan, dtype=np.float32)
         for places, made in self._made:
-            vectors[places] = made.float().cpu().numpy()
-        fits = to_disk(vectors, dtype).good
+            rows[places] = made.float().cpu().numpy()
+        fits = to_disk(rows, dtype).good
         for place, row in enumerate(self._rows):
             if row.state == State.DONE and not fits[place]:
-                vectors[place] = np.nan
+                rows[place] = np.nan
                 row.state, row.reason = State.FAILED, f"vector is not finite in {dtype}; try --dtype float32"
         return FeatureRows(
             ids=[row.item for row in self._rows],
-            vectors=vectors,
+            vectors=rows,
             states=np.array([row.state for row in self._rows], dtype=np.uint8),
             reasons=[row.reason for row in self._rows],
             stamps=[row.stamp for row in self._rows],
@@ -130,11 +134,11 @@ class Feeder:
         )
 
 
-def run_encoder(encoder: Encoder, batch: Batch, options: ExtractOptions) -> Tensor:
-    """Return (B, F) of a batch on the encoder's device, in the precision of the options."""
+def run_encoder(module: nn.Module, batch: Batch, options: ExtractOptions) -> Tensor:
+    """Return (B, ...) of a batch, through an encoder or its prefix on its device, in the precision of the options."""
     with torch.inference_mode(), _precision(options):
-        vectors: Tensor = encoder(batch)
-        return vectors
+        rows: Tensor = module(batch)
+        return rows
 
 
 def _precision(options: ExtractOptions) -> AbstractContextManager[Any]:

@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
 from extract.lmdb_media import LmdbEntry, is_lmdb, list_entries
-from features.errors import ConfigError
+from features.errors import ConfigError, nearest
 
 Origin = Path | LmdbEntry  # where a video or a cover is
 Modality = Literal["video", "cover", "title"]
@@ -32,10 +32,22 @@ class Item:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The items of a dataset, in the order their rows will have."""
+    """The items of a dataset, in the order their rows will have; `partial` where some were left out on purpose."""
 
     dataset: str
     items: tuple[Item, ...]
+    partial: bool = False
+
+    def only(self, ids: Sequence[str]) -> Catalog:
+        """Return the catalog of these items alone, in its own order; ConfigError for an unknown id, or for none."""
+        known = {item.id for item in self.items}
+        unknown = [item for item in ids if item not in known]
+        if unknown or not ids:
+            what = f"{len(unknown)} of {len(ids)} items to extract are not" if ids else "no item to extract is"
+            first = f", first {unknown[0]!r}; {nearest(unknown[0], sorted(known))}" if unknown else "; list some ids"
+            raise ConfigError(f"{what} in dataset {self.dataset!r}{first}")
+        wanted = set(ids)
+        return replace(self, items=tuple(item for item in self.items if item.id in wanted), partial=True)
 
     def count_missing(self) -> dict[Modality, int]:
         """Return how many items have no video, cover or title; looks at no file."""

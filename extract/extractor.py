@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 
@@ -15,6 +15,7 @@ from extract.encoder import EncoderSpec
 from extract.faults import with_faults
 from extract.lmdb_media import LmdbEntry
 from extract.options import AUTO, ExtractOptions, ExtractReport
+from extract.outputs import announce, asked_for, check_room
 from extract.sharding import Progress, Work, claims_of, run_shards
 from features.errors import ConfigError, MediaError
 from features.provenance import FINGERPRINT_CHARS, Provenance, library_versions
@@ -34,6 +35,11 @@ LIBRARIES = (
 )
 
 
+SHARD_BYTES = 2**28  # of float32 rows: a shard is held in memory
+
+Tell = Callable[[str], None]
+
+
 def extract(
     catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, *, progress: Progress | None = None
 ) -> ExtractReport:
@@ -42,7 +48,12 @@ def extract(
 
 
 def extract_all(
-    catalog: Catalog, specs: Sequence[EncoderSpec], options: ExtractOptions, *, progress: Progress | None = None
+    catalog: Catalog,
+    specs: Sequence[EncoderSpec],
+    options: ExtractOptions,
+    *,
+    progress: Progress | None = None,
+    tell: Tell | None = None,
 ) -> list[ExtractReport]:
     """Encode every item of a catalog into one feature file per encoder, or bring those files up to date.
 
@@ -54,14 +65,16 @@ def extract_all(
         options: see there; `frames` is for video encoders and replaces the frames of all of them.
         progress: called with (rows there are, rows wanted) over all files after each batch; what it raises stops the
             run, and the next run goes on after the last finished shard.
+        tell: called with a line per encoder whose activations are to be stored: their size, and the disk's room.
 
     Raises:
         ConfigError: an option, weights, an encoder twice, or a modality the catalog lacks altogether.
         MediaError: more items without a vector than `max_failed`; the rows made so far are kept for the next run, and
             the files of the other encoders are written.
-        StoreError: weights or a feature file that do not fit, or a full disk.
+        StoreError: weights or a feature file that do not fit, or a full disk; activations that will not fit, before
+            anything is written.
     """
-    works = prepare_all(catalog, specs, options)
+    works = prepare_all(catalog, specs, options, tell=tell)
     busy = [work for work in works if not work.job.unchanged]
     new_rows = {work: len(work.job.pending) for work in busy}
     run_shards(catalog, busy, progress=progress)
@@ -70,8 +83,10 @@ def extract_all(
     return [report(work, new_rows.get(work, 0), unchanged=work not in busy) for work in works]
 
 
-def prepare_all(catalog: Catalog, specs: Sequence[EncoderSpec], options: ExtractOptions) -> list[Work]:
-    """Load the encoders and open their jobs; ConfigError for an encoder that is given twice."""
+def prepare_all(
+    catalog: Catalog, specs: Sequence[EncoderSpec], options: ExtractOptions, *, tell: Tell | None = None
+) -> list[Work]:
+    """Load the encoders and open their jobs; ConfigError for one given twice. If it raises, nothing is written."""
     if options.frames is not None and all(spec.modality != "video" for spec in specs):
         names = ", ".join(spec.name for spec in specs)
         raise ConfigError(f"--frames {options.frames} is for videos, but {names} read none; leave --frames out")
@@ -80,7 +95,35 @@ def prepare_all(catalog: Catalog, specs: Sequence[EncoderSpec], options: Extract
     twice = next((spec.name for spec, target in zip(specs, targets, strict=True) if targets.count(target) > 1), None)
     if twice is not None:
         raise ConfigError(f"encoder {twice!r} is given twice; name each encoder once")
-    return works
+    check_room(works)
+    if tell is not None:
+        for line in announce(works):
+            tell(line)
+    return _settled(works, options)
+
+
+def _settled(works: Sequence[Work], asked: ExtractOptions) -> list[Work]:
+    """Choose batch and shard sizes, compile: what needs all encoders, and a run that may begin."""
+    done = []
+    for work in works:
+        options = work.options
+        options.out.mkdir(parents=True, exist_ok=True)
+        if options.batch_size == AUTO and not work.job.unchanged:
+            fits = settled_batch_size(work.encoder, options, work.job.folder, work.output)
+            options = replace(options, batch_size=fits)
+        if options.compile:
+            work.output.module.compile()
+        done.append(replace(work, options=options))
+    most = min((_most_rows(work) for work in done if len(work.output.shape) == 2), default=asked.shard_size)
+    size = min(asked.shard_size, most)
+    return [replace(work, options=replace(work.options, shard_size=size)) for work in done]
+
+
+def _most_rows(work: Work) -> int:
+    """Return how many rows a shard may have, whole batches if it holds more than one."""
+    rows = max(1, SHARD_BYTES // (4 * work.output.numbers))
+    batch = max(1, work.options.batch_size)
+    return rows - rows % batch if rows > batch else rows
 
 
 def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Work:
@@ -91,6 +134,7 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Wor
     if stored:
         _check_stored(spec)
     encoder = spec.backend(spec, options.weights, options.seed).to(options.device)
+    output = asked_for(encoder, options, catalog)
     provenance = Provenance(
         dataset=catalog.dataset,
         recipe=encoder.recipe()
@@ -99,22 +143,23 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Wor
             "decoder": options.decoder if spec.modality == "video" and not stored else None,
             "precision": options.precision,
         }
-        | ({"stored": "lmdb"} if stored else {}),
+        | ({"stored": "lmdb"} if stored else {})
+        | dict(output.recipe),
         weights_sha256=encoder.weights_sha256,
         libraries=library_versions(LIBRARIES),
         command=options.command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    options.out.mkdir(parents=True, exist_ok=True)
     named = f"{spec.name}-microlens" if spec.faults else spec.name
-    target = options.out / feature_name(catalog.dataset, named, provenance.fingerprint)
+    target = options.out / feature_name(catalog.dataset, named + output.mark, provenance.fingerprint)
     wanted = Wanted([item.id for item in catalog.items], [stamp(item, spec.modality) for item in catalog.items])
     job = FeatureJob(target, provenance, wanted, retry_failed=options.retry_failed)
-    if options.batch_size == AUTO and not job.unchanged:
-        options = replace(options, batch_size=settled_batch_size(encoder, options, job.folder))
-    if options.compile:
-        encoder.compile()
-    return Work(encoder, job, options)
+    if catalog.partial and job.others:
+        raise ConfigError(
+            f"{target} holds {len(job.others)} items that --items leaves out, first {job.others[0]!r}; name them too, "
+            "or choose another --out"
+        )
+    return Work(encoder, job, options, output)
 
 
 def _asked_for(spec: EncoderSpec, options: ExtractOptions) -> EncoderSpec:

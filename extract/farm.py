@@ -21,7 +21,7 @@ import torch
 from extract.catalog import Catalog
 from extract.encoder import EncoderSpec
 from extract.encoders import get_encoder
-from extract.extractor import finish, prepare_all, report
+from extract.extractor import Tell, finish, prepare_all, report
 from extract.options import ExtractOptions, ExtractReport
 from extract.sharding import Progress, Work, claims_of, run_shards
 from features.errors import ConfigError, FreezeframeError
@@ -54,18 +54,24 @@ def _specs(order: Order) -> list[EncoderSpec]:
     return [get_encoder(name) for name in order.encoders]
 
 
-def extract_locally(order: Order, processes: int, *, progress: Progress | None = None) -> list[ExtractReport]:
+def extract_locally(
+    order: Order, processes: int, *, progress: Progress | None = None, tell: Tell | None = None
+) -> list[ExtractReport]:
     """Extract with several processes of this machine, each on a GPU of its own where there are several.
 
     A process that dies is replaced a few times; what is left in the end is made here. Raises as `extract_all`.
     """
     if processes < 1:
         raise ConfigError(f"--processes is {processes}; give at least 1")
-    return extract_by(order, lambda busy: _supervise(order, processes, busy, progress), progress=progress)
+    return extract_by(order, lambda busy: _supervise(order, processes, busy, progress), progress=progress, tell=tell)
 
 
 def extract_by(
-    order: Order, supervise: Callable[[list[Work]], None], *, progress: Progress | None = None
+    order: Order,
+    supervise: Callable[[list[Work]], None],
+    *,
+    progress: Progress | None = None,
+    tell: Tell | None = None,
 ) -> list[ExtractReport]:
     """Extract with whatever workers `supervise` runs, then make what they left, and merge.
 
@@ -74,11 +80,12 @@ def extract_by(
         supervise: runs workers that call `work(order)`; gets the encoders with work to do, returns when no worker is
             left, however they ended.
         progress: as in `extract_all`.
+        tell: as in `extract_all`.
 
     Raises:
         As `extract_all`.
     """
-    works = prepare_all(order.catalog, _specs(order), order.options)
+    works = prepare_all(order.catalog, _specs(order), order.options, tell=tell)
     busy = [work for work in works if not work.job.unchanged]
     before = {work: len(work.job.pending) for work in busy}
     if busy:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from extract.extractor import Tell
 from extract.farm import PATIENCE, POLL_S, Order, extract_by, rows_made, work
 from extract.options import ExtractReport
 from extract.sharding import Progress, Work
@@ -22,7 +23,12 @@ STORE_BYTES = 80 * 2**20  # of Ray's object store, the least it takes; nothing g
 
 
 def extract_on_ray(
-    order: Order, processes: int, *, address: str = "", progress: Progress | None = None
+    order: Order,
+    processes: int,
+    *,
+    address: str = "",
+    progress: Progress | None = None,
+    tell: Tell | None = None,
 ) -> list[ExtractReport]:
     """Extract with Ray tasks, each on a GPU of its own where the device is CUDA.
 
@@ -31,6 +37,7 @@ def extract_on_ray(
         processes: how many tasks; Ray starts as many at a time as the cluster has cores, or GPUs, for.
         address: of a running cluster ("auto": the one this machine belongs to); "" starts one on this machine.
         progress: as in `extract_all`.
+        tell: as in `extract_all`.
 
     Raises:
         ConfigError: Ray is not installed, the cluster is not there, or it has no GPU where one is asked for.
@@ -55,7 +62,7 @@ def extract_on_ray(
                 for reference in done:
                     _outlived(ray, reference)
 
-        return extract_by(order, supervise, progress=progress)
+        return extract_by(order, supervise, progress=progress, tell=tell)
     finally:
         ray.shutdown()
 

@@ -22,7 +22,7 @@ CPU_BATCH = 16
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """How to extract. Weights, seed, dtype, frames, decoder and precision change the numbers: they are in the recipe.
+    """How to extract. Weights, seed, dtype, frames, decoder, precision, faults, top_blocks, layers make a recipe.
 
     Batch size, workers, threads, device and `compile` leave the numbers alone but for the last bits of a float32.
 
@@ -41,6 +41,8 @@ class ExtractOptions:
         decode: what opening one file may cost.
         device: where to encode, as torch names it.
         max_failed: share of items without a vector, in [0, 1], above which no feature file is written.
+        top_blocks: T: store the activations below the last T blocks instead of vectors (extract/split.py).
+        layers: block numbers from 1, or 'all': store what these blocks give, pooled, instead of vectors.
         faults: names in `extract.faults.FAULTS`, or 'microlens' for all that concern an encoder.
         retry_failed: make rows again that failed in the finished file.
         stale_s: seconds without a sign of life after which a worker of a farm counts as dead.
@@ -61,6 +63,8 @@ class ExtractOptions:
     decode: Limits = field(default_factory=Limits)
     device: str = "cpu"
     max_failed: float = 0.05
+    top_blocks: int | None = None
+    layers: tuple[int, ...] | Literal["all"] | None = None
     faults: tuple[str, ...] = ()
     retry_failed: bool = False
     stale_s: float = 300.0
@@ -73,6 +77,8 @@ class ExtractOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it needs to be at least 1")
         if not 0 <= self.max_failed <= 1:
             raise ConfigError(f"max_failed is {self.max_failed}; it is a share of all items, from 0 to 1")
+        if self.top_blocks is not None and self.layers is not None:
+            raise ConfigError("--top-blocks and --layers each say what is stored; give one of them")
         disk_type(self.dtype)
         if self.precision not in get_args(Precision):
             raise ConfigError(f"precision is {self.precision!r}; the encoder runs in 'float32', 'bf16' or 'fp16'")

@@ -19,6 +19,7 @@ from extract.batches import Feeder
 from extract.catalog import Catalog, Modality
 from extract.encoder import Encoder
 from extract.options import ExtractOptions
+from extract.outputs import Output
 from extract.reading import Request, Source, read_ahead
 from features.claims import Claims
 from features.shards import FeatureJob
@@ -28,11 +29,12 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """One encoder's part of a run: what it encodes with, into what, and the time it took."""
+    """One encoder's part of a run: what it encodes with, what it stores where, and the time it took."""
 
     encoder: Encoder
     job: FeatureJob
     options: ExtractOptions
+    output: Output
     seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "encode": 0.0, "write": 0.0})
 
     @property
@@ -154,7 +156,7 @@ def extract_shard(shard: Shard) -> Iterator[tuple[int, bool]]:
     if not shard.tasks:
         return
     options = shard.tasks[0].takers[0].options
-    feeders = {work: Feeder(work.encoder, work.options) for work in shard.works}
+    feeders = {work: Feeder(work.encoder, work.options, work.output) for work in shard.works}
     made = 0
     with _full_precision(options.device), closing(read_ahead((t.request for t in shard.tasks), options)) as sources:
         for task in shard.tasks:

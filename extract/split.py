@@ -7,7 +7,7 @@ composition against the library's forward for every encoder and every cut. Betwe
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
@@ -33,11 +33,13 @@ class Parts:
     Attributes:
         steps: each block of the encoder inside a step of its own.
         channels: the dimension of a map that holds its features.
+        pool: (B, F) of the state behind a block, as the encoder pools its last one; None where that fits no other.
         context: tokens that a title model always sees; 0: as many as the longest title of the batch has.
     """
 
     steps: tuple[nn.Module, ...]
     channels: int = 1
+    pool: Callable[[Any], Tensor] | None = None
     context: int = 0
 
 
@@ -229,7 +231,7 @@ def places(encoder: Encoder, steps: Sequence[nn.Module]) -> list[int]:
 
 
 def _packing(encoder: Encoder, parts: Parts, cut: int, tokens: int | None) -> Packing:
-    state = _state(encoder, parts.steps[:cut])
+    state = probe(encoder, nn.Sequential(*parts.steps[:cut]))
     if isinstance(state, Tokens | Words):
         limit = getattr(encoder.spec.inputs, "max_tokens", 0)
         width = 1 if isinstance(state, Tokens) else state.states.shape[-1]
@@ -243,9 +245,8 @@ def _packing(encoder: Encoder, parts: Parts, cut: int, tokens: int | None) -> Pa
     return OneTensor(inner, channels, tuple(constants) if isinstance(state, tuple) else None)
 
 
-def _state(encoder: Encoder, steps: Sequence[nn.Module]) -> Any:
-    """Return what stands between the halves for one item: of pixels without computing, for the shapes alone."""
-    run = nn.Sequential(*steps)
+def probe(encoder: Encoder, run: Callable[[Batch], Any]) -> Any:
+    """Return what `run` makes of one item: of pixels without computing, for the shapes alone."""
     spec = encoder.spec
     device = next(encoder.model.parameters()).device
     if encoder.tokenizer is not None:

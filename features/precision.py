@@ -15,6 +15,7 @@ from features.errors import ConfigError
 
 DiskType = Literal["float16", "float32", "int8"]
 DISK_TYPES: dict[str, np.dtype[Any]] = {name: np.dtype(name) for name in ("float16", "float32", "int8")}
+BLOCK = 2**23  # numbers whose error is computed at once
 LEVELS = 127  # int8 is used symmetrically, from -127 to 127
 # Below it float32 loses digits, and numbers divided by it would not be right.
 SMALLEST_SCALE = np.finfo(np.float32).tiny
@@ -102,13 +103,16 @@ def cosine_error(original: NDArray[Any], stored: Stored) -> NDArray[np.float32]:
     if stored.values.dtype == original.dtype:
         errors[good] = 0
         return errors
-    scales = None if stored.scales is None else stored.scales[good]
-    before, zero_before = _units(original[good])
-    after, zero_after = _units(to_float32(stored.values[good], scales))
-    # half the squared distance of unit vectors: 1 - dot would lose the small figures that matter here
-    errors[good] = np.where(
-        zero_before | zero_after, zero_before ^ zero_after, np.square(after - before).sum(axis=1) / 2
-    )
+    at_once = max(1, BLOCK // max(1, int(np.prod(original.shape[1:]))))  # in float64: rows of activations are large
+    for start in range(0, len(good), at_once):
+        rows = good[start : start + at_once]
+        scales = None if stored.scales is None else stored.scales[rows]
+        before, zero_before = _units(original[rows])
+        after, zero_after = _units(to_float32(stored.values[rows], scales))
+        # half the squared distance of unit vectors: 1 - dot would lose the small figures that matter here
+        errors[rows] = np.where(
+            zero_before | zero_after, zero_before ^ zero_after, np.square(after - before).sum(axis=1) / 2
+        )
     return errors
 
 

@@ -143,7 +143,7 @@ def read_ids(path: Path) -> list[str]:
                 return _mapped(path, list(csv.DictReader(handle, delimiter="\t")))
             lines = handle.read().split("\n")  # not splitlines: ids may hold odd Unicode line ends
     except (OSError, UnicodeDecodeError, csv.Error) as error:
-        raise StoreError(f"ids cannot be read from {path} ({error}); give 'row+1' or a file of ids") from error
+        raise StoreError(f"ids cannot be read from {path} ({error}); give a file with one id per line") from error
     return [line.removesuffix("\r") for line in (lines[:-1] if lines[-1] == "" else lines)]
 
 

@@ -54,6 +54,9 @@ class FeatureJob:
         provenance: recipe, dataset and versions; parts of another recipe or dataset are refused.
         wanted: the rows to end up with.
         retry_failed: make FAILED rows of earlier runs again; otherwise they stand until their source changes.
+
+    Attributes:
+        others: ids of rows made earlier that are not wanted now; `finish` drops them.
     """
 
     def __init__(self, target: Path, provenance: Provenance, wanted: Wanted, *, retry_failed: bool = False) -> None:
@@ -64,9 +67,11 @@ class FeatureJob:
         self._made = FeatureFile(target, dataset=provenance.dataset) if target.exists() else None
         self._current: dict[str, FeatureFile] = {}
         stamps = dict(zip(wanted.ids, wanted.stamps, strict=True))
+        self.others: list[str] = []
         for part in [self._made, *self._shards()] if self._made else self._shards():
             self._check_recipe(part)
             columns, skip_failed = part.columns, retry_failed and part is self._made
+            self.others += [item for item in columns.ids if item not in stamps]
             for item, stamp, state in zip(columns.ids, columns.stamps, columns.states.tolist(), strict=True):
                 if stamps.get(item) == stamp and not (skip_failed and state == State.FAILED):
                     self._current[item] = part

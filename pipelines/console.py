@@ -44,6 +44,11 @@ def say(text: str = "") -> None:
     OUT.print(escape(text))
 
 
+def note(text: str) -> None:
+    """Print one line on standard error, where standard output is for machines."""
+    ERR.print(escape(text))
+
+
 def warn(text: str) -> None:
     """Print a warning on standard error."""
     ERR.print(f"warning: {escape(text)}", style="yellow")

@@ -8,18 +8,21 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import cast
 
 from extract.catalog import Catalog, build_catalog, media_ids, natural_key
 from extract.encoder import EncoderSpec
 from extract.encoders import get_encoder
-from extract.extractor import extract_all
+from extract.extractor import Tell, extract_all
 from extract.farm import Order, extract_locally, slurm_script, work
 from extract.frames import parse_frame_policy
+from extract.layers import parse_layers
 from extract.options import ExtractOptions, ExtractReport, Precision
 from extract.sandbox import Limits
 from features.errors import ConfigError
 from features.precision import DiskType
-from pipelines.console import print_json, progress, say, table, warn
+from features.published import read_ids
+from pipelines.console import note, print_json, progress, say, table, warn
 from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.experiment import resolve_device
 
@@ -44,6 +47,7 @@ def extract_with_bar(
     processes: int = 1,
     ray: bool = False,
     address: str = "",
+    tell: Tell | None = None,
 ) -> list[ExtractReport]:
     """Run the encoders over the catalog in one pass, with a progress bar."""
     with progress(f"extract {', '.join(spec.name for spec in specs)}") as advance:
@@ -51,11 +55,11 @@ def extract_with_bar(
             from extract.farm_ray import extract_on_ray
 
             order = Order(catalog, tuple(spec.name for spec in specs), options)
-            return extract_on_ray(order, processes, address=address, progress=advance)
+            return extract_on_ray(order, processes, address=address, progress=advance, tell=tell)
         if processes == 1:
-            return extract_all(catalog, specs, options, progress=advance)
+            return extract_all(catalog, specs, options, progress=advance, tell=tell)
         order = Order(catalog, tuple(spec.name for spec in specs), options)
-        return extract_locally(order, processes, progress=advance)
+        return extract_locally(order, processes, progress=advance, tell=tell)
 
 
 def _be_worker(order: Order) -> None:
@@ -79,6 +83,13 @@ def _faults(recipe: str, faults: str | None) -> tuple[str, ...]:
     return (
         ("microlens",) if recipe == "microlens" else tuple(name.strip() for name in (faults or "").split(",") if name)
     )
+
+
+def _dtype(name: str, top_blocks: int | None) -> DiskType:
+    """Return the type on disk: what is trained on as if it were computed is not rounded unless somebody says so."""
+    if name == "auto":
+        return "float16" if top_blocks is None else "float32"
+    return cast(DiskType, name)  # ExtractOptions refuses others
 
 
 def _without_engine(words: Sequence[str]) -> list[str]:
@@ -106,8 +117,11 @@ def run_extract(
     recipe: str,
     faults: str | None,
     frames: str | None,
+    top_blocks: int | None,
+    layers: str | None,
+    items: Path | None,
     decoder: str,
-    dtype: DiskType,
+    dtype: str,
     precision: Precision,
     compiled: bool,
     decode_seconds: float,
@@ -130,7 +144,9 @@ def run_extract(
         out=out,
         weights=weights,
         seed=seed,
-        dtype=dtype,
+        dtype=_dtype(dtype, top_blocks),
+        top_blocks=top_blocks,
+        layers=parse_layers(layers) if layers is not None else None,
         frames=parse_frame_policy(frames) if frames else None,
         decoder=decoder,
         precision=precision,
@@ -153,12 +169,22 @@ def run_extract(
         say(dataset.layout)
     dataset = replace(dataset, videos=videos or dataset.videos, covers=covers or dataset.covers)
     catalog = dataset_catalog(dataset)
+    if items is not None:
+        catalog = catalog.only([item for item in dict.fromkeys(read_ids(items)) if item])
     if engine == "worker":
         _be_worker(Order(catalog, tuple(spec.name for spec in specs), options))
         return
     if ray_address and engine != "ray":
         raise ConfigError(f"--ray-address {ray_address} is for --engine ray, not for --engine {engine}")
-    reports = extract_with_bar(catalog, specs, options, processes=processes, ray=engine == "ray", address=ray_address)
+    reports = extract_with_bar(
+        catalog,
+        specs,
+        options,
+        processes=processes,
+        ray=engine == "ray",
+        address=ray_address,
+        tell=note if json else say,
+    )
     if json:
         print_json([asdict(report) | {"path": str(report.path)} for report in reports])
     else:

@@ -15,6 +15,7 @@ from extract.encoder import Batch
 from extract.encoders import ENCODERS
 from extract.extractor import extract
 from extract.options import AUTO, CPU_BATCH, ExtractOptions
+from extract.outputs import activation_output, vector_output
 from features.errors import ConfigError
 from features.store import FeatureFile
 from run_pipeline import main
@@ -49,7 +50,7 @@ def test_it_is_found_once_and_kept_for_restarts_and_other_workers(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     encoder = SPEC.backend(SPEC, "random", 0)
-    monkeypatch.setattr(batch_size, "_try", lambda _, __, count: count <= 64)
+    monkeypatch.setattr(batch_size, "_try", lambda *given: given[-1] <= 64)
     assert settled_batch_size(encoder, on_gpu(tmp_path), tmp_path / "shards") == 32
     monkeypatch.setattr(batch_size, "_try", lambda *_: pytest.fail("tried again"))
     assert settled_batch_size(encoder, on_gpu(tmp_path), tmp_path / "shards") == 32
@@ -73,7 +74,14 @@ def test_a_trial_is_a_batch_like_the_real_ones(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(encoder, "forward", forward)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     options = replace(ExtractOptions(tmp_path, weights="random"), batch_size=AUTO)
-    assert [batch_size._try(encoder, options, count) for count in (8, 16, 32)] == [True, True, False]
+    assert [batch_size._try(encoder, vector_output(encoder), options, count) for count in (8, 16, 32)] == [
+        True,
+        True,
+        False,
+    ]
+    # a prefix keeps no more tokens than the longest title of the catalog
+    cut = activation_output(encoder, 1, 8)
+    assert batch_size._try(encoder, cut, options, 8)
     assert sizes == [8, 16, 32]
 
 

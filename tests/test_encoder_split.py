@@ -16,6 +16,7 @@ from features.errors import ConfigError
 from tests.test_encoders import BLOCKS, FULL, TINY, batch, build, encode, save_bert
 
 DEEP = [pytest.param(name, marks=pytest.mark.slow) if BLOCKS[name] > 20 else name for name in TINY]
+pytestmark = pytest.mark.filterwarnings("ignore:'saved_variables' is deprecated:DeprecationWarning")  # pytorchvideo
 VISUAL = [name for name in TINY if ENCODERS[name].modality != "title"]
 
 

@@ -24,6 +24,7 @@ from extract.encoders import ENCODERS
 from extract.extractor import _unpinned, extract, feature_name
 from extract.frames import parse_frame_policy
 from extract.options import ExtractOptions, ExtractReport
+from extract.outputs import vector_output
 from extract.preprocess import preprocess
 from extract.sharding import Work
 from features.errors import ConfigError, MediaError
@@ -407,5 +408,6 @@ def test_weights_without_a_fixed_revision_are_told(tmp_path: Path) -> None:
     for name, told in (("swin-t", True), ("vit-base", False)):
         encoder.spec = replace(spec, weights=ENCODERS[name].weights)
         for weights in ("pretrained", "a/folder"):
-            warning = _unpinned(Work(encoder, None, ExtractOptions(tmp_path, weights=weights)))  # type: ignore[arg-type]
+            run = ExtractOptions(tmp_path, weights=weights)
+            warning = _unpinned(Work(encoder, None, run, vector_output(encoder)))  # type: ignore[arg-type]
             assert ("newest, by no fixed revision" in warning) == (told and weights == "pretrained")

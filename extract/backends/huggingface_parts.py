@@ -18,7 +18,8 @@ BERT_LIKE = ("BertModel", "RobertaModel", "XLMRobertaModel")  # layers take stat
 def video_parts(model: Any) -> Parts:
     """Return the steps of VideoMAE; without a final norm where the fault 'no-last-norm' took it."""
     norm = nn.Identity() if model.layernorm is None else model.layernorm
-    return Parts((_Unmasked(model.embeddings), *model.encoder.layer, norm, _MeanToken()))
+    end = _MeanToken()
+    return Parts((_Unmasked(model.embeddings), *model.encoder.layer, norm, end), pool=end)
 
 
 def image_parts(model: nn.Module) -> Callable[[Any], Parts]:
@@ -31,10 +32,13 @@ def text_parts(model: Any, pooling: str) -> Callable[[Any], Parts] | None:
     """Return what takes a text model apart; None for families whose layers are called in another way."""
     if type(model).__name__ not in BERT_LIKE or model.config.is_decoder:
         return None
-    end = {"cls": _FirstToken, "masked mean": _MaskedMean}[pooling]
-    return lambda bert: Parts(
-        (_WordTokens(bert.embeddings), *(_MaskedBlock(block, bert.config) for block in bert.encoder.layer), end())
-    )
+    end = {"cls": _FirstToken, "masked mean": _MaskedMean}[pooling]()
+
+    def parts(bert: Any) -> Parts:
+        blocks = (_MaskedBlock(block, bert.config) for block in bert.encoder.layer)
+        return Parts((_WordTokens(bert.embeddings), *blocks, end), pool=end)
+
+    return parts
 
 
 def shuffle_noise(model: Any, images: Tensor) -> Tensor:
@@ -55,18 +59,22 @@ def masked_mean(states: Tensor, mask: Tensor) -> Tensor:
 
 
 def _vit_parts(model: Any) -> Parts:
-    return Parts((model.embeddings, *model.layers, model.layernorm, _ClassToken()))
+    end = _ClassToken()
+    return Parts((model.embeddings, *model.layers, model.layernorm, end), pool=end)
 
 
 def _mae_parts(model: Any) -> Parts:
-    return Parts((_Ordered(model), *model.layers, model.layernorm, _ClassToken()))
+    end = _ClassToken()
+    return Parts((_Ordered(model), *model.layers, model.layernorm, end), pool=end)
 
 
 def _beit_parts(model: Any) -> Parts:
     if model.shared_position_bias is not None:
         raise ConfigError("a BEiT with one position bias for all blocks cannot be cut; use one with a bias per block")
+    mean = model.pooler.layernorm is not None
     blocks = (_BeitBlock(block) for block in model.layers)
-    return Parts((_BeitTokens(model.embeddings), *blocks, _FirstOf(), model.layernorm, model.pooler))
+    steps = (_BeitTokens(model.embeddings), *blocks, _FirstOf(), model.layernorm, model.pooler)
+    return Parts(steps, pool=lambda state: state[0][:, 1:].mean(dim=1) if mean else state[0][:, 0])
 
 
 def keep_positions(beit: Any) -> None:
@@ -87,7 +95,8 @@ def _swin_parts(model: Any) -> Parts:
         steps += [_SwinBlock(block) for block in stage.blocks]
         if stage.downsample is not None:
             steps.append(_SwinMerge(stage.downsample))
-    return Parts((*steps, _FirstOf(), model.layernorm, _Transposed(), model.pooler, nn.Flatten()))
+    end = (_FirstOf(), model.layernorm, _Transposed(), model.pooler, nn.Flatten())
+    return Parts((*steps, *end), pool=lambda state: state[0].mean(dim=1))
 
 
 class _Inner(nn.Module):

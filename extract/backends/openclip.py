@@ -154,13 +154,18 @@ class _ProjectedEnd(nn.Module):
         self.norm, self.projection = model.ln_final, model.text_projection
 
     def forward(self, words: Words) -> Tensor:
-        rows = torch.arange(len(words.states), device=words.states.device)
-        features: Tensor = self.norm(words.states)[rows, words.mask.sum(dim=1) - 1] @ self.projection
+        features: Tensor = _end(Words(self.norm(words.states), words.mask)) @ self.projection
         return features
 
 
+def _end(words: Words) -> Tensor:
+    rows = torch.arange(len(words.states), device=words.states.device)
+    return words.states[rows, words.mask.sum(dim=1) - 1]
+
+
 def _vision_parts(tower: Any) -> Parts:
-    return Parts((_Patches(tower), *tower.transformer.resblocks, _ProjectedClass(tower)))
+    steps = (_Patches(tower), *tower.transformer.resblocks, _ProjectedClass(tower))
+    return Parts(steps, pool=lambda tokens: tokens[:, 0])
 
 
 def _resnet_parts(tower: Any) -> Parts:
@@ -171,4 +176,4 @@ def _resnet_parts(tower: Any) -> Parts:
 
 def _text_parts(model: Any) -> Parts:
     blocks = (_CausalBlock(block, model.attn_mask) for block in model.transformer.resblocks)
-    return Parts((_WordTokens(model), *blocks, _ProjectedEnd(model)), context=model.context_length)
+    return Parts((_WordTokens(model), *blocks, _ProjectedEnd(model)), pool=_end, context=model.context_length)

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from extract.backends.torchvision_zoo import TimeInside
+from extract.backends.torchvision_zoo import TimeInside, mean_of_map
 from extract.encoder import Encoder, EncoderSpec
 from extract.split import Parts
 from extract.weights import load_strict, local_path, no_download, no_pretrained, read_state, seeded
@@ -180,16 +180,19 @@ class _First(nn.Module):
 
 
 def _slowfast_parts(model: Any) -> Parts:
-    return Parts((_TwoPaths(), *model.blocks))
+    return Parts(
+        (_TwoPaths(), *model.blocks), pool=lambda paths: torch.cat([mean_of_map(path) for path in paths], dim=1)
+    )
 
 
 def _net_parts(model: Any) -> Parts:
     steps: list[nn.Module] = []
     for stage in model.blocks:
         steps += getattr(stage, "res_blocks", [stage])
-    return Parts((TimeInside(), *steps))
+    return Parts((TimeInside(), *steps), pool=mean_of_map)
 
 
 def _mvit_parts(model: Any) -> Parts:
     end = [step for step in (model.norm_embed, model.head) if step is not None]
-    return Parts((TimeInside(), _Tokens3D(model), *map(_PoolingBlock, model.blocks), _First(), *end))
+    blocks = map(_PoolingBlock, model.blocks)
+    return Parts((TimeInside(), _Tokens3D(model), *blocks, _First(), *end), pool=lambda state: state[0][:, 0])

@@ -98,12 +98,12 @@ class _ChannelsFirst(nn.Module):
 def _resnet_parts(model: Any) -> Parts:
     stages = (*model.layer1, *model.layer2, *model.layer3, *model.layer4)
     stem = (model.conv1, model.bn1, model.relu, model.maxpool)
-    return Parts((*stem, *stages, model.avgpool, nn.Flatten(), model.fc))
+    return Parts((*stem, *stages, model.avgpool, nn.Flatten(), model.fc), pool=mean_of_map)
 
 
 def _r3d_parts(model: Any) -> Parts:
     stages = (*model.layer1, *model.layer2, *model.layer3, *model.layer4)
-    return Parts((TimeInside(), model.stem, *stages, model.avgpool, nn.Flatten(), model.fc))
+    return Parts((TimeInside(), model.stem, *stages, model.avgpool, nn.Flatten(), model.fc), pool=mean_of_map)
 
 
 def _swin3d_parts(model: Any) -> Parts:
@@ -111,7 +111,12 @@ def _swin3d_parts(model: Any) -> Parts:
     for stage in model.features:  # blocks, or the merging of patches between two stages
         steps += stage if isinstance(stage, nn.Sequential) else [stage]
     end = (model.norm, _ChannelsFirst(), model.avgpool, nn.Flatten(), model.head)
-    return Parts((*steps, *end), channels=-1)
+    return Parts((*steps, *end), channels=-1, pool=lambda maps: maps.mean(dim=(1, 2, 3)))
+
+
+def mean_of_map(maps: Tensor) -> Tensor:
+    """Return (B, C) of maps (B, C, ...)."""
+    return maps.flatten(2).mean(dim=2)
 
 
 def _state(spec: EncoderSpec, weights: str) -> tuple[dict[str, Tensor], str]:
