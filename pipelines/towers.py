@@ -103,10 +103,11 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
     place = _activations_of(name, items, files)
     file, made = files[place], files[place].provenance.recipe
     kept = made["top_blocks"]
-    if kept != "all" and (items.top_blocks == "all" or items.top_blocks > kept):
+    if items.top_blocks == "all" or items.top_blocks > kept:
+        deeper = "kind 'e2e'" if items.top_blocks == "all" else f"`extract --top-blocks {items.top_blocks}`"
         raise ConfigError(
-            f"items.top_blocks is {items.top_blocks}, but {file.path} was cut below the last {kept} blocks of "
-            f"{name!r}; use at most {kept}, or extract with --top-blocks {items.top_blocks}"
+            f"items.top_blocks is {items.top_blocks}, but {file.path} holds what stands below the last {kept} blocks "
+            f"of {name!r}; use at most {kept}, or {deeper}"
         )
     encoder = _encoder_of(name, file, items.weights)
     prefix, module = encoder.split(kept, tokens=made.get("tokens"))
