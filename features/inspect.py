@@ -151,7 +151,9 @@ def _verdict(file: FeatureFile, numbers: dict[str, Any]) -> str:
         return "unusable: no item has a vector; mend the sources (`inspect` lists the reasons) and extract again"
     if numbers["rows_not_finite"]:
         return f"unusable: {numbers['rows_not_finite']} rows hold NaN or infinity; extract or import them again"
-    doubts = [*_row_doubts(numbers, done, every), *_sample_doubts(numbers, file)]
+    doubts = _row_doubts(numbers, done, every)
+    if len(file.shape) == 2:  # activations are padded, and alike at equal positions, and nobody compares items by them
+        doubts += [*_column_doubts(numbers, done), *_sample_doubts(numbers, file)]
     error = file.cosine_error
     if error is not None and (error.mean > MOST_ROUNDED[0] or error.max > MOST_ROUNDED[1]):
         doubts.append(
@@ -161,12 +163,14 @@ def _verdict(file: FeatureFile, numbers: dict[str, Any]) -> str:
     return f"look at it: {'; '.join(doubts)}" if doubts else f"sound: {done} of {every} items have a vector"
 
 
+def _column_doubts(numbers: dict[str, Any], done: int) -> list[str]:
+    if done < 2 or numbers["constant_columns"] <= MOST_CONSTANT:
+        return []
+    return [f"{numbers['constant_columns']:.0%} of the columns are constant (check the weights and the preprocessing)"]
+
+
 def _row_doubts(numbers: dict[str, Any], done: int, every: int) -> list[str]:
     doubts = []
-    if done > 1 and numbers["constant_columns"] > MOST_CONSTANT:
-        doubts.append(
-            f"{numbers['constant_columns']:.0%} of the columns are constant (check the weights and the preprocessing)"
-        )
     if numbers["zero_rows"]:
         doubts.append(f"{numbers['zero_rows']} rows are all zero (check their sources, or extract them again)")
     if numbers["duplicate_rows"] > MOST_REPEATED * done:

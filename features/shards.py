@@ -67,14 +67,15 @@ class FeatureJob:
         self._made = FeatureFile(target, dataset=provenance.dataset) if target.exists() else None
         self._current: dict[str, FeatureFile] = {}
         stamps = dict(zip(wanted.ids, wanted.stamps, strict=True))
-        self.others: list[str] = []
+        others: dict[str, None] = {}
         for part in [self._made, *self._shards()] if self._made else self._shards():
             self._check_recipe(part)
             columns, skip_failed = part.columns, retry_failed and part is self._made
-            self.others += [item for item in columns.ids if item not in stamps]
+            others |= dict.fromkeys(item for item in columns.ids if item not in stamps)
             for item, stamp, state in zip(columns.ids, columns.stamps, columns.states.tolist(), strict=True):
                 if stamps.get(item) == stamp and not (skip_failed and state == State.FAILED):
                     self._current[item] = part
+        self.others = list(others)
 
     def _shards(self) -> list[FeatureFile]:
         """Return the shards that count; drop records of the others, so that their rows are simply made again."""

@@ -206,6 +206,14 @@ def test_only_the_items_asked_for(tmp_path: Path, catalog: Catalog) -> None:
         catalog.only([])
 
 
+def test_half_precision_is_another_recipe(tmp_path: Path, catalog: Catalog) -> None:
+    spec = ENCODERS["clip-tiny-image"]
+    whole, half = (extract(catalog, spec, options(tmp_path, precision=kind)) for kind in ("float32", "bf16"))
+    assert whole.path != half.path
+    difference = np.abs(rows(whole) - rows(half)).max()
+    assert 0 < difference < 0.1 * np.abs(rows(whole)).max()
+
+
 def test_command_line(tmp_path: Path, catalog: Catalog, capsys: pytest.CaptureFixture[str]) -> None:
     cover = catalog.items[0].cover
     assert isinstance(cover, Path)

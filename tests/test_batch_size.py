@@ -74,11 +74,8 @@ def test_a_trial_is_a_batch_like_the_real_ones(name: str, monkeypatch: pytest.Mo
     monkeypatch.setattr(encoder, "forward", forward)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda: None)
     options = replace(ExtractOptions(tmp_path, weights="random"), batch_size=AUTO)
-    assert [batch_size._try(encoder, vector_output(encoder), options, count) for count in (8, 16, 32)] == [
-        True,
-        True,
-        False,
-    ]
+    fits = [batch_size._try(encoder, vector_output(encoder), options, count) for count in (8, 16, 32)]
+    assert fits == [True, True, False]
     # a prefix keeps no more tokens than the longest title of the catalog
     cut = activation_output(encoder, 1, 8)
     assert batch_size._try(encoder, cut, options, 8)

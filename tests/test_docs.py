@@ -179,9 +179,11 @@ def test_microlens_recipe_page(here: Path) -> None:
 def test_extraction_page(here: Path) -> None:
     add_mydata(here)
     write_lmdb(here / "data" / "cover_lmdb", {str(item): jpeg(item) for item in range(1, ITEMS + 1)})
+    write(here / "trained.txt", "1\n4\n7\n")
     for arguments in commands(ROOT / "docs" / "extraction.md"):
         run(arguments, here)
-    assert len(list((here / "data" / "features").glob("mydata.*.h5"))) == 4
+    assert len(list((here / "data" / "features").glob("mydata.*.h5"))) == 8
+    assert len(list((here / "data" / "features").glob("mydata.*-top*.h5"))) == 3
 
 
 @pytest.mark.slow

@@ -42,8 +42,10 @@ def test_prefix_and_top_are_the_encoder_at_every_cut(name: str) -> None:
         activations = prefix(inputs)
         assert activations.shape == (3, *prefix.shape)
         assert activations.dtype == torch.float32
+        kept = activations.clone()
         with torch.inference_mode():
             like(top(activations), whole)
+        assert torch.equal(activations, kept)  # nothing is done in place: they may lie in a memory map
 
 
 @pytest.mark.parametrize("name", TINY)

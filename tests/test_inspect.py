@@ -43,6 +43,14 @@ def test_a_sound_file_is_called_sound(tmp_path: Path, dtype: str) -> None:
     assert (found["sampled_rows"], found["cosine_error"]["rows"]) == (199, 199)
 
 
+def test_activations_are_not_compared_as_vectors_are(tmp_path: Path) -> None:
+    padded = np.concatenate([20 + normal(100, 32).reshape(100, 4, 8), np.zeros((100, 4, 8))], axis=1)
+    assert look(tmp_path, padded)["verdict"] == "sound: 100 of 100 items have a vector"
+    assert "columns are constant" in look(tmp_path, padded.reshape(100, 64))["verdict"]
+    padded[7] = 0
+    assert "1 rows are all zero" in look(tmp_path, padded)["verdict"]
+
+
 def collapsed() -> NDArray[np.float32]:
     return 20 + normal(100, 32)
 
