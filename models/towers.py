@@ -108,7 +108,8 @@ class TowerItems(ItemRepresentation):
         if not len(distinct):
             return self.shift.new_zeros(0, self.dim)
         graph = torch.is_grad_enabled()
-        at_once = self.config.micro_batch or (len(distinct) if graph else WITHOUT_GRAPH)
+        most = len(distinct) if graph else WITHOUT_GRAPH
+        at_once = min(self.config.micro_batch or most, most)
         pieces = torch.split(distinct, at_once)
         if graph and len(pieces) > 1:
             vectors = [checkpoint(self._encode, piece, use_reentrant=False) for piece in pieces]

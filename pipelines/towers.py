@@ -76,17 +76,22 @@ def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], medi
 
 
 def load_encoder(name: str, weights: str, seed: int, frames: str | None = None, faults: Sequence[str] = ()) -> Encoder:
-    """Build an encoder; ConfigError for an unknown name or weights that cannot be had."""
-    from extract.encoders import get_encoder
-    from extract.faults import with_faults
-    from extract.frames import parse_frame_policy
+    """Build an encoder; ConfigError for an unknown name, weights that cannot be had, or a library that is absent."""
+    try:
+        from extract.encoders import get_encoder
+        from extract.faults import with_faults
+        from extract.frames import parse_frame_policy
 
-    spec = get_encoder(name)
-    if faults:
-        spec = with_faults(spec, tuple(faults))
-    if frames is not None and spec.frames is not None:
-        spec = replace(spec, frames=parse_frame_policy(frames))
-    return spec.backend(spec, weights, seed)
+        spec = get_encoder(name)
+        if faults:
+            spec = with_faults(spec, tuple(faults))
+        if frames is not None and spec.frames is not None:
+            spec = replace(spec, frames=parse_frame_policy(frames))
+        return spec.backend(spec, weights, seed)
+    except ImportError as error:
+        raise ConfigError(
+            f"encoder {name!r} needs {error.name or 'a library'}, which is not installed; pip install -e '.[extract]'"
+        ) from error
 
 
 def _end_to_end(name: str, recipe: Recipe, media: Media) -> tuple[Tower, dict[str, Any]]:

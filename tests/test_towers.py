@@ -265,6 +265,14 @@ def test_batch_norm_that_trains_is_not_run_twice(option: dict[str, Any]) -> None
         model(tower(), **option)
 
 
+def test_pieces_train_in_mixed_precision() -> None:
+    made = model(top(2), micro_batch=5)
+    config = TrainConfig(epochs=3, batch_size=32, precision="bfloat16")
+    history = fit(made, SPLIT, config, seed=0, run=None, mask="hide").history
+    assert history[-1].loss < history[0].loss
+    assert all(weight.dtype == torch.float32 for weight in trained_weights(made))
+
+
 class KilledError(Exception):
     pass
 
