@@ -13,6 +13,7 @@ from torch import nn
 
 from features.errors import ConfigError
 from features.store import FeatureFile
+from models import recommenders
 from models.representation import ItemsConfig
 from models.towers import Source, Tower
 from pipelines.activations import MappedActivations
@@ -52,7 +53,7 @@ class Towers:
 
 
 def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], media: Media) -> Towers:
-    """Load the encoders that a recipe trains; none for kinds that train none.
+    """Load the encoders that a recipe trains; none for kinds that train none, and for models without items.
 
     Args:
         recipe: its `items` name encoders, weights and T.
@@ -66,6 +67,8 @@ def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], medi
         StoreError: items without activations.
     """
     items = recipe.items
+    if not recommenders()[recipe.model.name].uses_items:
+        return Towers()
     if items.kind == "e2e":
         made = [_end_to_end(name, recipe, media) for name in items.encoders]
     elif items.kind == "top":

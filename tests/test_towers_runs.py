@@ -11,16 +11,18 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint
 
 from extract.encoder import Encoder
 from features.errors import ConfigError, StoreError
 from features.provenance import Provenance
 from features.store import FeatureFile, FeatureRows, State, write_features
+from models import towers
 from pipelines.activations import MappedActivations
 from pipelines.config import build_recipe, load_recipe
-from pipelines.experiment import load_data, open_features, open_run, run_recipe
+from pipelines.experiment import build_model, load_data, open_features, open_run, run_recipe
 from pipelines.media import TitleTokens, media_of
-from pipelines.towers import Media, load_encoder
+from pipelines.towers import Media, load_encoder, open_towers
 from tests.checkerboard import InMemory
 from tests.small import ITEMS, item_ids, plain_recipe, recipe, small_dataset, write, write_vectors
 from tests.test_encoders import batch
@@ -139,6 +141,30 @@ def test_one_recipe_takes_every_kind(data: Path, tmp_path: Path) -> None:
     assert parts["top"]["items.tower"]["trained"] == inside
     assert 0 < parts["top"]["items.tower"]["frozen"] < whole - inside  # the block between, not the embeddings
     assert {kind: part["model"] for kind, part in parts.items()} == dict.fromkeys(parts, parts["id"]["model"])
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "videomae-tiny", "swin-tiny", "clip-tiny-image"])
+def test_blocks_of_the_libraries_are_made_again(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = load_data(recipe(data).data).split
+    runs: list[Any] = []
+    monkeypatch.setattr(towers, "checkpoint", lambda block, *a, **k: runs.append(block) or checkpoint(block, *a, **k))
+    found = []
+    for options in ({}, {"checkpointing": True}):
+        made = recipe(data, changes("e2e", name, 2, **options))
+        model = build_model(made, split, [], {}, open_towers(made, split, [], media))
+        assert not runs
+        torch.manual_seed(0)
+        model.items(torch.arange(9)).square().sum().backward()
+        found.append([weight.grad for weight in model.items.parameters() if weight.grad is not None])
+    assert len(runs) == 2
+    assert len(found[0]) > 20
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(plain, again)
+
+
+def test_a_model_without_items_loads_no_encoder(data: Path, tmp_path: Path) -> None:
+    made = build_recipe(plain_recipe(data, changes("e2e", "resnet-tiny") | {"model": {"name": "popularity"}}))
+    assert run_recipe(made, tmp_path / "run")["test"]
 
 
 def test_a_run_opens_again_with_its_encoder(data: Path, tmp_path: Path) -> None:
