@@ -202,10 +202,8 @@ def _refuse_items(name: str, items: ItemsConfig) -> None:
     model = recommenders()[name]
     for key, value, known in (("kind", items.kind, model.takes), ("fuse", items.fuse, model.fuses)):
         if model.uses_items and value not in known:
-            why = f" ({model.refuses_towers})" if value in TOWERS else ""
-            raise ConfigError(
-                f"items.{key} is {value!r}, which {name} cannot work with{why}; it takes {', '.join(known)}"
-            )
+            why = f"{name} cannot work with" + (f" ({model.refuses_towers})" if value in TOWERS else "")
+            raise ConfigError(f"items.{key} is {value!r}, which {why}; it takes {', '.join(known)}")
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:

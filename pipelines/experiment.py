@@ -101,14 +101,14 @@ def build_model(
     towers: Towers | None = None,
 ) -> Recommender:
     """Build the recommender of a recipe with freshly initialised weights; ConfigError for impossible settings."""
-    facts = training_facts(split)
-    generator = torch.Generator().manual_seed(recipe.seed)
     vectors = _read_vectors(recipe, split, files)
     encoders = towers.towers if towers else {}
+    generator = torch.Generator().manual_seed(recipe.seed)
     try:
-        needed = recommenders()[recipe.model.name].uses_items
-        n_items = len(split.items)
-        items = build_items(recipe.items, n_items, vectors, generator, sides, encoders) if needed else None
+        items = None
+        if recommenders()[recipe.model.name].uses_items:
+            items = build_items(recipe.items, len(split.items), vectors, generator, sides, encoders)
+        facts = training_facts(split)
         return build_recommender(recipe.model.name, recipe.model.settings, items, facts, generator)
     except ValueError as error:
         raise ConfigError(f"recipe {recipe.name!r}: {error}") from error
@@ -150,12 +150,7 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Train and test a recipe in `folder`, or go on there, or return what a finished run recorded.
 
-    Args:
-        recipe: what to train.
-        folder: the run folder.
-        device: as `resolve_device` reads it.
-        data: of the recipe; read where it is not given.
-        media: what encoders of kind 'e2e' read; the dataset's own where it is not given.
+    `data` is read, and `media`, which encoders of kind 'e2e' read, are the dataset's own, where they are not given.
 
     Raises:
         ConfigError: the folder holds a run of other settings, or of data or features that have changed since.
@@ -168,8 +163,7 @@ def run_recipe(
     refuse_changes(folder, split, files, sides)
     if finished is not None:
         return finished
-    towers = open_towers(recipe, split, files, media or media_of(data.dataset, split))
-    refuse_other_encoders(folder, towers.facts)
+    towers = _open_towers(recipe, data, files, folder, media)
     model = build_model(recipe, split, files, sides, towers)
     folder.mkdir(parents=True, exist_ok=True)
     begin_record(folder, recipe, split, files, sides, towers.facts)
@@ -205,6 +199,12 @@ def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     return dict(json.loads(metrics.read_text())) if metrics.is_file() else None
 
 
+def _open_towers(recipe: Recipe, data: Data, files: Sequence[FeatureFile], folder: Path, media: Media | None) -> Towers:
+    towers = open_towers(recipe, data.split, files, media or media_of(data.dataset, data.split))
+    refuse_other_encoders(folder, towers.facts)
+    return towers
+
+
 def _test(model: Recommender, recipe: Recipe, split: Split, device: torch.device) -> Evaluation:
     options = recipe.evaluate
     return evaluate(
@@ -238,8 +238,7 @@ def open_run(folder: Path, *, device: str = "cpu", media: Media | None = None) -
     files = open_features(recipe, data.split)
     sides = side_features(recipe.items.side, data.split, data.dataset)
     refuse_changes(folder, data.split, files, sides)
-    towers = open_towers(recipe, data.split, files, media or media_of(data.dataset, data.split))
-    refuse_other_encoders(folder, towers.facts)
+    towers = _open_towers(recipe, data, files, folder, media)
     model = build_model(recipe, data.split, files, sides, towers)
     if any(parameter.requires_grad for parameter in model.parameters()):
         load_best(folder / CHECKPOINT, model)
