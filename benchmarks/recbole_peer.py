@@ -35,6 +35,7 @@ def main() -> None:
     parser.add_argument("--settings", default="{}", help="JSON of RecBole settings")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3, help="epochs timed, after one to warm up; 0: train to the end")
+    parser.add_argument("--checkpoint", help="with --rounds 0: test this file of RecBole's instead of training")
     parser.add_argument("--anomaly", choices=["shipped", "off"], default="shipped", help="autograd's anomaly mode")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -43,7 +44,10 @@ def main() -> None:
     if arguments.anomaly == "off":
         torch.autograd.set_detect_anomaly(False)
     logging.disable(logging.CRITICAL)
-    result = timed(trainer, parts, arguments.rounds) if arguments.rounds else trained(trainer, parts)
+    if arguments.rounds:
+        result = timed(trainer, parts, arguments.rounds)
+    else:
+        result = trained(trainer, parts, arguments.checkpoint)
     result["peak_mb"] = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     sys.stdout.write(json.dumps(result) + "\n")
 
@@ -106,13 +110,45 @@ def timed(trainer: Any, parts: tuple[Any, Any, Any], rounds: int) -> dict[str, A
     return {"epoch_s": epochs[1:], "evaluation_s": evaluations[1:], "median_s": statistics.median(epochs[1:])}
 
 
-def trained(trainer: Any, parts: tuple[Any, Any, Any]) -> dict[str, Any]:
-    """Train with RecBole's early stopping; return its test metrics at the best epoch."""
+def trained(trainer: Any, parts: tuple[Any, Any, Any], checkpoint: str | None) -> dict[str, Any]:
+    """Train with RecBole's early stopping, or take a checkpoint; return test metrics of the best epoch.
+
+    'test' is as RecBole ranks; 'hide', for sequential models only, with all items of a user but the target hidden.
+    """
     began = time.perf_counter()
-    trainer.fit(parts[0], parts[1], verbose=False, saved=True, show_progress=False)
+    if checkpoint is None:
+        trainer.fit(parts[0], parts[1], verbose=False, saved=True, show_progress=False)
     seconds = time.perf_counter() - began
-    test = trainer.evaluate(parts[2], load_best_model=True)
-    return {"test": {name: float(value) for name, value in test.items()}, "train_s": seconds}
+    found: dict[str, Any] = {"train_s": seconds}
+    options = {"load_best_model": True, "model_file": checkpoint}
+    found["test"] = {name: float(value) for name, value in trainer.evaluate(parts[2], **options).items()}
+    if hasattr(trainer.model, "ITEM_SEQ"):
+        hide_seen(trainer, parts)
+        found["hide"] = {name: float(value) for name, value in trainer.evaluate(parts[2], **options).items()}
+    return found
+
+
+def hide_seen(trainer: Any, parts: tuple[Any, Any, Any]) -> None:
+    """Make RecBole's ranking of a sequential model hide what the user has had, but never the target."""
+    model, ranking = trainer.model, trainer._full_sort_batch_eval
+    users, items = [], []
+    for part in parts:
+        table = part._dataset.inter_feat
+        length = table[model.ITEM_SEQ].shape[1]
+        users += [table[model.USER_ID], table[model.USER_ID].repeat_interleave(length)]
+        items += [table[model.ITEM_ID], table[model.ITEM_SEQ].flatten()]
+    pairs = torch.unique(torch.stack([torch.cat(users), torch.cat(items)]), dim=1)
+    starts = torch.searchsorted(pairs[0].contiguous(), torch.arange(int(pairs[0].max()) + 2))
+
+    def hidden(batched_data: Any) -> Any:
+        interaction, scores, positive_u, positive_i = ranking(batched_data)
+        kept = scores[positive_u, positive_i].clone()
+        for row, user in enumerate(interaction[model.USER_ID].tolist()):
+            scores[row, pairs[1, starts[user] : starts[user + 1]]] = -torch.inf
+        scores[positive_u, positive_i] = kept
+        return interaction, scores, positive_u, positive_i
+
+    trainer._full_sort_batch_eval = hidden
 
 
 if __name__ == "__main__":

@@ -6,6 +6,9 @@ The corpus has the paper's counts (arXiv 2309.15379, Table 1) and a popularity t
 and vectors of width 768, are drawn, so accuracies mean nothing here. Every recipe runs as it stands, in a process of
 its own, except for the folder, the feature file, one epoch and what `--set` says. Printed per recipe: seconds of
 training, of the validation after it and of the whole process, and its peak memory.
+
+With `--steps N` recipes whose epoch would take hours stop after N training steps, and rank 1,024 users; the seconds of
+an epoch and of a validation are then the median step times the number of steps, and are marked with a ~.
 """
 
 from __future__ import annotations
@@ -14,9 +17,12 @@ import argparse
 import json
 import os
 import platform
+import resource
+import statistics
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,6 +36,7 @@ sys.path.insert(0, str(ROOT))
 from features.provenance import Provenance
 from features.store import FeatureRows, State, write_features
 from pipelines.config import load_recipe
+from pipelines.data.split import EvalPart
 
 CLUSTERS, SHORTEST, WIDTH = 64, 5, 768
 
@@ -54,7 +61,12 @@ def main() -> None:
     parser.add_argument("--size", choices=list(SIZES), default="100k")
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="key=value", help="for all recipes")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--steps", type=int, help="train so many steps instead of an epoch")
+    parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
+    if arguments.measure:
+        measure(arguments)
+        return
     folder = arguments.out / f"synthetic-{arguments.size}"
     if not (folder / "interactions.parquet").is_file():
         write_corpus(folder, SIZES[arguments.size])
@@ -104,15 +116,23 @@ def _row(recipe: Path, folder: Path, arguments: argparse.Namespace) -> str:
     run = arguments.out / f"{loaded.name}-{arguments.size}"
     changes = [f"data.folder={folder}", "train.epochs=1"]
     changes += [f"features.{number}.path={folder / 'features.h5'}" for number in range(len(loaded.features))]
-    command = [sys.executable, str(ROOT / "run_pipeline.py"), "train", str(recipe), *arguments.overrides, *changes]
+    if arguments.steps:
+        options = ["--measure", str(recipe), "--out", str(run), "--steps", str(arguments.steps)]
+        command = [sys.executable, __file__, "-", *options, "--set", *arguments.overrides, *changes]
+    else:
+        command = [sys.executable, str(ROOT / "run_pipeline.py"), "train", str(recipe), *arguments.overrides, *changes]
+        command += ["--out", str(run)]
     began = time.perf_counter()
-    done = subprocess.run([*command, "--out", str(run), "--device", arguments.device], capture_output=True, text=True)
+    done = subprocess.run([*command, "--device", arguments.device], capture_output=True, text=True)
     seconds = time.perf_counter() - began
     changed = " ".join(arguments.overrides) or "-"
     if done.returncode:
-        return (
-            f"| {loaded.name} | {changed} | failed: {done.stderr.strip().splitlines()[-1][:200]} | | {seconds:.0f} | |"
-        )
+        last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200]
+        return f"| {loaded.name} | {changed} | failed: {last} | | {seconds:.0f} | |"
+    if arguments.steps:
+        found = json.loads(done.stdout.splitlines()[-1])
+        times = f"~{found['epoch_s']:.0f} ({found['steps']} steps) | ~{found['valid_s']:.0f}"
+        return f"| {loaded.name} | {changed} | {times} | {seconds:.0f} | {found['peak_bytes'] / 2**30:.1f} |"
     record = json.loads((run / "record.json").read_text())
     log = (run / "log.jsonl").read_text().splitlines()
     epoch = json.loads(log[-1]) if log else {"train_s": 0.0, "valid_s": record["train_s"]}
@@ -120,6 +140,54 @@ def _row(recipe: Path, folder: Path, arguments: argparse.Namespace) -> str:
     return (
         f"| {loaded.name} | {changed} | {epoch['train_s']:.0f} | {epoch['valid_s']:.1f} | {seconds:.0f} | {peak:.1f} |"
     )
+
+
+class Enough(Exception):  # noqa: N818
+    """The steps asked for are done."""
+
+
+def measure(arguments: argparse.Namespace) -> None:
+    """Train some steps and rank some users in this process; print one line of JSON."""
+    from pipelines.data.sides import side_features
+    from pipelines.evaluate import evaluate
+    from pipelines.experiment import build_model, load_data, open_features, resolve_device
+    from pipelines.train import Progress, fit
+
+    recipe, device = load_recipe(arguments.measure, arguments.overrides), resolve_device(arguments.device)
+    data = load_data(recipe.data)
+    sides = side_features(recipe.items.side, data.split, data.dataset)
+    model = build_model(recipe, data.split, open_features(recipe, data.split), sides)
+    marks = []
+    steps = 0
+
+    def mark(at: Progress) -> None:
+        nonlocal steps
+        steps = at.steps
+        marks.append(time.perf_counter())
+        if len(marks) > arguments.steps:  # the first one warms up
+            raise Enough
+
+    mask = recipe.evaluate.mask
+    with suppress(Enough):
+        fit(model, data.split, recipe.train, seed=0, run=None, mask=mask, device=device, progress=mark)
+    whole, users = data.split.valid, 1024
+    end = int(whole.seen_offsets[users])
+    bounds = whole.seen_offsets[: users + 1]
+    arrays = (whole.users, whole.items, whole.mask, whole.targets)
+    part = EvalPart(*(array[:users] for array in arrays), whole.seen[:end], bounds)
+    seconds = []
+    for _ in range(2):  # the first one propagates or encodes all items, the second shows what users alone cost
+        began = time.perf_counter()
+        evaluate(model, part, data.split.train_counts, mask=mask, device=device)
+        seconds.append(time.perf_counter() - began)
+    valid = seconds[0] + (len(whole.users) / users - 1) * seconds[1]
+    found = {
+        "epoch_s": statistics.median(np.diff(marks)) * steps,
+        "valid_s": valid,
+        "steps": steps,
+        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+    }
+    sys.stdout.write(json.dumps(found) + "\n")
 
 
 if __name__ == "__main__":

@@ -187,6 +187,8 @@ class FeatureJob:
         merge(self.target, {item: self._current[item] for item in self.wanted.ids}, self.provenance)
         self._made = FeatureFile(self.target)
         self._current = dict.fromkeys(self.wanted.ids, self._made)
+        for record in self.folder.glob("*.json"):  # first: whenever this is cut off, no record stands without its shard
+            record.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         remove_leftovers(self.target)
         return self._made

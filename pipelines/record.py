@@ -106,6 +106,7 @@ def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: tor
         "epochs": len(fitted.history),
         "train_s": fitted.seconds,
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
+        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
     }
     write_atomic(path, json.dumps(record, indent=2))
 

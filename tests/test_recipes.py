@@ -88,18 +88,19 @@ def test_a_recipe_of_the_paper_says_where_its_numbers_are_from(path: Path) -> No
 @pytest.mark.parametrize("path", GROUPS, ids=lambda path: path.stem)
 def test_every_group_loads_at_both_scales(path: Path) -> None:
     group, number = load_group(path), path.stem.replace("-", " ").capitalize()
-    assert re.fullmatch(rf"arXiv 2309\.15379, {number}(, column frozen)?", group.source)
-    full, small = plan([path], []), plan([path], ["scale=small"])
+    if "amazon" in path.stem:  # no table of a paper, and small as it is
+        full = small = plan([path], ["train.epochs=10"])
+    else:
+        assert re.fullmatch(rf"arXiv 2309\.15379, {number}(, column frozen)?", group.source)
+        full, small = plan([path], []), plan([path], ["scale=small"])
     assert [recipe.name for recipe in full.recipes] == [Path(name).stem for name in group.recipes]
     assert all(recipe.items.dim <= TWO_CORES and recipe.train.epochs <= 10 for recipe in small.recipes)
     assert full.baseline in [recipe.name for recipe in full.recipes]
 
 
-def test_every_recipe_of_the_paper_stands_in_the_group_of_its_table() -> None:
+def test_every_recipe_stands_in_the_group_of_its_table() -> None:
     members = {path: [(path.parent / name).resolve() for name in load_group(path).recipes] for path in GROUPS}
     for path in RECIPES:
-        if not path.stem.startswith("microlens"):
-            continue
         assert any(path.resolve() in names for names in members.values()), path
         paper = load_recipe(path).paper
         if paper:

@@ -104,6 +104,19 @@ def test_a_shard_damaged_while_the_job_runs_stops_the_merge(target: Path) -> Non
     assert FeatureJob(target, JOB, wanted(range(20))).pending != []
 
 
+def test_records_go_before_their_shards(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = FeatureJob(target, JOB, wanted(range(20)))
+    for positions in job.shards(4):
+        job.write(encode(job, positions))
+    monkeypatch.setattr("features.shards.shutil.rmtree", lambda *_, **__: None)  # the process dies here
+    job.finish()
+    assert len(list(job.folder.glob("*.h5"))) == 5
+    assert not list(job.folder.glob("*.json"))
+    monkeypatch.undo()
+    again = FeatureJob(target, JOB, wanted(range(20)))
+    assert again.pending == []
+
+
 def test_finishing_too_early_is_refused(target: Path) -> None:
     with pytest.raises(StoreError, match=r"8 rows of .*features\.h5 are not made yet; run `extract` again"):
         interrupted(target, shards=3).finish()
