@@ -261,6 +261,18 @@ def read_rows(
             into[target] = block if len(block) == len(source) else block[source - first]
 
 
+def map_vectors(path: Path) -> NDArray[Any]:
+    """Return the vectors as a read-only memory map; StoreError where they do not lie in one piece."""
+    with _opened(path) as handle:
+        vectors = handle["vectors"]
+        offset = vectors.id.get_offset()
+        shape, dtype = vectors.shape, vectors.dtype
+    if offset is None:  # stored in chunks by another program, or empty
+        raise StoreError(f"{path} cannot be mapped: its vectors lie in chunks; rewrite it with `h5repack -l CONTI`")
+    mapped: NDArray[Any] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
+    return mapped
+
+
 def _spans(
     rows: NDArray[np.int64], targets: NDArray[np.int64], row_bytes: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:

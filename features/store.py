@@ -14,7 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import StoreError
-from features.layout import FORMAT, FORMAT_VERSION, read_blocks, read_contents, read_rows, remove_leftovers, write_file
+from features.layout import (
+    FORMAT,
+    FORMAT_VERSION,
+    map_vectors,
+    read_blocks,
+    read_contents,
+    read_rows,
+    remove_leftovers,
+    write_file,
+)
 from features.precision import CosineError, cosine_error, summary, to_disk, to_float32
 from features.provenance import Provenance
 from features.rows import MAX_ID_BYTES, FeatureColumns, FeatureRows, State, check_finite, check_ids
@@ -139,12 +148,8 @@ class FeatureFile:
             StoreError: an id asked for twice, an absent one under 'error', none to take the mean of, an unknown
                 policy, a damaged file or a non-finite row.
         """
-        if absent not in get_args(AbsentPolicy):
-            raise StoreError(f"policy {absent!r} for absent items is unknown; choose error, zero or mean")
-        check_ids(ids)
-        have, rows = self.done(ids), self.rows(ids)
-        if not have.all() and (absent == "error" or (absent == "mean" and not have.any())):
-            raise StoreError(self._absence(ids, rows, have))
+        rows = self.locate(ids, absent)
+        have = rows >= 0
         result = np.zeros((len(ids), *self.shape[1:]), dtype=np.float32)
         if self.columns.scales is None:
             self.read_stored(rows[have], np.flatnonzero(have), result)
@@ -156,6 +161,20 @@ class FeatureFile:
         if absent == "mean" and not have.all():
             result[~have] = _mean(result, int(have.sum()))
         return result
+
+    def locate(self, ids: Sequence[str], absent: AbsentPolicy) -> NDArray[np.int64]:
+        """Return the row of each id's vector, -1 where it has none and `absent` allows it; StoreError as `read`."""
+        if absent not in get_args(AbsentPolicy):
+            raise StoreError(f"policy {absent!r} for absent items is unknown; choose error, zero or mean")
+        check_ids(ids)
+        have, rows = self.done(ids), self.rows(ids)
+        if not have.all() and (absent == "error" or (absent == "mean" and not have.any())):
+            raise StoreError(self._absence(ids, rows, have))
+        return np.where(have, rows, -1)
+
+    def mapped(self) -> NDArray[Any]:
+        """Return the vectors as they are on disk, by memory map, read-only and unchecked: rows are read when used."""
+        return map_vectors(self.path)
 
     def read_stored(self, rows: NDArray[np.int64], targets: NDArray[np.int64], into: NDArray[Any]) -> None:
         """Copy rows by number, as they are on disk, into `into[targets]`, unchecked; fast in any order."""

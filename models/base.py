@@ -17,8 +17,8 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from models.items import ItemRepresentation
 
-KINDS = ("id", "v", "dnn", "id+v")  # of item representations, `models.items.Kind`
-FUSES = ("sum", "concat", "mean", "gate")  # of their parts, `models.items.Fuse`
+KINDS = ("id", "v", "dnn", "id+v", "top", "e2e")  # of item representations, `models.representation.Kind`
+FUSES = ("sum", "concat", "mean", "gate")  # of their parts, `models.representation.Fuse`
 
 
 @dataclass(frozen=True)
@@ -110,6 +110,7 @@ class Recommender(nn.Module, ABC):
     reads_history: ClassVar[bool] = True  # False: a user is known by number alone
     inner_product: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = KINDS  # the item representations (`items.kind`) it can work with
+    refuses_towers: ClassVar[str] = ""  # why it cannot work with encoders that train (kinds 'top' and 'e2e')
     fuses: ClassVar[tuple[str, ...]] = FUSES  # and the ways to fuse their parts (`items.fuse`)
     paper: ClassVar[str]  # authors, venue and arXiv number
     items: ItemRepresentation  # absent where uses_items is False

@@ -182,6 +182,8 @@ class GraphRecommender(PairRecommender):
     chunks propagates once.
     """
 
+    takes = ("id", "v", "dnn", "id+v")
+    refuses_towers = "it propagates over all items, so that every step would encode the whole catalogue"
     _kept: Kept | None = None
 
     @abstractmethod

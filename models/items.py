@@ -3,109 +3,34 @@
 Letters: n items asked for, I items, D model width, F feature width of a modality, P parts.
 
 Frozen vectors are buffers outside the state dict: a checkpoint holds what was learned, the features are read again from
-their file, by fingerprint.
+their file, by fingerprint. Encoders that train are in models/towers.py.
 """
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import pairwise
-from typing import ClassVar, Literal, cast, get_args
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
+from models.representation import CONTENT, TOWERS, Fuse, ItemRepresentation, ItemsConfig, Normalise, linear
 from models.seeding import seeded
+from models.towers import Tower, TowerItems
 
-Kind = Literal["id", "v", "dnn", "id+v"]
-Fuse = Literal["sum", "concat", "mean", "gate"]
-Normalise = Literal["none", "l2", "standard"]
-Side = Literal["popularity", "tags"]
-
-CHUNK = 8192  # items per step of `table`: bounds the memory of hidden layers at 1M items
-
-
-@dataclass(frozen=True)
-class ItemsConfig:
-    """The switch between item representations.
-
-    Attributes:
-        kind: 'id' one learned vector per item; 'v' frozen vector and a linear projection; 'dnn' frozen vector and an
-            MLP; 'id+v' both. Features are ignored by 'id', needed by all others. Every feature file is a part of
-            its own, and so is every side feature.
-        dim: D.
-        fuse: how several parts become one vector: 'sum' or 'mean' of D-wide parts, 'concat' of P parts of width D / P
-            (same width and cost), 'gate' a sum with learned weights per item, all 1 at the start.
-        side: categories of items that are parts, too: 'popularity' (10 levels), 'tags'.
-        layers: 'dnn' only: extra layers after the projection.
-        hidden: 'dnn' only: width of the projection and of all layers but the last; None = D.
-        dropout: 'dnn' only: before each extra layer, in [0, 1).
-        normalise: of the frozen vectors, once, each modality for itself: 'standard' = mean 0 and deviation 1 per
-            dimension over the items, 'l2' = length 1 per item, 'none'.
-        init_std: standard deviation of item vectors' entries before training, whatever their source.
-    """
-
-    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
-
-    kind: Kind = "id"
-    dim: int = 64
-    fuse: Fuse = "sum"
-    side: tuple[Side, ...] = ()
-    layers: int = 2
-    hidden: int | None = None
-    dropout: float = 0.1
-    normalise: Normalise = "standard"
-    init_std: float = 0.02
-
-    def __post_init__(self) -> None:
-        """Refuse values no representation can have."""
-        for name, known in (("kind", Kind), ("fuse", Fuse), ("normalise", Normalise)):
-            if getattr(self, name) not in get_args(known):
-                raise ValueError(f"items.{name} is {getattr(self, name)!r}; known: {', '.join(get_args(known))}")
-        if self.dim < 1 or self.layers < 0 or (self.hidden is not None and self.hidden < 1):
-            raise ValueError(f"items: dim {self.dim} and hidden {self.hidden} must be >= 1, layers {self.layers} >= 0")
-        if not 0 <= self.dropout < 1 or not self.init_std > 0:
-            raise ValueError(f"items: dropout {self.dropout} must be in [0, 1) and init_std {self.init_std} > 0")
-        for side in self.side:
-            if side not in get_args(Side) or self.side.count(side) > 1:
-                raise ValueError(
-                    f"items.side is {list(self.side)}; each of {', '.join(get_args(Side))} may stand in it once"
-                )
-
-
-class ItemRepresentation(nn.Module, ABC):
-    """Vectors of items, by dense index."""
-
-    def __init__(self, n_items: int, dim: int) -> None:
-        super().__init__()
-        self.n_items = n_items
-        self.dim = dim
-
-    @abstractmethod
-    def forward(self, items: Tensor) -> Tensor:
-        """Return (n, D) float32 vectors of items (n,) int64, with graph. Pass each item once: it may be expensive."""
-
-    @property
-    def parts(self) -> tuple[ItemRepresentation, ...]:
-        """Return what the vectors are fused from; models with a branch per modality (MMGCN, GRCN) use the parts."""
-        return (self,)
-
-    def everything(self) -> Tensor:
-        """Return (I, D) vectors of all items, with graph: for models that propagate over all of them."""
-        return cast(Tensor, self(torch.arange(self.n_items, device=next(self.parameters()).device)))
-
-    @torch.no_grad()
-    def table(self) -> Tensor:
-        """Return (I, D) vectors of all items as at inference (no dropout, no graph); training mode is kept."""
-        training = self.training
-        self.eval()
-        try:
-            everything = torch.arange(self.n_items, device=next(self.parameters()).device)
-            return torch.cat([self(chunk) for chunk in torch.split(everything, CHUNK)])
-        finally:
-            self.train(training)
+__all__ = [
+    "Categories",
+    "CategoryItems",
+    "FrozenItems",
+    "FusedItems",
+    "ItemRepresentation",
+    "ItemsConfig",
+    "LearnedItems",
+    "build_items",
+    "normalise",
+]
 
 
 class LearnedItems(ItemRepresentation):
@@ -145,16 +70,16 @@ class FrozenItems(ItemRepresentation):
         self.register_buffer("frozen", frozen, persistent=False)
         length = float(frozen.square().sum(1).mean().sqrt()) or 1.0  # all-zero features: any start will do
         if config.kind != "dnn":
-            self.project: nn.Module = _linear(frozen.shape[1], dim, config.init_std / length)
+            self.project: nn.Module = linear(frozen.shape[1], dim, config.init_std / length)
             return
         widths = [config.hidden or dim] * config.layers + [dim]
         # Unit deviation inside; GELU then about halves it, and the last layer brings it to init_std.
         last = 2 * config.init_std
-        blocks: list[nn.Module] = [_linear(frozen.shape[1], widths[0], (1.0 if config.layers else last) / length)]
+        blocks: list[nn.Module] = [linear(frozen.shape[1], widths[0], (1.0 if config.layers else last) / length)]
         blocks.append(nn.GELU())
         for index, (inner, outer) in enumerate(pairwise(widths)):
             gain = 1.6 if index < config.layers - 1 else 1.6 * last  # 1 / root mean square of GELU(normal) = 1.53
-            blocks += [nn.Dropout(config.dropout), _linear(inner, outer, gain / inner**0.5), nn.GELU()]
+            blocks += [nn.Dropout(config.dropout), linear(inner, outer, gain / inner**0.5), nn.GELU()]
         self.project = nn.Sequential(*blocks)
 
     def forward(self, items: Tensor) -> Tensor:
@@ -252,6 +177,7 @@ def build_items(
     features: Mapping[str, Tensor],
     generator: torch.Generator,
     sides: Mapping[str, Categories] | None = None,
+    towers: Mapping[str, Tower] | None = None,
 ) -> ItemRepresentation:
     """Build the representation a config names, on the CPU.
 
@@ -261,30 +187,38 @@ def build_items(
         features: modality -> (I, F) float32, rows in item order; each is normalised and is a part of its own.
         generator: source of the initial weights (CPU).
         sides: the categories of each name in `config.side`.
+        towers: encoders to train, on the CPU, by a name for messages; kinds 'top' and 'e2e'. Each is a part of its own.
 
     Raises:
-        ValueError: features or categories that are absent where they are needed, or that do not fit; a width that
-            'concat' cannot share out evenly.
+        ValueError: features, towers or categories that are absent where they are needed, or that do not fit; a width
+            that 'concat' cannot share out evenly.
     """
     for name, matrix in features.items():
         if matrix.ndim != 2 or len(matrix) != n_items:
             raise ValueError(f"features {name!r} have shape {tuple(matrix.shape)}; needed: ({n_items}, F)")
         if not bool(torch.isfinite(matrix.sum())):
             raise ValueError(f"features {name!r} hold values that are not finite; verify the feature file")
-    if config.kind != "id" and not features:
+    if config.kind in TOWERS and not towers:
+        raise ValueError(f"items.kind is {config.kind!r} but no encoder is given; name one under items.encoder")
+    if config.kind in CONTENT and not features:
         raise ValueError(f"items.kind is {config.kind!r} but no features are given; name a feature file or use 'id'")
     absent = [name for name in config.side if name not in (sides or {})]
     if absent:
         raise ValueError(f"items.side names {absent[0]!r}, but the dataset has none; remove it from items.side")
     with seeded(generator):
-        parts = _parts(config, n_items, features, sides or {})
+        parts = _parts(config, n_items, features, sides or {}, towers or {})
         return parts[0] if len(parts) == 1 else FusedItems(parts, config.fuse)
 
 
 def _parts(
-    config: ItemsConfig, n_items: int, features: Mapping[str, Tensor], sides: Mapping[str, Categories]
+    config: ItemsConfig,
+    n_items: int,
+    features: Mapping[str, Tensor],
+    sides: Mapping[str, Categories],
+    towers: Mapping[str, Tower],
 ) -> list[ItemRepresentation]:
-    learned, modalities = config.kind in ("id", "id+v"), len(features) if config.kind != "id" else 0
+    learned, content = config.kind in ("id", "id+v"), config.kind in CONTENT
+    modalities = len(features) if content else len(towers) if config.kind in TOWERS else 0
     count = learned + modalities + len(config.side)
     if config.fuse == "concat" and config.dim % count:
         raise ValueError(f"items.dim is {config.dim}; fuse 'concat' shares it out among {count} parts: use a multiple")
@@ -295,8 +229,10 @@ def _parts(
     # parts that are summed start small enough for the sum to start at init_std
     share = modalities**0.5 if config.fuse in ("sum", "gate") and modalities else 1.0
     scaled = replace(config, init_std=config.init_std / share)
-    matrices = features.values() if modalities else ()
-    parts += [FrozenItems(normalise(matrix, config.normalise), scaled, width) for matrix in matrices]
+    if content:
+        parts += [FrozenItems(normalise(matrix, config.normalise), scaled, width) for matrix in features.values()]
+    elif config.kind in TOWERS:
+        parts += [TowerItems(name, tower, scaled, n_items, width) for name, tower in towers.items()]
     parts += [CategoryItems(sides[name], width, config.init_std) for name in config.side]
     return parts
 
@@ -312,10 +248,3 @@ def normalise(matrix: Tensor, how: Normalise) -> Tensor:
     # A constant dimension's deviation is rounding noise (1e-7 of its mean), which division would blow up to 1.
     constant = deviation <= 1e-6 * mean.abs()
     return (matrix - mean) / deviation.masked_fill(constant, torch.inf)
-
-
-def _linear(inner: int, outer: int, std: float) -> nn.Linear:
-    layer = nn.Linear(inner, outer)
-    nn.init.normal_(layer.weight, std=std)
-    nn.init.zeros_(layer.bias)
-    return layer

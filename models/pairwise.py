@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from models.base import PairBatch, Recommender, TrainingFacts, TrainOutput, UserBatch
-from models.items import CHUNK, ItemRepresentation
+from models.items import ItemRepresentation
 from models.objective import LossConfig, Objective
+from models.representation import CHUNK
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,7 @@ class VBPR(BPRMF):
 
     config_class = Config
     takes = ("v", "dnn", "id+v")
+    refuses_towers = "its bias is a linear function of frozen vectors"
     paper = "He & McAuley, AAAI 2016, arXiv 1510.01784"
 
     def __init__(self, config: Config, items: ItemRepresentation, facts: TrainingFacts) -> None:

@@ -22,7 +22,7 @@ from ruamel.yaml.error import YAMLError
 from features.errors import ConfigError, nearest
 from features.store import AbsentPolicy
 from models import recommenders
-from models.items import ItemsConfig
+from models.representation import TOWERS, ItemsConfig
 from pipelines.data.split import DataConfig
 from pipelines.evaluate import EvaluateConfig
 from pipelines.train import TrainConfig
@@ -202,7 +202,8 @@ def _refuse_items(name: str, items: ItemsConfig) -> None:
     model = recommenders()[name]
     for key, value, known in (("kind", items.kind, model.takes), ("fuse", items.fuse, model.fuses)):
         if model.uses_items and value not in known:
-            raise ConfigError(f"items.{key} is {value!r}, which {name} cannot work with; it takes {', '.join(known)}")
+            why = f"{name} cannot work with" + (f" ({model.refuses_towers})" if value in TOWERS else "")
+            raise ConfigError(f"items.{key} is {value!r}, which {why}; it takes {', '.join(known)}")
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from features.errors import ConfigError
 from models.base import Recommender, UserBatch
+from models.towers import held_tables
 from pipelines.data.split import Bools, EvalPart, Ints, ManyTargets
 from pipelines.metrics import DEFAULT, LIST_METRICS, METRICS, Floats, Ranked, check_lengths, check_metrics, ranks
 
@@ -136,7 +137,8 @@ def evaluate(
     training = model.training
     model.eval()
     try:
-        user_ranks, listed = _all_ranks(model, part, mask, batch_size, torch.device(device), top)
+        with held_tables(model):  # an encoder runs over every item once, not again for every batch of users
+            user_ranks, listed = _all_ranks(model, part, mask, batch_size, torch.device(device), top)
     finally:
         model.train(training)
     ranked = Ranked(user_ranks, part.bounds)

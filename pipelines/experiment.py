@@ -22,6 +22,7 @@ from features.store import FeatureFile
 from models import build_recommender, recommenders
 from models.base import Recommender, TrainingFacts
 from models.items import Categories, build_items
+from models.representation import CONTENT, TOWERS
 from pipelines.checkpoint import CHECKPOINT, load_best
 from pipelines.config import (
     Recipe,
@@ -36,8 +37,10 @@ from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.data.sides import side_features
 from pipelines.data.split import DataConfig, Split, make_split
 from pipelines.evaluate import Evaluation, evaluate
-from pipelines.record import begin_record, finish_record, refuse_changes
+from pipelines.media import media_of
+from pipelines.record import begin_record, finish_record, refuse_changes, refuse_other_encoders
 from pipelines.results import as_metrics, print_groups, print_metrics
+from pipelines.towers import Media, Towers, open_towers
 from pipelines.train import fit
 
 
@@ -78,7 +81,9 @@ def load_data(config: DataConfig) -> Data:
 
 
 def open_features(recipe: Recipe, split: Split) -> list[FeatureFile]:
-    """Open the recipe's feature files; StoreError for a file of another dataset."""
+    """Open the recipe's feature files, none where media are read; StoreError for a file of another dataset."""
+    if recipe.items.kind == "e2e":
+        return []
     return [FeatureFile(feature.resolve(), dataset=split.dataset) for feature in recipe.features]
 
 
@@ -89,21 +94,43 @@ def training_facts(split: Split) -> TrainingFacts:
 
 
 def build_model(
-    recipe: Recipe, split: Split, files: Sequence[FeatureFile], sides: Mapping[str, Categories]
+    recipe: Recipe,
+    split: Split,
+    files: Sequence[FeatureFile],
+    sides: Mapping[str, Categories],
+    towers: Towers | None = None,
 ) -> Recommender:
     """Build the recommender of a recipe with freshly initialised weights; ConfigError for impossible settings."""
-    vectors = {
-        f"{number}:{file.path.stem}": torch.from_numpy(file.read(split.items.ids, absent=feature.absent))
-        for number, (file, feature) in enumerate(zip(files, recipe.features, strict=True))
-    }
-    facts = training_facts(split)
+    vectors = _read_vectors(recipe, split, files)
+    encoders = towers.towers if towers else {}
     generator = torch.Generator().manual_seed(recipe.seed)
     try:
-        needed = recommenders()[recipe.model.name].uses_items
-        items = build_items(recipe.items, len(split.items), vectors, generator, sides) if needed else None
+        items = None
+        if recommenders()[recipe.model.name].uses_items:
+            items = build_items(recipe.items, len(split.items), vectors, generator, sides, encoders)
+        facts = training_facts(split)
         return build_recommender(recipe.model.name, recipe.model.settings, items, facts, generator)
     except ValueError as error:
         raise ConfigError(f"recipe {recipe.name!r}: {error}") from error
+
+
+def _read_vectors(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> dict[str, torch.Tensor]:
+    """Return the vectors (I, F) of the recipe's files; activations are for kind 'top', which reads them batch by batch.
+
+    So that one recipe serves all kinds, each takes the files it can use.
+    """
+    if recipe.items.kind in TOWERS:
+        return {}
+    if recipe.items.kind in CONTENT and files and all(len(file.shape) == 3 for file in files):
+        raise ConfigError(
+            f"items.kind is {recipe.items.kind!r}, but {files[0].path} holds activations of shape {files[0].shape[1:]} "
+            "per item; extract vectors without --top-blocks, or use kind 'top'"
+        )
+    return {
+        f"{number}:{file.path.stem}": torch.from_numpy(file.read(split.items.ids, absent=feature.absent))
+        for number, (file, feature) in enumerate(zip(files, recipe.features, strict=True))
+        if len(file.shape) == 2
+    }
 
 
 def resolve_device(name: str) -> torch.device:
@@ -118,8 +145,12 @@ def resolve_device(name: str) -> torch.device:
     return device
 
 
-def run_recipe(recipe: Recipe, folder: Path, *, device: str = "auto", data: Data | None = None) -> dict[str, Any]:
+def run_recipe(
+    recipe: Recipe, folder: Path, *, device: str = "auto", data: Data | None = None, media: Media | None = None
+) -> dict[str, Any]:
     """Train and test a recipe in `folder`, or go on there, or return what a finished run recorded.
+
+    `data` is read, and `media`, which encoders of kind 'e2e' read, are the dataset's own, where they are not given.
 
     Raises:
         ConfigError: the folder holds a run of other settings, or of data or features that have changed since.
@@ -132,9 +163,10 @@ def run_recipe(recipe: Recipe, folder: Path, *, device: str = "auto", data: Data
     refuse_changes(folder, split, files, sides)
     if finished is not None:
         return finished
-    model = build_model(recipe, split, files, sides)
+    towers = _open_towers(recipe, data, files, folder, media)
+    model = build_model(recipe, split, files, sides, towers)
     folder.mkdir(parents=True, exist_ok=True)
-    begin_record(folder, recipe, split, files, sides)
+    begin_record(folder, recipe, split, files, sides, towers.facts)
     write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
     with progress(f"train {recipe.name} seed {recipe.seed}") as advance:
         fitted = fit(
@@ -167,6 +199,12 @@ def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     return dict(json.loads(metrics.read_text())) if metrics.is_file() else None
 
 
+def _open_towers(recipe: Recipe, data: Data, files: Sequence[FeatureFile], folder: Path, media: Media | None) -> Towers:
+    towers = open_towers(recipe, data.split, files, media or media_of(data.dataset, data.split))
+    refuse_other_encoders(folder, towers.facts)
+    return towers
+
+
 def _test(model: Recommender, recipe: Recipe, split: Split, device: torch.device) -> Evaluation:
     options = recipe.evaluate
     return evaluate(
@@ -190,8 +228,8 @@ def _save_ranks(folder: Path, result: Evaluation) -> None:
         np.save(folder / "lists.npy", result.lists)
 
 
-def open_run(folder: Path, *, device: str = "cpu") -> Run:
-    """Open a finished run; ConfigError when it is none, or when its dataset or features have changed since."""
+def open_run(folder: Path, *, device: str = "cpu", media: Media | None = None) -> Run:
+    """Open a finished run; ConfigError when it is none, or when what it was made from has changed since."""
     config = folder / "config.yaml"
     if not config.is_file() or not (folder / "metrics.json").is_file():
         raise ConfigError(f"{folder} is no finished run (no config.yaml or metrics.json); train a recipe first")
@@ -200,7 +238,8 @@ def open_run(folder: Path, *, device: str = "cpu") -> Run:
     files = open_features(recipe, data.split)
     sides = side_features(recipe.items.side, data.split, data.dataset)
     refuse_changes(folder, data.split, files, sides)
-    model = build_model(recipe, data.split, files, sides)
+    towers = _open_towers(recipe, data, files, folder, media)
+    model = build_model(recipe, data.split, files, sides, towers)
     if any(parameter.requires_grad for parameter in model.parameters()):
         load_best(folder / CHECKPOINT, model)
     return Run(folder, recipe, data, model.to(resolve_device(device)).eval())

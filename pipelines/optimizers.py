@@ -5,11 +5,13 @@ Letters: R rows of a table, n rows a step used, D width.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
+
+from models.towers import towers_of
 
 OptimizerName = Literal["adamw", "lazy"]
 
@@ -19,21 +21,30 @@ def build_optimizer(
 ) -> torch.optim.Optimizer | None:
     """Return the optimiser over what trains, or None where nothing does; vectors and biases never decay.
 
+    Encoders that train are groups of their own, with their own learning rate (`items.encoder_lr`) where they have one.
     'lazy' also switches the model's embedding tables (`nn.Embedding`) to gradients that hold only the rows of a batch.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
         return None
-    groups = [
-        {"params": [p for p in trained if p.ndim > 1], "weight_decay": weight_decay},
-        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
-    ]
+    towers = [[p for p in tower.tower.parameters() if p.requires_grad] for tower in towers_of(model)]
+    inside = {id(parameter) for parameters in towers for parameter in parameters}
+    groups = _groups([p for p in trained if id(p) not in inside], weight_decay)
+    for tower, parameters in zip(towers_of(model), towers, strict=True):
+        groups += _groups(parameters, weight_decay, **({} if tower.lr is None else {"lr": tower.lr}))
     if name == "adamw":
         return torch.optim.AdamW(groups, lr=lr, fused=True)
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             module.sparse = True
     return LazyAdamW(groups, lr=lr)
+
+
+def _groups(parameters: Sequence[Tensor], weight_decay: float, **options: float) -> list[dict[str, Any]]:
+    return [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": weight_decay, **options},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0, **options},
+    ]
 
 
 class LazyAdamW(torch.optim.Optimizer):

@@ -22,6 +22,7 @@ from features.errors import ConfigError
 from features.provenance import library_versions, write_atomic
 from features.store import FeatureFile
 from models.items import Categories
+from models.towers import TowerItems
 from pipelines.config import Recipe
 from pipelines.data.sides import fingerprint
 from pipelines.data.split import Split
@@ -32,7 +33,12 @@ LIBRARIES = ("freezeframe", "torch", "numpy", "h5py", "polars")
 
 
 def begin_record(
-    folder: Path, recipe: Recipe, split: Split, files: Sequence[FeatureFile], sides: Mapping[str, Categories]
+    folder: Path,
+    recipe: Recipe,
+    split: Split,
+    files: Sequence[FeatureFile],
+    sides: Mapping[str, Categories],
+    encoders: Sequence[Mapping[str, Any]] = (),
 ) -> None:
     """Write what a run is about to be made from."""
     dataset = {
@@ -50,6 +56,8 @@ def begin_record(
     ]
     record = {"recipe": recipe.name, "seed": recipe.seed, "dataset": dataset, "features": features}
     record["sides"] = fingerprint(sides)
+    if encoders:
+        record["encoders"] = [dict(facts) for facts in encoders]
     write_atomic(folder / RECORD, json.dumps(record, indent=2))
 
 
@@ -68,6 +76,20 @@ def refuse_changes(folder: Path, split: Split, files: Sequence[FeatureFile], sid
         raise ConfigError(f"tags of {split.dataset!r} changed since {folder} was trained; train into another folder")
 
 
+def refuse_other_encoders(folder: Path, encoders: Sequence[Mapping[str, Any]]) -> None:
+    """Raise ConfigError when a run trained other encoders, or over other inputs, than these."""
+    path = folder / RECORD
+    if not path.is_file():
+        return
+    for now, then in zip(encoders, _read(path).get("encoders", ()), strict=False):
+        changed = [name for name, value in now.items() if then.get(name) != value]
+        if changed:
+            raise ConfigError(
+                f"encoder {now['encoder']!r}: its {changed[0]} changed since {folder} was trained; train into another "
+                "folder"
+            )
+
+
 def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: torch.device) -> None:
     """Add how training went."""
     path = folder / RECORD
@@ -79,6 +101,7 @@ def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: tor
         "libraries": library_versions(LIBRARIES),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {torch.get_num_threads()}",
         "trained_parameters": trained,
+        "parameter_counts": parameter_counts(model),
         "best_epoch": fitted.best_epoch,
         "epochs": len(fitted.history),
         "train_s": fitted.seconds,
@@ -86,6 +109,23 @@ def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: tor
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
     }
     write_atomic(path, json.dumps(record, indent=2))
+
+
+def parameter_counts(model: nn.Module) -> dict[str, dict[str, int]]:
+    """Return how many numbers train and how many are frozen: of each encoder, of the rest of `items`, of the model."""
+    towers = {id(tower.tower): name for name, tower in model.named_modules() if isinstance(tower, TowerItems)}
+    home = {
+        id(parameter): f"{towers[id(module)]}.tower"
+        for module in model.modules()
+        if id(module) in towers
+        for parameter in module.parameters()
+    }
+    counts: dict[str, dict[str, int]] = {}
+    for name, parameter in model.named_parameters():
+        part = home.get(id(parameter)) or ("items" if name.startswith("items.") else "model")
+        entry = counts.setdefault(part, {"trained": 0, "frozen": 0})
+        entry["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
+    return counts
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -23,6 +23,7 @@ from torch import Tensor
 
 from features.errors import ConfigError, nearest
 from models.base import PairBatch, Recommender, TrainBatch
+from models.towers import towers_of
 from pipelines.checkpoint import CHECKPOINT, EpochRecord, Metrics, State, load, save
 from pipelines.data.split import Split
 from pipelines.evaluate import Mask, evaluate
@@ -160,7 +161,7 @@ def fit(
         return FitResult((), 0, metrics, seconds, False)
     if not len(split.train.users):
         raise ConfigError(f"dataset {split.dataset!r} has no training windows; are all histories shorter than 4 items?")
-    identity = _identity(seed, split, mask, config)
+    identity = _identity(seed, split, mask, config, model)
     path = None if run is None else run / CHECKPOINT
     state = State()
     if resume and path is not None and path.exists():
@@ -271,8 +272,9 @@ def _validate(
     return result.metrics, time.perf_counter() - began
 
 
-def _identity(seed: int, split: Split, mask: Mask, config: TrainConfig) -> dict[str, Any]:
+def _identity(seed: int, split: Split, mask: Mask, config: TrainConfig, model: Recommender) -> dict[str, Any]:
     """Return what a checkpoint must share with the run that goes on from it; epochs and patience may grow."""
     free = ("epochs", "patience", "eval_batch_size")
     kept = {f"train.{name}": value for name, value in asdict(config).items() if name not in free}
-    return {"seed": seed, "split": split.fingerprint, "mask": mask, **kept}
+    rates = {f"items.encoder_lr of tower {number}": tower.lr for number, tower in enumerate(towers_of(model))}
+    return {"seed": seed, "split": split.fingerprint, "mask": mask, **kept, **rates}

@@ -16,6 +16,8 @@ import torch
 from models import build_recommender, recommenders
 from models.base import PairBatch, Recommender, TrainBatch
 from models.items import ItemsConfig, build_items
+from models.sequential import SequentialRecommender
+from models.towers import Tower
 from pipelines.data.split import EvalPart, Split, TrainWindows
 from pipelines.data.vocabulary import Vocabulary
 from pipelines.experiment import training_facts
@@ -33,10 +35,13 @@ REPRESENTATIONS = {
     "id+v": ItemsConfig(kind="id+v", dim=16, fuse="sum"),
     "id+v concat": ItemsConfig(kind="id+v", dim=16, fuse="concat"),
     "id+v gate": ItemsConfig(kind="id+v", dim=16, fuse="gate"),
+    "top": ItemsConfig(kind="top", dim=16, encoder="toy"),
 }
 
 
 def _takes(model: type[Recommender], items: ItemsConfig) -> bool:
+    if items.kind == "top" and not (issubclass(model, SequentialRecommender) or model.__name__ == "DSSM"):
+        return False  # a few models show it; all would take as long again as the rest of the exam
     return items.kind in model.takes and items.fuse in model.fuses
 
 
@@ -97,6 +102,28 @@ def cluster_features(seed: int = 0) -> dict[str, torch.Tensor]:
     return {"video": torch.tensor(40 * shown + 7, dtype=torch.float32)}
 
 
+class InMemory:
+    """A source of inputs (I, ...) that lie in memory."""
+
+    def __init__(self, inputs: torch.Tensor) -> None:
+        self.inputs = inputs
+
+    def read(self, items: torch.Tensor) -> torch.Tensor:
+        return self.inputs[items.cpu()].to(items.device)
+
+
+def toy_tower(seed: int = 0) -> Tower:
+    """Return a tower of two layers over activations (I, 3, 12) that show an item's cluster."""
+    shown = cluster_features()["video"][:, None]
+    noise = torch.randn(ITEMS, 3, 12, generator=torch.Generator().manual_seed(0))
+    activations = (shown + 4 * noise) / 40
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        layers = torch.nn.Sequential(torch.nn.Flatten(1), torch.nn.Linear(36, 24), torch.nn.GELU())
+        layers.append(torch.nn.Linear(24, 12))
+    return Tower(InMemory(activations), layers, (layers,))
+
+
 def build(name: str, representation: str, seed: int = 0, split: Split | None = None, **options: Any) -> Recommender:
     """Return an untrained recommender with default options and the ones given."""
     split = split or checkerboard()
@@ -104,7 +131,9 @@ def build(name: str, representation: str, seed: int = 0, split: Split | None = N
     kind = recommenders()[name]
     items = None
     if kind.uses_items:
-        items = build_items(REPRESENTATIONS[representation], ITEMS, cluster_features(), generator)
+        config = REPRESENTATIONS[representation]
+        towers = {"toy": toy_tower(seed)} if config.kind == "top" else {}
+        items = build_items(config, ITEMS, cluster_features(), generator, towers=towers)
     return build_recommender(name, kind.config_class(**options), items, training_facts(split), generator)
 
 

@@ -119,7 +119,7 @@ def run(arguments: list[str], here: Path) -> None:
         if line[0] == "search":
             line[2:2] = quick
         elif line[0] == "train":
-            line += quick
+            line += [*quick, *_small_encoder(line)]
         elif "--set" in line:
             place = line.index("--set") + 1
             line[place:place] = quick
@@ -128,8 +128,8 @@ def run(arguments: list[str], here: Path) -> None:
         line += ["--device", "cpu"]
     assert run_pipeline.main(line) == 0, " ".join(line)
     for real, tiny in STAND_INS.items():
-        for path in here.glob(f"data/features/*.{tiny}.*.h5"):
-            path.rename(path.with_name(path.name.replace(f".{tiny}.", f".{real}.")))
+        for path in (*here.glob(f"data/features/*.{tiny}.*.h5"), *here.glob(f"data/features/*.{tiny}-top*.h5")):
+            path.rename(path.with_name(path.name.replace(f".{tiny}", f".{real}")))
 
 
 def _make_small(line: list[str]) -> None:
@@ -140,6 +140,12 @@ def _make_small(line: list[str]) -> None:
         for option in ("--engine", "--ray-address", "--processes"):
             place = line.index(option)
             del line[place : place + 2]
+
+
+def _small_encoder(line: list[str]) -> list[str]:
+    """Return what puts a stand-in for the encoder that a recipe trains."""
+    named = [word.removeprefix("items.encoder=") for word in line if word.startswith("items.encoder=")]
+    return [f"items.encoder={STAND_INS[named[0]]}", "items.weights=random"] if named else []
 
 
 def _found(word: str, here: Path) -> str:
@@ -212,6 +218,7 @@ def test_models_page(here: Path) -> None:
 
 def test_recipes_page(here: Path) -> None:
     add_microlens(here, media_too=False)
+    add_amazon(here)
     ids = [str(item) for item in range(1, ITEMS + 1)]
     write_vectors(here / "data" / "features" / "MicroLens-100k.videomae-base.0.h5", "MicroLens-100k", ids)
     for arguments in commands(ROOT / "docs" / "recipes.md"):
@@ -220,6 +227,8 @@ def test_recipes_page(here: Path) -> None:
     assert "scale=small" in (here / "t.md").read_text()
     assert (here / "runs" / "mixed" / "microlens-100k-gru4rec-id-seed0").is_dir()
     assert (here / "runs" / "search" / "best.yaml").is_file()
+    assert (here / "runs" / "top" / "metrics.json").is_file()
+    assert (here / "runs" / "e2e" / "metrics.json").is_file()
 
 
 def test_evaluation_page(here: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import items as items_module
+from models import representation
 from models.items import Categories, CategoryItems, FusedItems, ItemRepresentation, ItemsConfig, build_items, normalise
 
 N, F = 500, 24
@@ -35,7 +35,7 @@ def make(config: ItemsConfig, given: dict[str, Tensor] | None = None, seed: int 
 
 @pytest.mark.parametrize("config", KINDS.values(), ids=KINDS)
 def test_forward_and_table_agree(config: ItemsConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(items_module, "CHUNK", 64)
+    monkeypatch.setattr(representation, "CHUNK", 64)
     items = make(config).train()
     table = items.table()
     assert table.shape == (N, items.dim) == (N, config.dim)

@@ -12,6 +12,7 @@ from features.errors import ConfigError
 from models import recommenders
 from models.base import Recommender, TrainBatch, UserBatch
 from models.sequential import SequentialRecommender
+from models.towers import TowerItems
 from pipelines.evaluate import evaluate
 from pipelines.retrieve import item_vectors
 from pipelines.train import TrainConfig, fit
@@ -187,6 +188,8 @@ def test_a_checkpoint_holds_only_what_is_learned(name: str, items: str) -> None:
     for label, layer in model.named_modules():
         if isinstance(layer, torch.nn.BatchNorm1d):  # its running statistics are learned, too
             learned |= {f"{label}.{statistic}" for statistic, _ in layer.named_buffers()}
+        if isinstance(layer, TowerItems):  # measured before training
+            learned |= {f"{label}.shift", f"{label}.gain"}
     assert set(model.state_dict()) == learned
 
 

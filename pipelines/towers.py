@@ -1,0 +1,180 @@
+"""Encoders that train inside a recommender: loaded, cut, and joined with what they read.
+
+Letters: T blocks that train, S tokens, F features, W width of an encoder's vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+from torch import nn
+
+from features.errors import ConfigError
+from features.store import FeatureFile
+from models import recommenders
+from models.representation import ItemsConfig
+from models.towers import Source, Tower
+from pipelines.activations import MappedActivations
+from pipelines.config import Recipe
+from pipelines.data.split import Split
+
+if TYPE_CHECKING:
+    from extract.encoder import Encoder
+
+
+class MediaSource(Source, Protocol):
+    """Media of a dataset's items, decoded and preprocessed as one encoder takes them: its input by dense index.
+
+    `read` returns pixels (n, T, 3, H, W) or (n, 3, H, W) float32, or Tokens. The same items give the same numbers
+    every time: augmentation would make cached activations of kind 'top' another experiment.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of what was decoded, and how; a run is not opened again with another one."""
+
+
+Media = Callable[["Encoder"], MediaSource]
+
+
+@dataclass(frozen=True)
+class Towers:
+    """The encoders of a recipe that train.
+
+    Attributes:
+        towers: by the encoder's name.
+        facts: of each, plain data for the record: encoder, weights, blocks that train, what it reads.
+    """
+
+    towers: Mapping[str, Tower] = field(default_factory=dict)
+    facts: Sequence[Mapping[str, Any]] = ()
+
+
+def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], media: Media) -> Towers:
+    """Load the encoders that a recipe trains; none for kinds that train none, and for models without items.
+
+    Args:
+        recipe: its `items` name encoders, weights and T.
+        split: whose items are encoded.
+        files: the recipe's feature files, in its order; kind 'top' reads those with activations.
+        media: what an encoder of kind 'e2e' reads.
+
+    Raises:
+        ConfigError: an encoder without activations, or with those of other weights or of fewer blocks than T; an
+            unknown encoder, weights that cannot be had, T above the number of blocks.
+        StoreError: items without activations.
+    """
+    items = recipe.items
+    if not recommenders()[recipe.model.name].uses_items:
+        return Towers()
+    if items.kind == "e2e":
+        made = [_end_to_end(name, recipe, media) for name in items.encoders]
+    elif items.kind == "top":
+        made = [_top(name, recipe, split, files) for name in items.encoders]
+    else:
+        return Towers()
+    return Towers(dict(zip(items.encoders, (tower for tower, _ in made), strict=True)), [facts for _, facts in made])
+
+
+def load_encoder(name: str, weights: str, seed: int, frames: str | None = None, faults: Sequence[str] = ()) -> Encoder:
+    """Build an encoder; ConfigError for an unknown name, weights that cannot be had, or a library that is absent."""
+    try:
+        from extract.encoders import get_encoder
+        from extract.faults import with_faults
+        from extract.frames import parse_frame_policy
+
+        spec = get_encoder(name)
+        if faults:
+            spec = with_faults(spec, tuple(faults))
+        if frames is not None and spec.frames is not None:
+            spec = replace(spec, frames=parse_frame_policy(frames))
+        return spec.backend(spec, weights, seed)
+    except ImportError as error:
+        raise ConfigError(
+            f"encoder {name!r} needs {error.name or 'a library'}, which is not installed; pip install -e '.[extract]'"
+        ) from error
+
+
+def _end_to_end(name: str, recipe: Recipe, media: Media) -> tuple[Tower, dict[str, Any]]:
+    items = recipe.items
+    encoder = load_encoder(name, items.weights, recipe.seed)
+    source = media(encoder)
+    prefix, top = encoder.split(items.top_blocks)
+    tower = Tower(source, nn.Sequential(prefix, top), (top,), _last_blocks(encoder, items))
+    return tower, _facts(encoder, items) | {"media": source.fingerprint}
+
+
+def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> tuple[Tower, dict[str, Any]]:
+    items = recipe.items
+    place = _activations_of(name, items, files)
+    file, made = files[place], files[place].provenance.recipe
+    kept = made["top_blocks"]
+    if items.top_blocks == "all" or items.top_blocks > kept:
+        deeper = "kind 'e2e'" if items.top_blocks == "all" else f"`extract --top-blocks {items.top_blocks}`"
+        raise ConfigError(
+            f"items.top_blocks is {items.top_blocks}, but {file.path} holds what stands below the last {kept} blocks "
+            f"of {name!r}; use at most {kept}, or {deeper}"
+        )
+    encoder = _encoder_of(name, file, items.weights)
+    prefix, module = encoder.split(kept, tokens=made.get("tokens"))
+    if prefix.shape != file.shape[1:]:
+        raise ConfigError(
+            f"{file.path} holds activations of shape {file.shape[1:]} per item, where {name!r} now gives "
+            f"{prefix.shape}; extract them again"
+        )
+    trained = module
+    if kept != items.top_blocks:  # the blocks between run frozen
+        _, trained = encoder.split(items.top_blocks, tokens=made.get("tokens"))
+    source = MappedActivations(file, split.items.ids, absent=recipe.features[place].absent)
+    tower = Tower(source, module, (trained,), _last_blocks(encoder, items))
+    return tower, _facts(encoder, items) | {"activations": file.provenance.fingerprint}
+
+
+def _activations_of(name: str, items: ItemsConfig, files: Sequence[FeatureFile]) -> int:
+    """Return the number of the file with the activations of an encoder."""
+    found = [
+        number
+        for number, file in enumerate(files)
+        if file.provenance.recipe.get("encoder") == name and "top_blocks" in file.provenance.recipe
+    ]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        names = ", ".join(files[number].path.name for number in found)
+        raise ConfigError(f"{len(found)} feature files hold activations of {name!r} ({names}); name one under features")
+    raise ConfigError(
+        f"items.kind is 'top', but none of the {len(files)} feature files holds activations of encoder {name!r}; make "
+        f"one with `extract --encoders {name} --top-blocks {items.top_blocks}` and name it under features"
+    )
+
+
+def _encoder_of(name: str, file: FeatureFile, weights: str) -> Encoder:
+    """Return the encoder that made a file; ConfigError where `weights` are others."""
+    made = file.provenance.recipe
+    if (made["weights"] == "random") != (weights == "random"):
+        kind = "random" if made["weights"] == "random" else "pretrained (or their path)"
+        raise ConfigError(f"items.weights is {weights!r}, but {file.path} was made with others; use {kind}")
+    encoder = load_encoder(name, weights, made.get("seed", 0), made.get("frames"), made.get("faults", ()))
+    if encoder.weights_sha256 != file.provenance.weights_sha256:
+        raise ConfigError(
+            f"items.weights {weights!r} of {name!r} have sha256 {encoder.weights_sha256[:12]}, {file.path} was made "
+            f"with {file.provenance.weights_sha256[:12]}; name those weights, or extract again"
+        )
+    return encoder
+
+
+def _last_blocks(encoder: Encoder, items: ItemsConfig) -> tuple[nn.Module, ...]:
+    blocks = encoder.blocks()
+    return tuple(blocks if items.top_blocks == "all" else blocks[-items.top_blocks :])
+
+
+def _facts(encoder: Encoder, items: ItemsConfig) -> dict[str, Any]:
+    return {
+        "encoder": encoder.spec.name,
+        "weights": items.weights,
+        "weights_sha256": encoder.weights_sha256,
+        "top_blocks": items.top_blocks,
+        "blocks": len(encoder.blocks()),
+    }

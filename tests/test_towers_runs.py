@@ -1,0 +1,294 @@
+"""Runs whose encoder trains: the library's encoders, from a recipe, over stored activations or over media."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+from extract.encoder import Encoder
+from features.errors import ConfigError, StoreError
+from features.provenance import Provenance
+from features.store import FeatureFile, FeatureRows, State, write_features
+from models import towers
+from pipelines.activations import MappedActivations
+from pipelines.config import build_recipe, load_recipe
+from pipelines.experiment import build_model, load_data, open_features, open_run, run_recipe
+from pipelines.media import TitleTokens, media_of
+from pipelines.towers import Media, load_encoder, open_towers
+from tests.checkerboard import InMemory
+from tests.small import ITEMS, item_ids, plain_recipe, recipe, small_dataset, write, write_vectors
+from tests.test_encoders import batch
+
+TITLES = [f"a {number} word{'s' * (number % 3)} " * (1 + number % 4) for number in range(ITEMS)]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    folder = small_dataset(tmp_path / "small")
+    write(folder / "items.csv", "item,title\n" + "".join(f"{i:03},{title}\n" for i, title in enumerate(TITLES)))
+    return folder
+
+
+class Clips(InMemory):
+    """Preprocessed media in memory, as a store of decoded frames is to give them."""
+
+    fingerprint = "in memory"
+
+
+def media(encoder: Encoder) -> Clips | TitleTokens:
+    """Return random pixels, or the titles, of all items."""
+    if encoder.tokenizer is not None:
+        return TitleTokens(dict(zip(item_ids(), TITLES, strict=True)), item_ids(), encoder.tokenizer)
+    return Clips(batch(encoder, ITEMS))
+
+
+def write_activations(
+    path: Path, name: str, count: int, *, dtype: str = "float32", missing: int = 0, order: int = 1
+) -> Path:
+    """Write what `extract --top-blocks` does, the rows in another order than the dataset's."""
+    encoder = load_encoder(name, "random", 0)
+    tokens = None if encoder.tokenizer is None else 24
+    prefix, _ = encoder.split(count, tokens=tokens)
+    inputs = media(encoder).read(torch.arange(ITEMS))
+    activations = prefix(inputs).numpy()
+    ids = item_ids()[::order]
+    states = np.full(ITEMS, State.DONE, np.uint8)
+    states[:missing] = State.MISSING
+    reasons = ["" if state == State.DONE else "gone" for state in states]
+    rows = FeatureRows(ids, activations[::order].copy(), states, reasons, [""] * ITEMS, [""] * ITEMS)
+    made = encoder.recipe() | {"top_blocks": count, "blocks": len(encoder.blocks()), "dtype": dtype}
+    made |= {} if tokens is None else {"tokens": tokens}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_features(path, rows, Provenance("small", made, weights_sha256=encoder.weights_sha256), dtype=dtype)
+    return path
+
+
+def changes(kind: str, name: str, count: Any = 1, files: tuple[Path, ...] = (), **options: Any) -> dict[str, Any]:
+    items = {"kind": kind, "dim": 8, "encoder": name, "weights": "random", "top_blocks": count, **options}
+    train = {"epochs": 7, "batch_size": 16, "patience": 9}
+    return {"items": items, "features": [{"path": str(file)} for file in files], "train": train}
+
+
+def losses(folder: Path) -> list[float]:
+    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
+
+
+def trained(folder: Path) -> dict[str, Tensor]:
+    """Return the last weights of a run."""
+    content = torch.load(folder / "checkpoint.pt", weights_only=True)
+    return dict(content["model"])
+
+
+def without_key_bias(name: str, tensor: Tensor) -> Tensor:
+    """Return a tensor without what softmax does not see: its gradient is rounding noise, which Adam makes steps of."""
+    if name.endswith("key.bias"):
+        return tensor[:0]
+    return tensor.view(3, -1)[[0, 2]] if name.endswith("qkv.bias") else tensor
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "kept", "near"),
+    [
+        ("videomae-tiny", 1, 1, 1e-5),
+        ("videomae-tiny", 1, 2, 1e-5),
+        ("bert-tiny", 1, 1, 1e-5),
+        ("bert-tiny", 1, 2, 1e-5),
+        # BatchNorm by the batch at hand multiplies what its convolutions round
+        pytest.param("resnet-tiny", 1, 1, 1e-4, marks=pytest.mark.slow),
+    ],
+)
+def test_top_is_end_to_end(name: str, count: int, kept: int, near: float, data: Path, tmp_path: Path) -> None:
+    file = write_activations(tmp_path / "cut.h5", name, kept, order=-1)
+    rate = {"encoder_lr": 1e-4}
+    run_recipe(recipe(data, changes("top", name, count, (file,), **rate)), tmp_path / "top", device="cpu")
+    run_recipe(recipe(data, changes("e2e", name, count, **rate)), tmp_path / "e2e", device="cpu", media=media)
+    assert losses(tmp_path / "top") == pytest.approx(losses(tmp_path / "e2e"), rel=1e-5)
+    cut, whole = trained(tmp_path / "top"), trained(tmp_path / "e2e")
+    assert len(cut) == len(whole)
+    assert len(cut) > len([key for key in cut if not key.startswith("items.tower.")])
+    for (key, one), two in zip(cut.items(), whole.values(), strict=True):
+        first, second = without_key_bias(key, one), without_key_bias(key, two)
+        size = max(float(one.abs().max()), 1e-3)
+        torch.testing.assert_close(first, second, rtol=near, atol=near * size, msg=f"{key} of {name}")
+
+
+def test_one_recipe_takes_every_kind(data: Path, tmp_path: Path) -> None:
+    vectors = write_vectors(tmp_path / "vectors.h5", "small", item_ids())
+    file = write_activations(tmp_path / "cut.h5", "bert-tiny", 2)
+    parts = {}
+    for kind in ("id", "v", "dnn", "id+v", "top", "e2e"):
+        made = recipe(data, changes(kind, "bert-tiny", 1, (vectors, file), encoder_lr=1e-4))
+        run_recipe(replace(made, train=replace(made.train, epochs=1)), tmp_path / kind)
+        record = json.loads((tmp_path / kind / "record.json").read_text())
+        parts[kind] = record["parameter_counts"]
+        assert bool(record.get("encoders")) == (kind in ("top", "e2e"))
+    assert parts["id"]["items"] == {"trained": ITEMS * 8, "frozen": 0}
+    assert parts["v"]["items"] == {"trained": 8 * 8 + 8, "frozen": 0}
+    assert parts["id+v"]["items"]["trained"] == parts["id"]["items"]["trained"] + parts["v"]["items"]["trained"]
+    assert parts["dnn"]["items"]["trained"] > parts["v"]["items"]["trained"]
+    encoder = load_encoder("bert-tiny", "random", 0)
+    _, top = encoder.split(1)
+    inside, whole = (sum(tensor.numel() for tensor in part.parameters()) for part in (top, encoder))
+    assert parts["e2e"]["items.tower"] == {"trained": inside, "frozen": whole - inside}
+    assert parts["top"]["items.tower"]["trained"] == inside
+    assert 0 < parts["top"]["items.tower"]["frozen"] < whole - inside  # the block between, not the embeddings
+    assert {kind: part["model"] for kind, part in parts.items()} == dict.fromkeys(parts, parts["id"]["model"])
+
+
+@pytest.mark.parametrize("name", ["bert-tiny", "videomae-tiny", "swin-tiny", "clip-tiny-image"])
+def test_blocks_of_the_libraries_are_made_again(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    split = load_data(recipe(data).data).split
+    runs: list[Any] = []
+    monkeypatch.setattr(towers, "checkpoint", lambda block, *a, **k: runs.append(block) or checkpoint(block, *a, **k))
+    found = []
+    for options in ({}, {"checkpointing": True}):
+        made = recipe(data, changes("e2e", name, 2, **options))
+        model = build_model(made, split, [], {}, open_towers(made, split, [], media))
+        assert not runs
+        torch.manual_seed(0)
+        model.items(torch.arange(9)).square().sum().backward()
+        found.append([weight.grad for weight in model.items.parameters() if weight.grad is not None])
+    assert len(runs) == 2
+    assert len(found[0]) > 20
+    for plain, again in zip(*found, strict=True):
+        torch.testing.assert_close(plain, again)
+
+
+def test_a_model_without_items_loads_no_encoder(data: Path, tmp_path: Path) -> None:
+    made = build_recipe(plain_recipe(data, changes("e2e", "resnet-tiny") | {"model": {"name": "popularity"}}))
+    assert run_recipe(made, tmp_path / "run")["test"]
+
+
+def test_a_run_opens_again_with_its_encoder(data: Path, tmp_path: Path) -> None:
+    file = write_activations(tmp_path / "cut.h5", "bert-tiny", 1)
+    made = recipe(data, changes("top", "bert-tiny", 1, (file,)))
+    metrics = run_recipe(made, tmp_path / "run")
+    assert load_recipe(tmp_path / "run" / "config.yaml") == made
+    first, again = open_run(tmp_path / "run"), open_run(tmp_path / "run")
+    assert torch.equal(first.model.item_vectors(), again.model.item_vectors())
+    assert run_recipe(made, tmp_path / "run") == metrics
+    (record,) = json.loads((tmp_path / "run" / "record.json").read_text())["encoders"]
+    assert (record["encoder"], record["top_blocks"], record["blocks"]) == ("bert-tiny", 1, 2)
+    assert record["activations"] == FeatureFile(file).provenance.fingerprint
+
+
+def test_a_run_over_other_media_is_not_opened(data: Path, tmp_path: Path) -> None:
+    run_recipe(recipe(data, changes("e2e", "bert-tiny")), tmp_path / "run")
+    other = load_data(recipe(data).data)
+    other.dataset.titles["003"] = "another title"
+    with pytest.raises(ConfigError, match=r"encoder 'bert-tiny': its media changed since .*run was trained"):
+        open_run(tmp_path / "run", media=media_of(other.dataset, other.split))
+
+
+def refused(data: Path, wanted: dict[str, Any], message: str, media: Media | None = None) -> None:
+    run = data.parent / "refused"
+    with pytest.raises((ConfigError, StoreError), match=message):
+        run_recipe(recipe(data, wanted), run, media=media)
+    assert not run.exists()
+
+
+def test_what_cannot_be_meant_is_told_before_anything_is_written(data: Path, tmp_path: Path) -> None:
+    vectors = write_vectors(tmp_path / "vectors.h5", "small", item_ids())
+    file = write_activations(tmp_path / "cut.h5", "bert-tiny", 1)
+    twin = write_activations(tmp_path / "twin.h5", "bert-tiny", 2)
+    top = {"kind": "top", "name": "bert-tiny"}
+    none = r"none of the 1 feature files holds activations of encoder 'bert-tiny'; make one with .*--top-blocks 1`"
+    refused(data, changes(**top, files=(vectors,)), none)
+    refused(
+        data, changes(**top, files=(file, twin)), r"2 feature files hold activations of 'bert-tiny' \(cut\.h5, twin"
+    )
+    refused(
+        data, changes(**top, count=2, files=(file,)), r"top_blocks is 2, .*below the last 1 blocks .*--top-blocks 2`"
+    )
+    refused(data, changes(**top, count="all", files=(file,)), r"top_blocks is all, .*or kind 'e2e'")
+    refused(data, changes(**top, weights="pretrained", files=(file,)), r"weights is 'pretrained', .*others; use random")
+    refused(
+        data, changes("v", "bert-tiny", files=(file,)), r"items.kind is 'v', but .*cut\.h5 holds activations of shape"
+    )
+    refused(data, changes("e2e", "bert-tiny", 3), r"top_blocks is 3, but encoder 'bert-tiny' has 2 blocks")
+    refused(data, changes("e2e", "bert-tinny"), r"encoder 'bert-tinny' is unknown; did you mean 'bert-tiny'")
+    refused(data, changes("e2e", "resnet-tiny"), r"encoder 'resnet-tiny' reads covers, of which no decoded frames")
+    refused(data, changes("e2e", "resnet-tiny", micro_batch=4), r"which BatchNorm in the trained part", media)
+    write(data / "items.csv", "item,title\n000,first\n")
+    refused(
+        data, changes("e2e", "bert-tiny"), r"29 of 30 items have no title, first '001', and kind 'e2e' encodes every"
+    )
+
+
+def test_activations_of_other_weights_are_refused(data: Path, tmp_path: Path) -> None:
+    file = write_activations(tmp_path / "cut.h5", "bert-tiny", 1)
+    held = FeatureFile(file)
+    rows = FeatureRows(list(held.columns.ids), held.read(held.columns.ids), held.columns.states, *[[""] * ITEMS] * 3)
+    write_features(tmp_path / "o.h5", rows, replace(held.provenance, weights_sha256="ab" * 32))
+    wanted = changes("top", "bert-tiny", files=(tmp_path / "o.h5",))
+    refused(data, wanted, r"items.weights 'random' of 'bert-tiny' have sha256 \w{12}, .* was made with abababababab")
+
+
+@pytest.mark.parametrize("model", ["lightgcn", "mmgcn", "grcn", "vbpr"])
+@pytest.mark.parametrize("kind", ["top", "e2e"])
+def test_models_that_cannot_train_an_encoder_say_why(kind: str, model: str, data: Path) -> None:
+    plain = plain_recipe(data, changes(kind, "bert-tiny") | {"model": {"name": model}})
+    reason = (
+        "its bias is a linear function of frozen vectors" if model == "vbpr" else "every step would encode the whole"
+    )
+    with pytest.raises(ConfigError, match=f"items.kind is '{kind}', which {model} cannot work with .*{reason}"):
+        build_recipe(plain)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
+def test_mapped_rows_are_those_of_the_store(dtype: str, tmp_path: Path) -> None:
+    file = FeatureFile(write_activations(tmp_path / "cut.h5", "bert-tiny", 1, dtype=dtype, order=-1))
+    ids = item_ids()
+    mapped, resident = MappedActivations(file, ids, resident_bytes=0), MappedActivations(file, ids)
+    assert (mapped.resident, resident.resident) == (False, True)
+    some = torch.tensor([0, 4, 5, 29])
+    expected = torch.from_numpy(file.read([ids[item] for item in some]))
+    assert mapped.read(some).dtype == {"float16": torch.float16}.get(dtype, torch.float32)
+    assert torch.equal(mapped.read(some).float(), expected)
+    assert torch.equal(resident.read(some), mapped.read(some))
+    kept = mapped.read(some)
+    mapped.read(torch.arange(4))
+    assert torch.equal(kept.float(), expected), "what is read is not written to again"
+
+
+@pytest.mark.parametrize("resident_bytes", [0, 2**31])
+def test_absent_rows_are_refused_or_filled(resident_bytes: int, tmp_path: Path) -> None:
+    file = FeatureFile(write_activations(tmp_path / "cut.h5", "resnet-tiny", 1, missing=3))
+    ids = item_ids()
+
+    def opened(absent: Any) -> Tensor:
+        return MappedActivations(file, ids, absent=absent, resident_bytes=resident_bytes).read(torch.arange(ITEMS))
+
+    with pytest.raises(StoreError, match=r"lacks 3 of 30 items, first '000' \(missing: gone\)"):
+        opened("error")
+    for absent in ("zero", "mean"):
+        torch.testing.assert_close(opened(absent), torch.from_numpy(file.read(ids, absent=absent)))
+
+
+def test_vectors_and_rows_that_are_not_finite_are_no_activations(tmp_path: Path) -> None:
+    vectors = FeatureFile(write_vectors(tmp_path / "vectors.h5", "small", item_ids()))
+    with pytest.raises(StoreError, match=r"vectors\.h5 holds vectors of shape \(30, 8\), no activations"):
+        MappedActivations(vectors, item_ids())
+    path = write_activations(tmp_path / "cut.h5", "bert-tiny", 1)
+    file = FeatureFile(path)
+    raw = bytearray(path.read_bytes())
+    place = raw.find(file.mapped()[4].tobytes())
+    raw[place : place + 4] = np.float32(np.nan).tobytes()
+    path.write_bytes(raw)
+    with pytest.raises(StoreError, match="not finite"):
+        MappedActivations(FeatureFile(path), item_ids(), resident_bytes=0).read(torch.tensor([3, 4]))
+
+
+def test_open_features_knows_activations(data: Path, tmp_path: Path) -> None:
+    file = write_activations(tmp_path / "cut.h5", "bert-tiny", 1)
+    made = recipe(data, changes("top", "bert-tiny", files=(file,)))
+    (opened,) = open_features(made, load_data(made.data).split)
+    assert len(opened.shape) == 3
