@@ -8,11 +8,11 @@ STAMP := .venv/.installed
 demo: install  ## the whole job on a generated corpus, offline, into demo/
 	$(BIN)/python run_pipeline.py demo
 
-test: install  ## all tests that need no GPU and no download
-	$(BIN)/python -m pytest -m "not gpu and not weights" --cov --cov-report=term:skip-covered --cov-fail-under=90
+test: install  ## all tests that need no GPU and no download, two files at a time
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not weights" --cov --cov-report=term:skip-covered --cov-fail-under=90
 
 test-fast: install  ## without the slow ones
-	$(BIN)/python -m pytest -m "not gpu and not weights and not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not weights and not slow"
 
 lint: install  ## ruff, mypy strict, import rules
 	$(BIN)/ruff check .
