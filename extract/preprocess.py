@@ -50,8 +50,11 @@ def crop(pixels: NDArray[np.uint8] | Tensor, inputs: PixelInput, device: torch.d
 
 
 def normalise(pixels: Tensor, inputs: PixelInput) -> Tensor:
-    """Return (..., 3, H, W) float32 of pixels (..., H, W, 3) uint8 that `crop` gave, on their device."""
-    return _normalised(pixels.movedim(-1, -3).float(), inputs).contiguous()
+    """Return (..., 3, H, W) float32 of pixels (..., H, W, 3) uint8 that `crop` gave, on their device.
+
+    In memory the channels stay innermost, as behind `preprocess`: convolutions then round alike.
+    """
+    return _normalised(pixels.movedim(-1, -3).float(), inputs)
 
 
 def _by_chunk(

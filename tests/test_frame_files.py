@@ -15,7 +15,7 @@ import pytest
 import torch
 
 import run_pipeline
-from extract import extractor
+from extract import extractor, pixel_media
 from extract.catalog import Catalog, build_catalog
 from extract.decoders import read_auto, read_cover
 from extract.encoder import PixelInput
@@ -106,7 +106,7 @@ def test_cropped_and_normalised_is_preprocessed_of_rounded(name: str, faults: tu
     assert torch.equal(crop(frames[3], inputs), pixels[3])
     exact, rounded = preprocess(frames, inputs), normalise(pixels, inputs)
     assert rounded.shape == exact.shape
-    assert rounded.is_contiguous()
+    assert rounded.stride() == exact.stride()
     if not isinstance(inputs, type(ENCODERS["resnet50"].inputs)) or type(inputs) is PixelInput:
         half = 0.5 / 255 / torch.tensor(inputs.std)[:, None, None]  # a level of rounding
         assert bool(((rounded - exact).abs() <= 1.001 * half).all())
@@ -163,13 +163,13 @@ def test_a_file_holds_what_the_encoder_sees(media: str, tmp_path: Path, catalog:
 def test_encoders_of_one_contract_share_a_file(tmp_path: Path, catalog: Catalog) -> None:
     names = ["videomae-tiny", "r3d-tiny", "resnet-tiny", "resnet50-tiny", "clip-tiny-image"]
     reports = extract_all(catalog, [ENCODERS[name] for name in names], options(tmp_path))
-    assert [report.encoder for report in reports] == ["video-64px", "video-64px", "cover-64px", "cover-64px"]
-    assert len({report.path for report in reports}) == 4
+    assert [report.encoder for report in reports] == ["video-64px", "cover-64px", "cover-64px"]
+    assert len({report.path for report in reports}) == 3
     contracts = [FeatureFile(report.path).provenance.recipe["pixels"] for report in reports]
-    assert contracts[0] != contracts[1]  # R3D resizes to another side
+    assert [contract["interpolation"] for contract in contracts] == ["bilinear", "bilinear", "bicubic"]
     again = extract(catalog, ENCODERS["resnet50-tiny"], options(tmp_path))
     assert again.unchanged
-    assert again.path == reports[2].path
+    assert again.path == reports[1].path
 
 
 def test_broken_off_and_with_other_workers_the_bytes_are_the_same(tmp_path: Path, catalog: Catalog) -> None:
@@ -194,13 +194,12 @@ def test_broken_off_and_with_other_workers_the_bytes_are_the_same(tmp_path: Path
 
 def test_a_source_that_changed_is_decoded_again(tmp_path: Path) -> None:
     catalog = write_media(tmp_path / "media", ["0", "1", "2"])
-    first = made(tmp_path, catalog, "cover")
+    before = np.array(made(tmp_path, catalog, "cover").mapped())
     write_cover(source(catalog, "1", "cover"), kind=4, size=(90, 90))
     report = extract(catalog, SPEC["cover"], options(tmp_path))
-    assert (report.path, report.new_rows) == (first.path, 1)
-    changed = [item for item in "012" if not np.array_equal(first.read([item]), FeatureFile(report.path).read([item]))]
-    assert changed == []  # `first` reads the path, where the new file stands
-    assert FeatureFile(report.path).vectors_sha256 != first.vectors_sha256
+    assert report.new_rows == 1
+    after = FeatureFile(report.path).mapped()
+    assert [bool((one != two).any()) for one, two in zip(before, after, strict=True)] == [False, True, False, False]
 
 
 def test_what_does_not_fit_is_refused_before_anything_is_written(
@@ -345,6 +344,7 @@ def test_rows_whose_pixels_changed_are_made_again(tmp_path: Path) -> None:
     old = from_pixels(catalog, file, "cover")
     again = made(tmp_path, catalog, "cover")
     assert again.path == file.path
+    pixel_media._mapped.cache_clear()  # as in a worker that has not read from it yet
     with pytest.raises(StoreError, match=r"was replaced while it was read; run `extract` again"):
         extract(old, SPEC["cover"], replace(run, out=tmp_path / "elsewhere"))
     report = extract(from_pixels(catalog, again, "cover"), SPEC["cover"], run)
@@ -402,8 +402,8 @@ def changes(kind: str, name: str, file: Path | None, **more: Any) -> dict[str, A
 
 @pytest.mark.parametrize(
     ("name", "near"),
-    # BatchNorm by the batch at hand multiplies what its convolutions round
-    [("videomae-tiny", 1e-5), pytest.param("resnet-tiny", 1e-4, marks=pytest.mark.slow)],
+    # equal bit for bit where convolutions round alike at every batch size; where not, BatchNorm multiplies it
+    [("videomae-tiny", 1e-5), ("resnet-tiny", 1e-3)],
 )
 def test_top_over_the_pixels_is_end_to_end(name: str, near: float, data: Path, tmp_path: Path) -> None:
     media = ENCODERS[name].modality
@@ -473,7 +473,7 @@ def test_files_that_do_not_fit_the_encoder_are_refused(stored: dict[str, Path], 
     refused(
         data,
         changes("e2e", "slowfast-tiny", video),
-        r"video-64px\..*h5 holds pixels that encoder 'slowfast-tiny' does not take \(.*frames uniform:4, not uniform:8\)",
+        r"video-64px\..* holds pixels that encoder 'slowfast-tiny' does not take \(.*frames uniform:4, not uniform:8\)",
     )
     small = {**FeatureFile(cover).provenance.recipe}
     small["pixels"] = {**small["pixels"], "size": 32, "mode": "stretch", "resize": None}
