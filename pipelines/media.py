@@ -112,12 +112,7 @@ def media_of(dataset: Dataset, split: Split, features: Sequence[FeatureConfig] =
         if encoder.tokenizer is not None:
             return TitleTokens(dataset.titles, split.items.ids, encoder.tokenizer)
         file, feature = _pixels_for(encoder.spec, split, features)
-        if feature.absent == "mean":
-            raise ConfigError(
-                f"items.kind is 'e2e', and {file.path} has `absent: mean`, which is for vectors; give `zero`, an input "
-                "of the mean colour, or leave it out"
-            )
-        return StoredPixels(file, split.items.ids, encoder.spec, blank=feature.absent == "zero")
+        return StoredPixels(file, split.items.ids, encoder.spec, blank=feature.absent != "error")
 
     return source
 
