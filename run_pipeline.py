@@ -105,8 +105,8 @@ def _extract(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     what = "raw videos, covers and titles into feature files, one per encoder"
     parser = _verb(verbs, "extract", what, "extraction:run_extract")
     parser.add_argument("--data", type=Path, required=True, help="dataset folder (docs/datasets.md)")
-    parser.add_argument("--videos", type=Path, help="folder or LMDB of videos, in place of the dataset folder's")
-    parser.add_argument("--covers", type=Path, help="folder or LMDB of covers, in place of the dataset folder's")
+    parser.add_argument("--videos", type=Path, help="folder, LMDB or file of pixels, in place of the dataset's videos")
+    parser.add_argument("--covers", type=Path, help="folder, LMDB or file of pixels, in place of the dataset's covers")
     parser.add_argument("--encoders", required=True, help="names that `encoders` lists, comma-separated")
     parser.add_argument("--out", type=Path, required=True, help="folder for the feature files")
     parser.add_argument("--weights", default="pretrained", help="pretrained, random, or a local folder or file")
@@ -121,6 +121,10 @@ def _extract(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--top-blocks", type=int, metavar="T", help=cut)
     inner = "store what these blocks give, each pooled, instead of vectors: all, or numbers from 1 such as 3,6,12"
     parser.add_argument("--layers", metavar="NUMBERS", help=inner)
+    seen = (
+        "store the frames and covers these encoders see, resized and cropped, as uint8, for items.kind e2e; runs none"
+    )
+    parser.add_argument("--pixels", action="store_true", help=seen)
     parser.add_argument("--items", type=Path, metavar="FILE", help="only the items in FILE, one id per line")
     parser.add_argument("--decoder", default="auto", help="auto, decord, pyav or torchcodec")
     parser.add_argument("--decode-seconds", type=float, default=60.0, help="time one file may take to decode")

@@ -12,13 +12,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from extract.decoders import one_line
 from extract.encoder import Batch, Encoder, PixelInput, Tokens
 from extract.options import ExtractOptions
 from extract.outputs import Output, vector_output
-from extract.preprocess import preprocess
+from extract.preprocess import crop, normalise, preprocess
 from extract.reading import Source
 from features.errors import ConfigError, MediaError
 from features.precision import to_disk
@@ -78,8 +79,14 @@ class Feeder:
             return content
         assert content is not None
         assert isinstance(spec.inputs, PixelInput)
-        pixels = content if spec.frames is None else source.frames_of(spec.frames)
-        return preprocess(pixels.to(self._options.device, non_blocking=True), spec.inputs, self._options.device)
+        pixels = content if source.cropped or spec.frames is None else source.frames_of(spec.frames)
+        pixels = pixels.to(self._options.device, non_blocking=True)
+        if self._output.pixels:
+            pixels = pixels if source.cropped else crop(pixels, spec.inputs, self._options.device)
+            return pixels.reshape(self._output.shape)  # a cover is one frame
+        if source.cropped:
+            return normalise(pixels, spec.inputs)
+        return preprocess(pixels, spec.inputs, self._options.device)
 
     def _run(self) -> None:
         if self._inputs:  # vectors stay on the device: nothing waits for the GPU before the shard's end
@@ -113,17 +120,17 @@ class Feeder:
         return Tokens(tokens.ids.to(self._options.device), tokens.mask.to(self._options.device))
 
     def finish(self) -> FeatureRows:
-        """Run what is left and return all rows, float32; a vector that does not fit the disk's type is a failed row."""
+        """Run what is left and return all rows, float32; a vector that does not fit the disk's type is a failed row.
+
+        Pixels are uint8, and fit.
+        """
         self._run()
-        dtype = self._options.dtype
-        rows = np.full((len(self._rows), *self._output.shape), np.nan, dtype=np.float32)
+        shape = (len(self._rows), *self._output.shape)
+        rows: NDArray[Any] = np.zeros(shape, np.uint8) if self._output.pixels else np.full(shape, np.nan, np.float32)
         for places, made in self._made:
-            rows[places] = made.float().cpu().numpy()
-        fits = to_disk(rows, dtype).good
-        for place, row in enumerate(self._rows):
-            if row.state == State.DONE and not fits[place]:
-                rows[place] = np.nan
-                row.state, row.reason = State.FAILED, f"vector is not finite in {dtype}; try --dtype float32"
+            rows[places] = (made if self._output.pixels else made.float()).cpu().numpy()
+        if not self._output.pixels:
+            self._fail_what_does_not_fit(rows)
         return FeatureRows(
             ids=[row.item for row in self._rows],
             vectors=rows,
@@ -132,6 +139,14 @@ class Feeder:
             stamps=[row.stamp for row in self._rows],
             digests=[row.digest for row in self._rows],
         )
+
+    def _fail_what_does_not_fit(self, rows: NDArray[Any]) -> None:
+        dtype = self._options.dtype
+        fits = to_disk(rows, dtype).good
+        for place, row in enumerate(self._rows):
+            if row.state == State.DONE and not fits[place]:
+                rows[place] = np.nan
+                row.state, row.reason = State.FAILED, f"vector is not finite in {dtype}; try --dtype float32"
 
 
 def run_encoder(module: nn.Module, batch: Batch, options: ExtractOptions) -> Tensor:

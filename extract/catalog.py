@@ -11,9 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 from extract.lmdb_media import LmdbEntry, is_lmdb, list_entries
+from extract.pixel_media import PixelEntry, is_pixel_file, list_pixels
 from features.errors import ConfigError, nearest
 
-Origin = Path | LmdbEntry  # where a video or a cover is
+Origin = Path | LmdbEntry | PixelEntry  # where a video or a cover is
 Modality = Literal["video", "cover", "title"]
 MODALITIES: tuple[Modality, ...] = ("video", "cover", "title")
 VIDEO_SUFFIXES = frozenset({".mp4", ".mkv", ".webm", ".avi", ".mov", ".m4v", ".flv", ".gif"})
@@ -56,15 +57,15 @@ class Catalog:
 
 
 def source(item: Item, modality: Modality) -> Origin | str | None:
-    """Return what a modality of an item is made from: file, LMDB entry, title or None (so is a blank title)."""
+    """Return what a modality of an item is made from: file, stored entry, title or None (so is a blank title)."""
     if modality == "title":
         return item.title if item.title and item.title.strip() else None
     return item.video if modality == "video" else item.cover
 
 
 def stamp(item: Item, modality: Modality) -> str:
-    """Return a cheap mark that changes with the source: 'size:<bytes>' of a file, 'lmdb:<bytes>' of an
-    LMDB entry, 'blake2b:<32 hex>' of a title, '' if missing.
+    """Return a cheap mark that changes with the source: 'size:<bytes>' of a file, 'lmdb:<bytes>' of an LMDB entry,
+    'pixels:<32 hex>' of a row of pixels (what they were decoded from), 'blake2b:<32 hex>' of a title, '' if missing.
 
     Only the file's size is looked at, so that a catalog of a million files takes seconds and a copied one stays the
     same. An edit that keeps the size is not seen.
@@ -76,6 +77,8 @@ def stamp(item: Item, modality: Modality) -> str:
         return f"blake2b:{hashlib.blake2b(origin.encode(errors='surrogatepass'), digest_size=16).hexdigest()}"
     if isinstance(origin, LmdbEntry):
         return f"lmdb:{origin.size}"
+    if isinstance(origin, PixelEntry):
+        return f"pixels:{origin.digest}"
     try:
         return f"size:{origin.stat().st_size}"
     except OSError:  # deleted since it was listed: missing, like one that never was
@@ -93,7 +96,7 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def media_ids(*, videos: Path | None, covers: Path | None) -> set[str]:
-    """Return the ids for which a folder or an LMDB holds a video or a cover; ConfigError as `build_catalog`."""
+    """Return the ids for which a folder, LMDB or file of pixels holds a video or a cover; raises as `build_catalog`."""
     return {*_listing(videos, VIDEO_SUFFIXES, "videos"), *_listing(covers, COVER_SUFFIXES, "covers")}
 
 
@@ -113,16 +116,19 @@ def build_catalog(
     Args:
         dataset: name the feature files will carry.
         ids: item ids in the order of the rows, or None for all that have a file or a title, in natural order.
-        videos: folder of videos named by item id, or an LMDB of frames (extract/lmdb_media.py).
-        covers: folder of covers named by item id, or an LMDB.
+        videos: folder of videos named by item id, an LMDB of frames (extract/lmdb_media.py), or a file of their pixels
+            (extract/pixel_media.py).
+        covers: folder of covers named by item id, an LMDB, or a file of their pixels.
         titles: item id -> title.
 
     Raises:
-        ConfigError: a folder that is none, two files for one id, an id given twice, or no item at all.
+        ConfigError: a folder that is none, two files for one id, an id given twice, or no item at all; a feature file
+            of something else.
+        StoreError: a file of pixels that is damaged or of another dataset.
     """
     titles = titles or {}
-    video = _listing(videos, VIDEO_SUFFIXES, "videos")
-    cover = _listing(covers, COVER_SUFFIXES, "covers")
+    video = _listing(videos, VIDEO_SUFFIXES, "videos", dataset)
+    cover = _listing(covers, COVER_SUFFIXES, "covers", dataset)
     wanted = sorted({*video, *cover, *titles}, key=natural_key) if ids is None else list(ids)
     if not wanted:
         raise ConfigError(
@@ -135,12 +141,14 @@ def build_catalog(
     return Catalog(dataset, tuple(Item(item, video.get(item), cover.get(item), titles.get(item)) for item in wanted))
 
 
-def _listing(folder: Path | None, suffixes: frozenset[str], what: str) -> dict[str, Origin]:
-    """Return item id -> file of a folder, or entry of an LMDB."""
+def _listing(folder: Path | None, suffixes: frozenset[str], what: str, dataset: str | None = None) -> dict[str, Origin]:
+    """Return item id -> file of a folder, or entry of an LMDB or of a file of pixels."""
     if folder is None:
         return {}
     if is_lmdb(folder):
         return {**list_entries(folder, what)}
+    if is_pixel_file(folder):
+        return {**list_pixels(folder, what, dataset)}
     if not folder.is_dir():
         raise ConfigError(f"folder of {what} {folder} does not exist; check the path")
     found: dict[str, Origin] = {}

@@ -9,14 +9,15 @@ from dataclasses import replace
 from datetime import UTC, datetime
 
 from extract.batch_size import settled_batch_size
-from extract.catalog import Catalog, source, stamp
+from extract.catalog import Catalog, stamp
 from extract.decoders import get_decoder
 from extract.encoder import EncoderSpec
 from extract.faults import with_faults
-from extract.lmdb_media import LmdbEntry
 from extract.options import AUTO, ExtractOptions, ExtractReport
 from extract.outputs import announce, asked_for, check_room
+from extract.pixels import Pixels, distinct_contracts
 from extract.sharding import Progress, Work, claims_of, run_shards
+from extract.stored import stored_media
 from features.errors import ConfigError, MediaError
 from features.provenance import FINGERPRINT_CHARS, Provenance, library_versions
 from features.shards import FeatureJob, Wanted
@@ -35,7 +36,7 @@ LIBRARIES = (
 )
 
 
-SHARD_BYTES = 2**28  # of float32 rows: a shard is held in memory
+SHARD_BYTES = 2**28  # of rows, float32 unless they are pixels: a shard is held in memory
 
 Tell = Callable[[str], None]
 
@@ -57,6 +58,8 @@ def extract_all(
 ) -> list[ExtractReport]:
     """Encode every item of a catalog into one feature file per encoder, or bring those files up to date.
 
+    With `options.pixels` it is one file of pixels per input contract.
+
     Each video is decoded once for all encoders (the union of their frames), each cover read once.
 
     Args:
@@ -65,14 +68,14 @@ def extract_all(
         options: see there; `frames` is for video encoders and replaces the frames of all of them.
         progress: called with (rows there are, rows wanted) over all files after each batch; what it raises stops the
             run, and the next run goes on after the last finished shard.
-        tell: called with a line per encoder whose activations are to be stored: their size, and the disk's room.
+        tell: called with a line per encoder whose activations or pixels are to be stored: their size, the disk's room.
 
     Raises:
         ConfigError: an option, weights, an encoder twice, or a modality the catalog lacks altogether.
         MediaError: more items without a vector than `max_failed`; the rows made so far are kept for the next run, and
             the files of the other encoders are written.
-        StoreError: weights or a feature file that do not fit, or a full disk; activations that will not fit, before
-            anything is written.
+        StoreError: weights or a feature file that do not fit, or a full disk; activations or pixels that will not fit,
+            before anything is written.
     """
     works = prepare_all(catalog, specs, options, tell=tell)
     busy = [work for work in works if not work.job.unchanged]
@@ -90,6 +93,8 @@ def prepare_all(
     if options.frames is not None and all(spec.modality != "video" for spec in specs):
         names = ", ".join(spec.name for spec in specs)
         raise ConfigError(f"--frames {options.frames} is for videos, but {names} read none; leave --frames out")
+    if options.pixels:
+        specs = distinct_contracts([_asked_for(spec, options) for spec in specs])
     works = [prepare(catalog, spec, options) for spec in specs]
     targets = [work.job.target for work in works]
     twice = next((spec.name for spec, target in zip(specs, targets, strict=True) if targets.count(target) > 1), None)
@@ -114,14 +119,14 @@ def _settled(works: Sequence[Work], asked: ExtractOptions) -> list[Work]:
         if options.compile:
             work.output.module.compile()
         done.append(replace(work, options=options))
-    most = min((_most_rows(work) for work in done if len(work.output.shape) == 2), default=asked.shard_size)
+    most = min((_most_rows(work) for work in done if work.output.unit), default=asked.shard_size)
     size = min(asked.shard_size, most)
     return [replace(work, options=replace(work.options, shard_size=size)) for work in done]
 
 
 def _most_rows(work: Work) -> int:
     """Return how many rows a shard may have, whole batches if it holds more than one."""
-    rows = max(1, SHARD_BYTES // (4 * work.output.numbers))
+    rows = max(1, SHARD_BYTES // ((1 if work.output.pixels else 4) * work.output.numbers))
     batch = max(1, work.options.batch_size)
     return rows - rows % batch if rows > batch else rows
 
@@ -129,21 +134,21 @@ def _most_rows(work: Work) -> int:
 def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Work:
     """Load the encoder and open the feature job; the checks that need no media happen here."""
     get_decoder(options.decoder)
-    stored = _check_catalog(catalog, spec)
+    _check_catalog(catalog, spec)
     spec = _asked_for(spec, options)
-    if stored:
-        _check_stored(spec)
-    encoder = spec.backend(spec, options.weights, options.seed).to(options.device)
+    encoder = Pixels(spec) if options.pixels else spec.backend(spec, options.weights, options.seed)
+    spec = encoder.to(options.device).spec
+    stored = stored_media(catalog, spec)
     output = asked_for(encoder, options, catalog)
     provenance = Provenance(
         dataset=catalog.dataset,
         recipe=encoder.recipe()
         | {
-            "dtype": options.dtype,
+            "dtype": "uint8" if output.pixels else options.dtype,
             "decoder": options.decoder if spec.modality == "video" and not stored else None,
-            "precision": options.precision,
         }
-        | ({"stored": "lmdb"} if stored else {})
+        | ({} if output.pixels else {"precision": options.precision})
+        | stored
         | dict(output.recipe),
         weights_sha256=encoder.weights_sha256,
         libraries=library_versions(LIBRARIES),
@@ -179,26 +184,13 @@ def feature_name(dataset: str, encoder: str, fingerprint: str) -> str:
     return f"{safe}.{encoder}.{fingerprint[:FINGERPRINT_CHARS]}.h5"
 
 
-def _check_catalog(catalog: Catalog, spec: EncoderSpec) -> bool:
-    """Return whether the encoder's media stand in an LMDB."""
+def _check_catalog(catalog: Catalog, spec: EncoderSpec) -> None:
     total, missing = len(catalog.items), catalog.count_missing()[spec.modality]
     if missing == total:
         raise ConfigError(
             f"dataset {catalog.dataset!r} has no {spec.modality} for any of its {total} items, which encoder "
             f"{spec.name!r} needs; check the folder or table of {spec.modality}s and that its names are the item ids"
         )
-    return any(isinstance(source(item, spec.modality), LmdbEntry) for item in catalog.items)
-
-
-def _check_stored(spec: EncoderSpec) -> None:
-    """Refuse frames that stored ones cannot be; how many there are of them is seen item by item."""
-    frames = spec.frames
-    if frames is None or (frames.kind == "middle" and frames.stride == 1):
-        return
-    raise ConfigError(
-        f"encoder {spec.name!r} asks for frames '{frames}' of a whole clip, but an LMDB holds a few neighbouring ones; "
-        "use --frames middle:5 (and single --faults instead of five-frames)"
-    )
 
 
 def finish(works: Sequence[Work]) -> None:
@@ -222,8 +214,9 @@ def _check_failures(work: Work) -> None:
         return
     missing = sum(state == "missing" for _, state, _ in bad)
     first = "; ".join(f"{item}: {reason}" for item, _, reason in bad[:3])
+    what = "pixels" if work.output.pixels else "vector"
     raise MediaError(
-        f"{len(bad)} of {total} items have no vector ({missing} missing, {len(bad) - missing} failed), more than "
+        f"{len(bad)} of {total} items have no {what} ({missing} missing, {len(bad) - missing} failed), more than "
         f"--max-failed {work.options.max_failed:g} allows. First: {first}. Repair them, or run again with "
         f"--max-failed {math.ceil(1000 * len(bad) / total) / 1000:g}; what is done is kept"
     )

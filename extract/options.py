@@ -22,7 +22,7 @@ CPU_BATCH = 16
 
 @dataclass(frozen=True)
 class ExtractOptions:
-    """How to extract. Weights, seed, dtype, frames, decoder, precision, faults, top_blocks, layers make a recipe.
+    """How to extract. Weights, seed, dtype, frames, decoder, precision, faults and what is stored make a recipe.
 
     Batch size, workers, threads, device and `compile` leave the numbers alone but for the last bits of a float32.
 
@@ -43,6 +43,8 @@ class ExtractOptions:
         max_failed: share of items without a vector, in [0, 1], above which no feature file is written.
         top_blocks: T: store the activations below the last T blocks instead of vectors (extract/split.py).
         layers: block numbers from 1, or 'all': store what these blocks give, pooled, instead of vectors.
+        pixels: store the decoded, resized and cropped pixels, uint8, and run no encoder; `dtype`, `weights` and `seed`
+            mean nothing then.
         faults: names in `extract.faults.FAULTS`, or 'microlens' for all that concern an encoder.
         retry_failed: make rows again that failed in the finished file.
         stale_s: seconds without a sign of life after which a worker of a farm counts as dead.
@@ -65,6 +67,7 @@ class ExtractOptions:
     max_failed: float = 0.05
     top_blocks: int | None = None
     layers: tuple[int, ...] | Literal["all"] | None = None
+    pixels: bool = False
     faults: tuple[str, ...] = ()
     retry_failed: bool = False
     stale_s: float = 300.0
@@ -77,8 +80,7 @@ class ExtractOptions:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it needs to be at least 1")
         if not 0 <= self.max_failed <= 1:
             raise ConfigError(f"max_failed is {self.max_failed}; it is a share of all items, from 0 to 1")
-        if self.top_blocks is not None and self.layers is not None:
-            raise ConfigError("--top-blocks and --layers each say what is stored; give one of them")
+        self._check_output()
         disk_type(self.dtype)
         if self.precision not in get_args(Precision):
             raise ConfigError(f"precision is {self.precision!r}; the encoder runs in 'float32', 'bf16' or 'fp16'")
@@ -93,6 +95,17 @@ class ExtractOptions:
             raise ConfigError(f"device {self.device!r} is unknown; use 'cpu', 'cuda' or 'cuda:0'") from error
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device {self.device!r} is not there: torch sees no GPU; use --device cpu")
+
+    def _check_output(self) -> None:
+        given = {"--top-blocks": self.top_blocks is not None, "--layers": self.layers is not None}
+        asked = [name for name, there in (given | {"--pixels": self.pixels}).items() if there]
+        if len(asked) > 1:
+            raise ConfigError(f"{' and '.join(asked)} each say what is stored; give one of them")
+        wanted = {f"--precision {self.precision}": self.precision != "float32", "--compile": self.compile}
+        wanted |= {f"--faults {','.join(self.faults)}": bool(self.faults)}
+        idle = next((name for name, there in wanted.items() if there), None)
+        if self.pixels and idle is not None:
+            raise ConfigError(f"--pixels runs no encoder, which {idle} is for; leave one out")
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
-"""What of an encoder goes into the store: its vector, the activations below its last blocks, or several layers.
+"""What goes into the store: an encoder's vector, the activations below its last blocks, several layers, or its input.
 
-Letters: B batch, I items, F features, S tokens or positions, L layers.
+Letters: B batch, I items, F features, S tokens or positions, L layers, T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -14,11 +14,10 @@ from typing import TYPE_CHECKING, Any
 from torch import nn
 
 from extract.catalog import Catalog, source
-from extract.encoder import Encoder
+from extract.encoder import Encoder, PixelInput
 from extract.layers import Chosen, layers_of
 from extract.options import ExtractOptions
 from features.errors import ConfigError, StoreError
-from features.precision import disk_type
 
 if TYPE_CHECKING:
     from extract.sharding import Work
@@ -38,8 +37,8 @@ class Output:
 
     Attributes:
         module: from a batch to (B, *shape).
-        shape: of a row: (F,), (S, F) or (L, F).
-        unit: what S or L counts; '' for vectors.
+        shape: of a row: (F,), (S, F), (L, F), or (T, H, W, 3) of pixels.
+        unit: what S, L or T counts; '' for vectors.
         mark: what it adds to the name of the file.
         recipe: what it adds to the recipe; nothing for vectors.
     """
@@ -49,6 +48,11 @@ class Output:
     unit: str = ""
     mark: str = ""
     recipe: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def pixels(self) -> bool:
+        """Return whether uint8 pixels are stored."""
+        return len(self.shape) == 4
 
     @property
     def numbers(self) -> int:
@@ -96,8 +100,17 @@ def layer_output(encoder: Encoder, chosen: Chosen) -> Output:
     return Output(module, (len(numbers), width), "layers", "-layers", recipe)
 
 
+def pixel_output(encoder: Encoder) -> Output:
+    """Return the output (T, H, W, 3) of an entry's input contract; T is 1 for covers."""
+    inputs, frames = encoder.spec.inputs, encoder.spec.frames
+    assert isinstance(inputs, PixelInput)
+    return Output(encoder, (frames.count if frames else 1, inputs.size, inputs.size, 3), "frames")
+
+
 def asked_for(encoder: Encoder, options: ExtractOptions, catalog: Catalog) -> Output:
     """Return what the options ask for; titles are padded to the longest of the catalog."""
+    if options.pixels:
+        return pixel_output(encoder)
     if options.layers is not None:
         return layer_output(encoder, options.layers)
     if options.top_blocks is None:
@@ -118,20 +131,26 @@ def longest_title(encoder: Encoder, catalog: Catalog) -> int | None:
 
 
 def announce(works: Sequence[Work]) -> list[str]:
-    """Return a line per encoder whose activations are to be stored, with their size and what room there is."""
+    """Return a line per encoder whose activations or pixels are to be stored, with their size and the disk's room."""
     lines = []
     for work in _large(works):
-        items, (count, width) = len(work.job.wanted.ids), work.output.shape
-        size = disk_type(work.options.dtype).itemsize
+        items = len(work.job.wanted.ids)
         lines.append(
-            f"{work.encoder.spec.name}: {items} items x {count} {work.output.unit} x {width} numbers x {size} bytes = "
-            f"{_readable(_bytes(work, items))}; free in {work.options.out}: {_readable(_free(work.options.out))}"
+            f"{work.encoder.spec.name}: {items} items x {_row_in_words(work)} = {_readable(_bytes(work, items))}; "
+            f"free in {work.options.out}: {_readable(_free(work.options.out))}"
         )
     return lines
 
 
+def _row_in_words(work: Work) -> str:
+    count, *rest = work.output.shape
+    if work.output.pixels:
+        return f"{count} {work.output.unit} x {rest[0]} x {rest[1]} pixels x 3 bytes"
+    return f"{count} {work.output.unit} x {rest[0]} numbers x {work.dtype.itemsize} bytes"
+
+
 def check_room(works: Sequence[Work]) -> None:
-    """Raise StoreError when activations do not fit on the disk: the shards, and beside them the file they become."""
+    """Raise StoreError when activations or pixels do not fit: the shards, and beside them the file they become."""
     large = _large(works)
     if not large:
         return
@@ -139,10 +158,12 @@ def check_room(works: Sequence[Work]) -> None:
     need += max(_bytes(work, len(work.job.wanted.ids)) for work in large)  # one file is merged at a time
     out = large[0].options.out
     if need > _free(out):
+        smaller = "a smaller --dtype, or a smaller --top-blocks of an encoder that narrows"
+        if large[0].output.pixels:
+            smaller = "or fewer --frames"
         raise StoreError(
             f"{announce(works)[0]}; the shards and the file made of them need {_readable(need)} at once. Use another "
-            "--out, --items with those that are trained on, a smaller --dtype, or a smaller --top-blocks of an encoder "
-            "that narrows"
+            f"--out, --items with those that are trained on, {smaller}"
         )
 
 
@@ -151,7 +172,7 @@ def _large(works: Sequence[Work]) -> list[Work]:
 
 
 def _bytes(work: Work, rows: int) -> int:
-    return rows * work.output.numbers * disk_type(work.options.dtype).itemsize
+    return rows * work.output.numbers * work.dtype.itemsize
 
 
 def _free(folder: Path) -> int:

@@ -7,14 +7,19 @@ from collections import deque
 from collections.abc import Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from extract.catalog import Item, Modality, Origin, source
+from extract.catalog import Item, Modality, source
 from extract.decoders import one_line
 from extract.frames import FramePolicy, FrameUnion
+from extract.lmdb_media import LmdbEntry
 from extract.options import ExtractOptions
+from extract.pixel_media import PixelEntry, read_pixels
 from extract.sandbox import read_media
 from features.errors import MediaError
 from features.store import State
@@ -38,6 +43,7 @@ class Source:
 
     Attributes:
         content: (U, H, W, 3) frames or (H, W, 3) cover as uint8 RGB, or a title; None where there is none.
+        cropped: `content` is what `extract.preprocess.crop` gives, of the one policy's frames.
         digest: blake2b of the bytes, 32 hex characters.
         union: which policies' frames `content` has; None but for videos.
         total: frames the clip has.
@@ -46,6 +52,7 @@ class Source:
     """
 
     content: Tensor | str | None = None
+    cropped: bool = False
     digest: str = ""
     union: FrameUnion | None = None
     total: int = 0
@@ -99,7 +106,9 @@ def read(request: Request, options: ExtractOptions) -> Source:
         return Source(state=State.MISSING, reason=f"no {request.modality}")
     try:
         if isinstance(origin, str):
-            return Source(origin, hashlib.blake2b(origin.encode(), digest_size=16).hexdigest())
+            return Source(origin, digest=hashlib.blake2b(origin.encode(), digest_size=16).hexdigest())
+        if isinstance(origin, PixelEntry):
+            return Source(_pinned(read_pixels(origin), options), cropped=True, digest=origin.digest)
         return _read_media(origin, request, options)
     except FileNotFoundError:
         return Source(state=State.MISSING, reason=f"{request.item.id}: {request.modality} gone since it was listed")
@@ -107,11 +116,14 @@ def read(request: Request, options: ExtractOptions) -> Source:
         return Source(state=State.FAILED, reason=one_line(error))
 
 
-def _read_media(origin: Origin, request: Request, options: ExtractOptions) -> Source:
+def _read_media(origin: Path | LmdbEntry, request: Request, options: ExtractOptions) -> Source:
     texts = [str(policy) for policy in request.policies]
     media = read_media(origin, options.decode, policies=texts, decoder=options.decoder)
-    pixels = torch.from_numpy(media.pixels)
-    if options.device.startswith("cuda"):
-        pixels = pixels.pin_memory()  # in this thread: the copy to the GPU then runs beside its work
     union = FrameUnion(request.policies) if request.policies else None
-    return Source(pixels, media.digest, union, media.total)
+    return Source(_pinned(media.pixels, options), digest=media.digest, union=union, total=media.total)
+
+
+def _pinned(pixels: NDArray[np.uint8], options: ExtractOptions) -> Tensor:
+    tensor = torch.from_numpy(pixels)
+    # in this thread: the copy to the GPU then runs beside its work
+    return tensor.pin_memory() if options.device.startswith("cuda") else tensor

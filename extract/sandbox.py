@@ -25,7 +25,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.catalog import Origin
 from extract.decoders import one_line
 from extract.lmdb_media import LmdbEntry
 from features.errors import MediaError
@@ -63,7 +62,9 @@ class Media:
     digest: str
 
 
-def read_media(origin: Origin, limits: Limits, *, policies: Sequence[str] = (), decoder: str = "auto") -> Media:
+def read_media(
+    origin: Path | LmdbEntry, limits: Limits, *, policies: Sequence[str] = (), decoder: str = "auto"
+) -> Media:
     """Read a cover, or the frames that any of `policies` picks from a clip, in a worker process.
 
     Args:

@@ -13,6 +13,7 @@ from contextlib import AbstractContextManager, closing, contextmanager, nullcont
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import numpy as np
 import torch
 
 from extract.batches import Feeder
@@ -22,6 +23,7 @@ from extract.options import ExtractOptions
 from extract.outputs import Output
 from extract.reading import Request, Source, read_ahead
 from features.claims import Claims
+from features.precision import disk_type
 from features.shards import FeatureJob
 
 Progress = Callable[[int, int], None]
@@ -41,6 +43,11 @@ class Work:
     def modality(self) -> Modality:
         """Return what the encoder reads."""
         return self.encoder.spec.modality
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Return the type on disk."""
+        return np.dtype(np.uint8) if self.output.pixels else disk_type(self.options.dtype)
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -172,7 +179,7 @@ def extract_shard(shard: Shard) -> Iterator[tuple[int, bool]]:
         with work.timed("encode"):
             rows = feeder.finish()
         with work.timed("write"):
-            work.job.write(rows, dtype=work.options.dtype)
+            work.job.write(rows, dtype=str(work.dtype))
     yield made, True
 
 

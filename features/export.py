@@ -68,13 +68,17 @@ def export_features(file: FeatureFile, target_folder: Path, *, form: str = "npy"
 
     Raises:
         ConfigError: an unknown format.
-        StoreError: the folder exists, no item has a vector, ids the format cannot hold, a damaged file, a full disk, or
-            a file that does not read back as it was written.
+        StoreError: the folder exists, the file holds pixels, no item has a vector, ids the format cannot hold, a
+            damaged file, a full disk, or a file that does not read back as it was written.
     """
     if form not in FORMATS:
         raise ConfigError(f"format {form!r} is unknown; {nearest(form, FORMATS)}")
     if target_folder.exists():
         raise StoreError(f"{target_folder} exists; choose another folder")
+    if file.dtype == np.uint8:
+        raise StoreError(
+            f"{file.path} holds pixels, and only vectors are exported; h5py reads them (docs/feature-files.md)"
+        )
     whole = form in ("parquet", "mmrec") or file.dtype == np.int8
     rows = _Rows(file, np.dtype(np.float32) if whole else file.dtype)
     if not rows.ids:

@@ -34,7 +34,8 @@ def inspect_features(file: FeatureFile) -> dict[str, Any]:
     duplicate row equals an earlier one. `effective_rank`, from 1 to the smaller of width and sampled rows less one, is
     exp of the entropy of the singular values, as shares, of the centred sample; 0 when all rows are one. `mean_cosine`,
     in [-1, 1], is over all pairs of sampled rows that are not zero; near 1 the vectors hardly differ. `cosine_error` is
-    what rounding to `dtype` cost (rows, mean, max), None where the file does not know it.
+    what rounding to `dtype` cost (rows, mean, max), None where the file does not know it. Pixels are not read: figures
+    of vectors mean nothing for them.
 
     Raises:
         StoreError: the file is damaged.
@@ -80,6 +81,8 @@ class _Pass:
 
 
 def _numbers(file: FeatureFile) -> dict[str, Any]:
+    if file.dtype == np.uint8:
+        return {}
     done = file.columns.states == State.DONE
     flat = int(np.prod(file.shape[1:]))
     sampled = _sampled(done, flat)
@@ -148,10 +151,12 @@ def mean_cosine(vectors: NDArray[np.float32]) -> float:
 def _verdict(file: FeatureFile, numbers: dict[str, Any]) -> str:
     done, every = file.counts()["done"], file.shape[0]
     if not done:
-        return "unusable: no item has a vector; mend the sources (`inspect` lists the reasons) and extract again"
-    if numbers["rows_not_finite"]:
+        return (
+            f"unusable: no item has {_holding(file)}; mend the sources (`inspect` lists the reasons) and extract again"
+        )
+    if numbers.get("rows_not_finite"):
         return f"unusable: {numbers['rows_not_finite']} rows hold NaN or infinity; extract or import them again"
-    doubts = _row_doubts(numbers, done, every)
+    doubts = _row_doubts(file, numbers, done, every)
     if len(file.shape) == 2:  # activations are padded, and alike at equal positions, and nobody compares items by them
         doubts += [*_column_doubts(numbers, done), *_sample_doubts(numbers, file)]
     error = file.cosine_error
@@ -160,7 +165,14 @@ def _verdict(file: FeatureFile, numbers: dict[str, Any]) -> str:
             f"rounding to {file.dtype} costs {error.mean:.2g} of the cosine on average and {error.max:.2g} at most "
             "(store a wider dtype)"
         )
-    return f"look at it: {'; '.join(doubts)}" if doubts else f"sound: {done} of {every} items have a vector"
+    return f"look at it: {'; '.join(doubts)}" if doubts else f"sound: {done} of {every} items have {_holding(file)}"
+
+
+def _holding(file: FeatureFile) -> str:
+    if file.dtype != np.uint8:
+        return "a vector"
+    frames, height, width = file.shape[1:4]
+    return f"pixels, {f'{frames} frames' if frames > 1 else 'one frame'} of {height} x {width}"
 
 
 def _column_doubts(numbers: dict[str, Any], done: int) -> list[str]:
@@ -169,16 +181,16 @@ def _column_doubts(numbers: dict[str, Any], done: int) -> list[str]:
     return [f"{numbers['constant_columns']:.0%} of the columns are constant (check the weights and the preprocessing)"]
 
 
-def _row_doubts(numbers: dict[str, Any], done: int, every: int) -> list[str]:
+def _row_doubts(file: FeatureFile, numbers: dict[str, Any], done: int, every: int) -> list[str]:
     doubts = []
-    if numbers["zero_rows"]:
+    if numbers.get("zero_rows"):
         doubts.append(f"{numbers['zero_rows']} rows are all zero (check their sources, or extract them again)")
-    if numbers["duplicate_rows"] > MOST_REPEATED * done:
+    if numbers.get("duplicate_rows", 0) > MOST_REPEATED * done:
         doubts.append(
             f"{numbers['duplicate_rows']} of {done} rows repeat an earlier one (look for copied or placeholder media)"
         )
     if done < LEAST_DONE * every:
-        doubts.append(f"only {done} of {every} items have a vector (`inspect` lists the reasons)")
+        doubts.append(f"only {done} of {every} items have {_holding(file)} (`inspect` lists the reasons)")
     return doubts
 
 

@@ -1,4 +1,4 @@
-"""The HDF5 layout of feature files, version 2, known to no other code; docs/feature-files.md has it for h5py users.
+"""The HDF5 layout of feature files, version 3, known to no other code; docs/feature-files.md has it for h5py users.
 
 A file is written under a hidden name, flushed, fsynced and renamed, and never changed afterwards. So no reader can
 meet a half-written one, and no locks are needed (they fail on some network file systems).
@@ -25,8 +25,8 @@ from features.provenance import Provenance
 from features.rows import FeatureColumns, State, check_shape
 
 FORMAT = "freezeframe-features"
-FORMAT_VERSION = 2  # 2 adds int8 vectors with their `scales`, and `errors`
-READ_VERSIONS = (1, 2)
+FORMAT_VERSION = 3  # 2 adds int8 vectors with their `scales`, and `errors`; 3 pixels
+READ_VERSIONS = (1, 2, 3)
 MAX_REASON_BYTES = 200
 TEXT_COLUMNS = ("ids", "reasons", "stamps", "digests")
 WIDE_BYTES = 2**24  # a text column that would take more at one fixed width, mostly padding, is stored at variable width
@@ -114,7 +114,7 @@ def write_file(
     Args:
         path: the file to write; an older one stays until the new one is whole.
         columns: ids and the rest, I rows.
-        blocks: the vectors in order, at least one array of (some, F) or (some, S, F), I rows in all, in the type of the
+        blocks: the vectors in order, at least one array of (some, *shape of a row), I rows in all, in the type of the
             disk; int8 needs `columns.scales`.
         provenance: of the file.
         check: called with the closed file under its hidden name; what it raises keeps the file from appearing.
@@ -124,6 +124,7 @@ def write_file(
     """
     rest = iter(blocks)
     first = next(rest)
+    version = FORMAT_VERSION if first.dtype == np.uint8 else 2  # programs that know version 2 go on reading vectors
     check_shape(first.shape, first.dtype, scaled=columns.scales is not None)
     if columns.errors is None:
         columns = replace(columns, errors=np.full(len(columns.ids), np.nan, dtype=np.float32))
@@ -145,7 +146,7 @@ def write_file(
             _write_texts(handle, name, text.split(b"\0") if columns.ids else [])
         handle.attrs["vectors_sha256"] = digest.hexdigest()
         handle.attrs["table_sha256"] = _table_sha256(provenance.to_json(), texts, _numbers(columns))
-        handle.attrs.update(_header(provenance, columns.states, FORMAT_VERSION))
+        handle.attrs.update(_header(provenance, columns.states, version))
 
 
 def _numbers(columns: FeatureColumns) -> dict[str, NDArray[Any]]:

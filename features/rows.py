@@ -1,6 +1,6 @@
 """Rows of a feature file in memory: what they are made of and what may enter the store.
 
-Letters: I items (rows), F feature width, S tokens or positions of cached activations.
+Letters: I items (rows), F feature width, S tokens or positions of cached activations, T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ VECTOR_TYPES = (np.dtype(np.float16), np.dtype(np.float32))  # of rows on their 
 
 
 class State(IntEnum):
-    """What became of an item's row. Only DONE rows hold a vector; the others are NaN."""
+    """What became of an item's row. Only DONE rows hold a vector; the others are NaN, or 0 in whole numbers."""
 
     DONE = 0
     MISSING = 1
@@ -54,7 +54,8 @@ class FeatureRows:
 
     Attributes:
         ids: item ids as the user has them, unique.
-        vectors: (I, F) or (I, S, F), float16 or float32; rows that are not DONE are stored as NaN, whatever they hold.
+        vectors: (I, F) or (I, S, F), float16 or float32; or pixels (I, T, H, W, 3) uint8. Rows that are not DONE are
+            stored as NaN, or 0, whatever they hold.
         states: (I,) of `State`.
         reasons: why a row is not done, "" where it is.
         stamps: what the catalog knew of each source without opening it (file size, text hash, "" where missing);
@@ -86,7 +87,11 @@ class FeatureRows:
 
 
 def check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], *, scaled: bool = False) -> None:
-    """Raise StoreError unless vectors of this shape and type can be stored; int8 with scales and only with them."""
+    """Raise StoreError unless rows of this shape and type can be stored; int8 with scales and only with them."""
+    if dtype == np.uint8 and not scaled:
+        if len(shape) != 5 or shape[-1] != 3 or 0 in shape[1:]:
+            raise StoreError(f"pixels are of shape {shape}; give (I, T, H, W, 3), T, H and W >= 1")
+        return
     if not (dtype == np.int8 if scaled else dtype in VECTOR_TYPES) or len(shape) not in (2, 3) or 0 in shape[1:]:
         types = "int8" if scaled else "float16 or float32"
         raise StoreError(
@@ -131,6 +136,8 @@ def _storable(text: object, fewest: int) -> bool:
 
 def check_finite(vectors: NDArray[Any], ids: Sequence[str], done: NDArray[np.bool_]) -> None:
     """Raise StoreError, naming the first item, when a row that is `done` ((I,) bool) holds NaN or infinity."""
+    if vectors.dtype == np.uint8:  # pixels hold neither
+        return
     bad = done & ~np.isfinite(vectors).all(axis=tuple(range(1, vectors.ndim)))
     if bad.any():
         raise StoreError(

@@ -1,6 +1,6 @@
 """Feature files by item id: write and read. Their HDF5 layout is the business of features/layout.py.
 
-Letters: I items (rows), F feature width, S tokens or positions of cached activations.
+Letters: I items (rows), F feature width, S tokens or positions of cached activations, T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from features.layout import (
     remove_leftovers,
     write_file,
 )
-from features.precision import CosineError, cosine_error, summary, to_disk, to_float32
+from features.precision import CosineError, Stored, cosine_error, summary, to_disk, to_float32
 from features.provenance import Provenance
 from features.rows import MAX_ID_BYTES, FeatureColumns, FeatureRows, State, check_finite, check_ids
 
@@ -53,7 +53,8 @@ def write_features(path: Path, rows: FeatureRows, provenance: Provenance, *, dty
         rows: what to write.
         provenance: of the file.
         dtype: on disk, float16, float32 or int8; `rows.vectors` are float32 then, and what rounding costs each row is
-            written with it. None stores them in the type they have: what float16 has cost is not known here.
+            written with it. None stores them in the type they have: what float16 has cost is not known here. Pixels
+            are uint8 here and there.
 
     Raises:
         ConfigError: an unknown dtype.
@@ -64,11 +65,9 @@ def write_features(path: Path, rows: FeatureRows, provenance: Provenance, *, dty
     if dtype not in (None, str(given)) and given != np.float32:
         raise StoreError(f"vectors are {given}; give float32 to store them as {dtype}")
     states = np.asarray(rows.states, dtype=np.uint8)
-    done, vectors = states == State.DONE, rows.vectors
-    if not np.isnan(vectors[~done]).all():
-        vectors = vectors.copy()
-        vectors[~done] = np.nan
-    stored = to_disk(vectors, dtype or str(given))
+    done = states == State.DONE
+    vectors = _without(rows.vectors, ~done)
+    stored = Stored(vectors, None, done) if given == np.uint8 else to_disk(vectors, dtype or str(given))
     if (done & ~stored.good).any():
         first = rows.ids[int(np.argmax(done & ~stored.good))]
         raise StoreError(f"item {first!r} holds numbers too large for {dtype}; store float32, or mark the row failed")
@@ -78,6 +77,15 @@ def write_features(path: Path, rows: FeatureRows, provenance: Provenance, *, dty
     write_file(path, columns, [stored.values], provenance)
 
 
+def _without(vectors: NDArray[Any], blank: NDArray[np.bool_]) -> NDArray[Any]:
+    """Return the vectors with NaN in the rows that are `blank`; pixels with 0."""
+    empty = 0 if vectors.dtype == np.uint8 else np.nan
+    if not np.array_equal(vectors[blank], np.full_like(vectors[blank], empty), equal_nan=empty != 0):
+        vectors = vectors.copy()
+        vectors[blank] = empty
+    return vectors
+
+
 class FeatureFile:
     """A feature file opened for reading, by item id. It holds no open handle: it may be copied to other processes.
 
@@ -85,7 +93,7 @@ class FeatureFile:
         path: the file.
         provenance: what the file says of itself.
         columns: ids, states, reasons, stamps and digests of all rows, scales and errors where there are any.
-        shape: of the vectors, (I, F) or (I, S, F).
+        shape: of the vectors, (I, F) or (I, S, F); of pixels (I, T, H, W, 3).
         dtype: of the vectors on disk.
         vectors_sha256: hash of the vectors' bytes as written, and of their scales.
     """
@@ -138,7 +146,7 @@ class FeatureFile:
         return have
 
     def read(self, ids: Sequence[str], *, absent: AbsentPolicy = "error") -> NDArray[np.float32]:
-        """Return vectors in the order of `ids`, (len(ids), F) or (len(ids), S, F), float32.
+        """Return vectors in the order of `ids`, (len(ids), F) or (len(ids), S, F), float32 (pixels 0 to 255, too).
 
         Args:
             ids: unique item ids.
@@ -183,7 +191,7 @@ class FeatureFile:
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield (first row, vectors) over the whole file, some megabytes at a time, unchecked.
 
-        float16 and float32 come as stored, int8 comes as float32.
+        int8 comes as float32, the others as stored.
         """
         scales = self.columns.scales
         for start, block in self._stored_blocks():

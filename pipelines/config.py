@@ -36,7 +36,8 @@ class FeatureConfig:
 
     Attributes:
         path: the file; may hold `*` as long as exactly one file matches (fingerprints need not be typed).
-        absent: what an item without a vector gets: 'error' stops, 'mean' the mean vector, 'zero' zeros.
+        absent: what an item without a vector gets: 'error' stops, 'mean' the mean vector, 'zero' zeros. Without pixels
+            it is the mean colour for both.
     """
 
     path: str

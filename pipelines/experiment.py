@@ -24,14 +24,7 @@ from models.base import Recommender, TrainingFacts
 from models.items import Categories, build_items
 from models.representation import CONTENT, TOWERS
 from pipelines.checkpoint import CHECKPOINT, load_best
-from pipelines.config import (
-    Recipe,
-    build_recipe,
-    dump_yaml,
-    load_recipe,
-    parse_yaml,
-    recipe_to_dict,
-)
+from pipelines.config import Recipe, build_recipe, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
 from pipelines.console import print_json, progress, say
 from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.data.sides import side_features
@@ -81,7 +74,7 @@ def load_data(config: DataConfig) -> Data:
 
 
 def open_features(recipe: Recipe, split: Split) -> list[FeatureFile]:
-    """Open the recipe's feature files, none where media are read; StoreError for a file of another dataset."""
+    """Open the recipe's files, for 'e2e' none (pipelines/media.py does); StoreError for a file of another dataset."""
     if recipe.items.kind == "e2e":
         return []
     return [FeatureFile(feature.resolve(), dataset=split.dataset) for feature in recipe.features]
@@ -115,16 +108,17 @@ def build_model(
 
 
 def _read_vectors(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> dict[str, torch.Tensor]:
-    """Return the vectors (I, F) of the recipe's files; activations are for kind 'top', which reads them batch by batch.
+    """Return the vectors (I, F) of the recipe's files; none for kinds 'top' and 'e2e', which read batch by batch.
 
     So that one recipe serves all kinds, each takes the files it can use.
     """
     if recipe.items.kind in TOWERS:
         return {}
-    if recipe.items.kind in CONTENT and files and all(len(file.shape) == 3 for file in files):
+    if recipe.items.kind in CONTENT and files and all(len(file.shape) != 2 for file in files):
+        what = "pixels" if len(files[0].shape) > 3 else "activations"
         raise ConfigError(
-            f"items.kind is {recipe.items.kind!r}, but {files[0].path} holds activations of shape {files[0].shape[1:]} "
-            "per item; extract vectors without --top-blocks, or use kind 'top'"
+            f"items.kind is {recipe.items.kind!r}, but {files[0].path} holds {what} of shape {files[0].shape[1:]} per "
+            "item; extract vectors (neither --top-blocks nor --pixels), or use kind 'top' or 'e2e'"
         )
     return {
         f"{number}:{file.path.stem}": torch.from_numpy(file.read(split.items.ids, absent=feature.absent))
@@ -150,7 +144,7 @@ def run_recipe(
 ) -> dict[str, Any]:
     """Train and test a recipe in `folder`, or go on there, or return what a finished run recorded.
 
-    `data` is read, and `media`, which encoders of kind 'e2e' read, are the dataset's own, where they are not given.
+    `data` is read, and `media`, which kind 'e2e' reads, are the dataset's titles and the recipe's pixels, if not given.
 
     Raises:
         ConfigError: the folder holds a run of other settings, or of data or features that have changed since.
@@ -200,7 +194,7 @@ def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
 
 
 def _open_towers(recipe: Recipe, data: Data, files: Sequence[FeatureFile], folder: Path, media: Media | None) -> Towers:
-    towers = open_towers(recipe, data.split, files, media or media_of(data.dataset, data.split))
+    towers = open_towers(recipe, data.split, files, media or media_of(data.dataset, data.split, recipe.features))
     refuse_other_encoders(folder, towers.facts)
     return towers
 

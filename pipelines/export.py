@@ -164,7 +164,7 @@ def _check_arguments(name: str, split: Split, files: Mapping[str, FeatureFile]) 
             raise StoreError(f"{file.path} belongs to dataset {file.provenance.dataset!r}, not {split.dataset!r}")
         if len(file.shape) != 2:
             raise StoreError(
-                f"{file.path} holds cached activations of shape {file.shape}; the {slot} slot takes one vector per item"
+                f"{file.path} holds activations or pixels {file.shape}; the {slot} slot takes one vector per item"
             )
 
 

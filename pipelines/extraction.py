@@ -85,8 +85,12 @@ def _faults(recipe: str, faults: str | None) -> tuple[str, ...]:
     )
 
 
-def _dtype(name: str, top_blocks: int | None) -> DiskType:
+def _dtype(name: str, top_blocks: int | None, pixels: bool) -> DiskType:
     """Return the type on disk: what is trained on as if it were computed is not rounded unless somebody says so."""
+    if pixels and name not in ("auto", "uint8"):
+        raise ConfigError(f"--pixels stores uint8; leave out --dtype {name}")
+    if pixels:
+        return "float16"  # of vectors: none are made
     if name == "auto":
         return "float16" if top_blocks is None else "float32"
     return cast(DiskType, name)  # ExtractOptions refuses others
@@ -119,6 +123,7 @@ def run_extract(
     frames: str | None,
     top_blocks: int | None,
     layers: str | None,
+    pixels: bool,
     items: Path | None,
     decoder: str,
     dtype: str,
@@ -144,8 +149,9 @@ def run_extract(
         out=out,
         weights=weights,
         seed=seed,
-        dtype=_dtype(dtype, top_blocks),
+        dtype=_dtype(dtype, top_blocks, pixels),
         top_blocks=top_blocks,
+        pixels=pixels,
         layers=parse_layers(layers) if layers is not None else None,
         frames=parse_frame_policy(frames) if frames else None,
         decoder=decoder,

@@ -126,6 +126,10 @@ def _read_index(path: Path, shape: tuple[int, ...]) -> Any:
 def similar(file: FeatureFile, item: str, top: int) -> list[Hit]:
     """Return the items whose vectors have the highest cosine with that of `item`, without itself."""
     _check_top(top)
+    if len(file.shape) != 2:
+        raise StoreError(
+            f"{file.path} holds activations or pixels of shape {file.shape}; give a file of vectors (I, F)"
+        )
     done = [i for i, state in zip(file.columns.ids, file.columns.states.tolist(), strict=True) if state == State.DONE]
     if item not in done:
         raise StoreError(f"{file.path} has no vector of item {item!r}{_why(file, item, done)}")

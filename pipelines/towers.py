@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
-from torch import nn
+from torch import Tensor, nn
 
 from features.errors import ConfigError
 from features.store import FeatureFile
@@ -102,8 +102,15 @@ def _end_to_end(name: str, recipe: Recipe, media: Media) -> tuple[Tower, dict[st
     encoder = load_encoder(name, items.weights, recipe.seed)
     source = media(encoder)
     prefix, top = encoder.split(items.top_blocks)
-    tower = Tower(source, nn.Sequential(prefix, top), (top,), _last_blocks(encoder, items))
+    tower = Tower(source, nn.Sequential(prefix, _AsStored(), top), (top,), _last_blocks(encoder, items))
     return tower, _facts(encoder, items) | {"media": source.fingerprint}
+
+
+class _AsStored(nn.Module):
+    """Puts activations in memory as a file gives them: in another order convolutions round otherwise than in 'top'."""
+
+    def forward(self, activations: Tensor) -> Tensor:
+        return activations.contiguous()
 
 
 def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> tuple[Tower, dict[str, Any]]:

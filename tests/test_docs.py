@@ -127,6 +127,12 @@ def run(arguments: list[str], here: Path) -> None:
             line += ["--set", *quick]
         line += ["--device", "cpu"]
     assert run_pipeline.main(line) == 0, " ".join(line)
+    _rename(here)
+
+
+def _rename(here: Path) -> None:
+    for path in here.glob("data/features/*-64px.*.h5"):
+        path.rename(path.with_name(path.name.replace("-64px", "-224px")))
     for real, tiny in STAND_INS.items():
         for path in (*here.glob(f"data/features/*.{tiny}.*.h5"), *here.glob(f"data/features/*.{tiny}-top*.h5")):
             path.rename(path.with_name(path.name.replace(f".{tiny}", f".{real}")))
@@ -188,8 +194,9 @@ def test_extraction_page(here: Path) -> None:
     write(here / "trained.txt", "1\n4\n7\n")
     for arguments in commands(ROOT / "docs" / "extraction.md"):
         run(arguments, here)
-    assert len(list((here / "data" / "features").glob("mydata.*.h5"))) == 8
-    assert len(list((here / "data" / "features").glob("mydata.*-top*.h5"))) == 3
+    assert len(list((here / "data" / "features").glob("mydata.*.h5"))) == 11
+    assert len(list((here / "data" / "features").glob("mydata.*-top*.h5"))) == 4
+    assert len(list((here / "data" / "features").glob("mydata.*px.*.h5"))) == 2
 
 
 @pytest.mark.slow
@@ -217,7 +224,7 @@ def test_models_page(here: Path) -> None:
 
 
 def test_recipes_page(here: Path) -> None:
-    add_microlens(here, media_too=False)
+    add_microlens(here)
     add_amazon(here)
     ids = [str(item) for item in range(1, ITEMS + 1)]
     write_vectors(here / "data" / "features" / "MicroLens-100k.videomae-base.0.h5", "MicroLens-100k", ids)
@@ -229,6 +236,7 @@ def test_recipes_page(here: Path) -> None:
     assert (here / "runs" / "search" / "best.yaml").is_file()
     assert (here / "runs" / "top" / "metrics.json").is_file()
     assert (here / "runs" / "e2e" / "metrics.json").is_file()
+    assert (here / "runs" / "e2e-video" / "metrics.json").is_file()
 
 
 def test_evaluation_page(here: Path) -> None:

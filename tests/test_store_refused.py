@@ -127,7 +127,7 @@ def test_a_flipped_bit_of_a_vector_fails_verify(five: FeatureFile) -> None:
         ("provenance", RECIPE.to_json().replace("extract", "by hand"), "another sha256"),
         ("provenance", "{}", "provenance is not readable"),
         ("provenance", "{", "provenance is not readable"),
-        ("format_version", 3, "layout version 3, this program reads 1 to 2"),
+        ("format_version", 4, "layout version 4, this program reads 1 to 3"),
         ("vectors_sha256", "00" * 32, "changed since it was written"),
         ("table_sha256", "00" * 32, "another sha256"),
     ],
