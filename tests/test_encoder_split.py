@@ -13,7 +13,30 @@ from extract.encoder import Encoder, Tokens
 from extract.encoders import ENCODERS
 from extract.split import Cut, Padded, Words
 from features.errors import ConfigError
-from tests.test_encoders import BLOCKS, FULL, TINY, batch, build, encode, save_bert
+from tests.test_encoders import BLOCKS, TINY, batch, build, encode, save_bert
+
+# one of each way to be cut; the others differ in depth and width
+FULL = [
+    "videomae-base",
+    "slowfast-r50",
+    "slow-r50",
+    "r3d-r50",
+    "csn-r101",
+    "x3d-xs",
+    "mvit-b-16x4",
+    "r3d-r18",
+    "swin3d-t",
+    "resnet50",
+    "swin-t",
+    "vit-base",
+    "vit-mae-base",
+    "beit-base",
+    "clip-vit-b-32-image",
+    "clip-rn50-image",
+    "bert-base",
+    "minilm",
+    "clip-vit-b-32-text",
+]
 
 DEEP = [pytest.param(name, marks=pytest.mark.slow) if BLOCKS[name] > 20 else name for name in TINY]
 pytestmark = pytest.mark.filterwarnings("ignore:'saved_variables' is deprecated:DeprecationWarning")  # pytorchvideo
@@ -160,10 +183,10 @@ def test_faults_are_kept_by_both_halves(name: str) -> None:
 def test_full_size_encoders_are_cut(name: str) -> None:
     encoder = build(name)
     inputs = batch(encoder, 1)
-    shapes = [encoder.split(count)[0].shape for count in range(1, BLOCKS[name] + 1)]
-    assert all(width >= 1 and tokens >= 1 for tokens, width in shapes)
+    deepest = encoder.split(BLOCKS[name])[0].shape
+    assert min(deepest) >= 1
     prefix, top = encoder.split(2)
     activations = prefix(inputs)
-    assert activations.shape == (1, *shapes[1])
+    assert activations.shape == (1, *prefix.shape)
     with torch.inference_mode():
         like(top(activations), encode(encoder, inputs))
