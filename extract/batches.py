@@ -142,11 +142,15 @@ class Feeder:
 
     def _fail_what_does_not_fit(self, rows: NDArray[Any]) -> None:
         dtype = self._options.dtype
-        fits = to_disk(rows, dtype).good
+        stored = to_disk(rows, dtype)
+        lost = np.zeros(len(rows), bool)
+        if self._encoder.tokenizer is not None and rows.ndim == 3:  # a token of zeros would mean padding
+            lost = ((rows != 0).any(2) & ~(stored.values != 0).any(2)).any(1)
         for place, row in enumerate(self._rows):
-            if row.state == State.DONE and not fits[place]:
+            if row.state == State.DONE and (lost[place] or not stored.good[place]):
                 rows[place] = np.nan
-                row.state, row.reason = State.FAILED, f"vector is not finite in {dtype}; try --dtype float32"
+                what = "vector is not finite" if not stored.good[place] else "a token becomes zeros, as padding is,"
+                row.state, row.reason = State.FAILED, f"{what} in {dtype}; try --dtype float32"
 
 
 def run_encoder(module: nn.Module, batch: Batch, options: ExtractOptions) -> Tensor:

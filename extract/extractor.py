@@ -78,12 +78,20 @@ def extract_all(
             before anything is written.
     """
     works = prepare_all(catalog, specs, options, tell=tell)
+    forget_failed(works)
     busy = [work for work in works if not work.job.unchanged]
     new_rows = {work: len(work.job.pending) for work in busy}
     run_shards(catalog, busy, progress=progress)
     finish(busy)
     claims_of(works).clear()  # of a run with many workers that was broken off
     return [report(work, new_rows.get(work, 0), unchanged=work not in busy) for work in works]
+
+
+def forget_failed(works: Sequence[Work]) -> None:
+    """Let the failed rows of earlier, unfinished runs be made again where the options ask for it."""
+    for work in works:
+        if work.options.retry_failed:
+            work.job.forget_failed()
 
 
 def prepare_all(

@@ -21,7 +21,7 @@ import torch
 from extract.catalog import Catalog
 from extract.encoder import EncoderSpec
 from extract.encoders import get_encoder
-from extract.extractor import Tell, finish, prepare_all, report
+from extract.extractor import Tell, finish, forget_failed, prepare_all, report
 from extract.options import ExtractOptions, ExtractReport
 from extract.sharding import Progress, Work, claims_of, run_shards
 from features.errors import ConfigError, FreezeframeError
@@ -44,10 +44,10 @@ def work(order: Order, *, progress: Progress | None = None) -> int:
 
     It neither merges nor judges: run `extract` on the same folder for that.
     """
-    works = [work for work in prepare_all(order.catalog, _specs(order), order.options) if not work.job.unchanged]
-    if not works:
-        return 0
-    return run_shards(order.catalog, works, claims_of(works), progress)
+    works = prepare_all(order.catalog, _specs(order), order.options)
+    busy = [work for work in works if not work.job.unchanged]
+    # claims go by all encoders, finished or not: so all workers find the same ones, whenever they start
+    return run_shards(order.catalog, busy, claims_of(works), progress) if busy else 0
 
 
 def _specs(order: Order) -> list[EncoderSpec]:
@@ -86,6 +86,7 @@ def extract_by(
         As `extract_all`.
     """
     works = prepare_all(order.catalog, _specs(order), order.options, tell=tell)
+    forget_failed(works)
     busy = [work for work in works if not work.job.unchanged]
     before = {work: len(work.job.pending) for work in busy}
     if busy:
@@ -102,20 +103,20 @@ def extract_by(
 
 def _supervise(order: Order, processes: int, works: Sequence[Work], progress: Progress | None) -> None:
     """Run the processes until all have ended well or too often badly; show what the shards on disk say."""
-    running = [_start(order, number) for number in range(processes)]
+    running = {number: _start(order, number) for number in range(processes)}
     deaths = 0
     try:
         while running:
             time.sleep(POLL_S)
             if progress is not None:
                 progress(*rows_made(works, len(order.catalog.items)))
-            for number, process in enumerate(running):
+            for number, process in running.items():
                 if process.exitcode is not None and process.exitcode != 0 and deaths < PATIENCE * processes:
                     deaths += 1
-                    running[number] = _start(order, number)
-            running = [process for process in running if process.exitcode is None]
+                    running[number] = _start(order, number)  # on the same GPU
+            running = {number: process for number, process in running.items() if process.exitcode is None}
     finally:
-        for process in running:
+        for process in running.values():
             process.kill()
             process.join()
 

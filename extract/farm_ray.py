@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import socket
+from dataclasses import replace
 from typing import Any
 
 import torch
@@ -97,6 +98,8 @@ def _knock(address: str) -> None:
 def _ray_worker(order: Order, threads: int) -> int:
     """Run as a Ray task, with the parent's number of threads: it decides last bits."""
     torch.set_num_threads(threads)
+    if order.options.device.startswith("cuda"):  # whichever was named: a task sees its own GPU alone
+        order = replace(order, options=replace(order.options, device="cuda"))
     try:
         return work(order)
     except FreezeframeError:  # the parent meets the same error, and says it once

@@ -178,7 +178,7 @@ class _Carrier:
 class _Attributes(pickle.Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         if name.startswith("LMDB_"):  # in whatever module the script that wrote it was
-            return _Carrier
+            return type("_Entry", (_Carrier,), {})  # a class of its own: a pickle can set attributes of classes
         raise MediaError(f"the pickle asks for {module}.{name}; only LMDB_* objects of bytes and numbers are read")
 
 

@@ -68,13 +68,18 @@ class FeatureJob:
         self._current: dict[str, FeatureFile] = {}
         stamps = dict(zip(wanted.ids, wanted.stamps, strict=True))
         others: dict[str, None] = {}
+        good: set[str] = set()  # with a row in a shard that has not failed: shards come in no order of time
         for part in [self._made, *self._shards()] if self._made else self._shards():
             self._check_recipe(part)
             columns, skip_failed = part.columns, retry_failed and part is self._made
             others |= dict.fromkeys(item for item in columns.ids if item not in stamps)
             for item, stamp, state in zip(columns.ids, columns.stamps, columns.states.tolist(), strict=True):
-                if stamps.get(item) == stamp and not (skip_failed and state == State.FAILED):
-                    self._current[item] = part
+                failed = state == State.FAILED
+                if stamps.get(item) != stamp or (failed and (skip_failed or item in good)):
+                    continue
+                self._current[item] = part
+                if part is not self._made and not failed:
+                    good.add(item)
         self.others = list(others)
 
     def _shards(self) -> list[FeatureFile]:
@@ -123,6 +128,35 @@ class FeatureJob:
         self._current |= dict.fromkeys(part.columns.ids, part)
         return True
 
+    def forget_failed(self) -> None:
+        """Drop the FAILED rows of shards, where no file was ever finished, so that they are made again.
+
+        What else the shards hold becomes one shard. For the start of a run, before its workers.
+        """
+        if self._made is not None:
+            return
+        states = {
+            item: state
+            for part in {id(part): part for part in self._current.values()}.values()
+            for item, state in zip(part.columns.ids, part.columns.states.tolist(), strict=True)
+            if self._current.get(item) is part
+        }
+        kept = {item: part for item, part in self._current.items() if states[item] != State.FAILED}
+        if len(kept) == len(self._current):
+            return
+        old = list(self.folder.glob("*.json"))
+        self._current = {}
+        if kept:
+            stamps = dict(zip(self.wanted.ids, self.wanted.stamps, strict=True))
+            shard = self._shard_path(list(kept), [stamps[item] for item in kept])
+            merge(shard, kept, self.provenance)
+            self._record(shard, len(kept))
+            self._current = dict.fromkeys(kept, FeatureFile(shard))
+            old = [record for record in old if record != shard.with_suffix(".json")]
+        for record in old:
+            record.unlink()
+            record.with_suffix(".h5").unlink(missing_ok=True)
+
     @property
     def unchanged(self) -> bool:
         """Return whether the target already holds exactly the wanted rows, in order."""
@@ -146,9 +180,12 @@ class FeatureJob:
         self.folder.mkdir(parents=True, exist_ok=True)
         shard = self._shard_path(rows.ids, rows.stamps)
         write_features(shard, rows, self.provenance, dtype=dtype)
-        record = {"sha256": file_sha256(shard), "rows": len(rows.ids)}
-        write_atomic(shard.with_suffix(".json"), json.dumps(record))
+        self._record(shard, len(rows.ids))
         self._current |= dict.fromkeys(rows.ids, FeatureFile(shard))
+
+    def _record(self, shard: Path, rows: int) -> None:
+        record = {"sha256": file_sha256(shard), "rows": rows}
+        write_atomic(shard.with_suffix(".json"), json.dumps(record))
 
     def _shard_path(self, ids: Sequence[str], stamps: Sequence[str]) -> Path:
         name = hashlib.sha256(canonical_json([list(ids), list(stamps)]).encode()).hexdigest()[:16]

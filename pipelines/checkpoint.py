@@ -51,8 +51,9 @@ class State:
         return len(self.history)
 
     def out_of_patience(self, patience: int) -> bool:
-        """Return whether the best epoch lies `patience` epochs back."""
-        return self.best_epoch > 0 and self.epoch - self.best_epoch >= patience
+        """Return whether the best epoch lies `patience` epochs back, at a validation."""
+        validated = bool(self.history) and self.history[-1].valid is not None
+        return validated and self.epoch - self.best_epoch >= patience
 
     def add(self, record: EpochRecord, model: nn.Module, monitor: str) -> None:
         """Append an epoch and keep the weights if its `monitor` is strictly the best."""

@@ -22,7 +22,7 @@ from features.store import FeatureFile
 from models import build_recommender, recommenders
 from models.base import Recommender, TrainingFacts
 from models.items import Categories, build_items
-from models.representation import CONTENT, TOWERS
+from models.representation import CONTENT
 from pipelines.checkpoint import CHECKPOINT, load_best
 from pipelines.config import Recipe, build_recipe, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
 from pipelines.console import print_json, progress, say
@@ -112,7 +112,7 @@ def _read_vectors(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) ->
 
     So that one recipe serves all kinds, each takes the files it can use.
     """
-    if recipe.items.kind in TOWERS:
+    if recipe.items.kind not in CONTENT or not recommenders()[recipe.model.name].uses_items:
         return {}
     if recipe.items.kind in CONTENT and files and all(len(file.shape) != 2 for file in files):
         what = "pixels" if len(files[0].shape) > 3 else "activations"

@@ -23,6 +23,7 @@ from features.provenance import library_versions, write_atomic
 from features.store import FeatureFile
 from models.items import Categories
 from models.towers import TowerItems
+from pipelines.checkpoint import CHECKPOINT
 from pipelines.config import Recipe
 from pipelines.data.sides import fingerprint
 from pipelines.data.split import Split
@@ -64,7 +65,7 @@ def begin_record(
 def refuse_changes(folder: Path, split: Split, files: Sequence[FeatureFile], sides: Mapping[str, Categories]) -> None:
     """Raise ConfigError when a run was made from other data or features than these; a run without record passes."""
     path = folder / RECORD
-    if not path.is_file():
+    if not _trained(folder):
         return
     record = _read(path)
     if record["dataset"]["fingerprint"] != split.fingerprint:
@@ -76,10 +77,15 @@ def refuse_changes(folder: Path, split: Split, files: Sequence[FeatureFile], sid
         raise ConfigError(f"tags of {split.dataset!r} changed since {folder} was trained; train into another folder")
 
 
+def _trained(folder: Path) -> bool:
+    """Return whether a run got as far as its first checkpoint; one that failed before holds nothing to protect."""
+    return (folder / RECORD).is_file() and any((folder / name).is_file() for name in (CHECKPOINT, "metrics.json"))
+
+
 def refuse_other_encoders(folder: Path, encoders: Sequence[Mapping[str, Any]]) -> None:
     """Raise ConfigError when a run trained other encoders, or over other inputs, than these."""
     path = folder / RECORD
-    if not path.is_file():
+    if not _trained(folder):
         return
     for now, then in zip(encoders, _read(path).get("encoders", ()), strict=False):
         changed = [name for name, value in now.items() if then.get(name) != value]

@@ -100,6 +100,23 @@ def test_a_run_that_failed_before_its_first_epoch_may_get_other_settings(data: P
     assert run_recipe(recipe(data), tmp_path / "run")["test"]["users"]["all"] == USERS
 
 
+def test_nor_does_it_hold_on_to_data_and_features(data: Path, vectors: Path, tmp_path: Path) -> None:
+    broken = {"train": {"epochs": 2, "batch_size": 16, "lr": 1e30, "clip": None}}
+    with pytest.raises(ConfigError, match="loss is nan"):
+        run_recipe(recipe(data, content(vectors) | broken), tmp_path / "run")
+    write_vectors(vectors, "small", item_ids(), seed=1)
+    assert run_recipe(recipe(data, content(vectors)), tmp_path / "run")["test"]["users"]["all"] == USERS
+
+
+def test_feature_files_of_kinds_that_need_none_may_lack_items(data: Path, vectors: Path, tmp_path: Path) -> None:
+    write_vectors(vectors, "small", item_ids()[:-1])
+    settings = content(vectors, "error")
+    with pytest.raises(StoreError):
+        run_recipe(recipe(data, settings), tmp_path / "content")
+    settings = settings | {"items": {"kind": "id", "dim": 16}}
+    assert run_recipe(recipe(data, settings), tmp_path / "id")["test"]["users"]["all"] == USERS
+
+
 class StoppedError(Exception):
     """What an interruption is here."""
 

@@ -187,6 +187,18 @@ def test_a_worker_passes_by_what_another_has_claimed(tmp_path: Path, catalog: Ca
     assert work(order) == 0  # all is merged: nothing to do
 
 
+def test_claims_are_the_same_where_one_encoder_is_finished(
+    tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    extract_all(catalog, SPECS[:1], options(tmp_path))
+    seen = []
+    monkeypatch.setattr(
+        "extract.farm.run_shards", lambda _, works, claims, progress: seen.append((len(works), claims._folder)) or 0
+    )
+    work(Order(catalog, NAMES, options(tmp_path)))
+    assert seen == [(len(SPECS) - 1, claims_of(prepare_all(catalog, SPECS, options(tmp_path)))._folder)]
+
+
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_claim_of_a_worker_killed_after_its_shard_is_cleared_away(
     tmp_path: Path, catalog: Catalog, processes: int

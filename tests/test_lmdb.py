@@ -84,6 +84,15 @@ def test_the_benchmarks_layouts_give_the_very_pixels(tmp_path: Path) -> None:
     assert np.array_equal(read(path, "4"), np.array(Image.open(io.BytesIO(jpeg(4)))))
 
 
+def test_a_pickle_cannot_change_what_later_entries_meet() -> None:
+    # sets __setstate__ of the class that stands for LMDB_Image, and then makes an object of it
+    evil = b"\x80\x03cm\nLMDB_Image\nN}X\x0c\x00\x00\x00__setstate__K\x01s\x86b)\x81."
+    with pytest.raises(MediaError):
+        cover_of(evil, "evil")
+    good = carrier("LMDB_Image", image=normalised(frames(1, 1)))
+    assert np.array_equal(cover_of(good, "good"), frames(1, 1)[0])
+
+
 def test_a_single_file_and_a_read_only_one(tmp_path: Path) -> None:
     path = write_lmdb(tmp_path / "covers.lmdb", {"1": jpeg(1)}, subdir=False)
     path.chmod(0o444)

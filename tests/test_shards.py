@@ -161,6 +161,34 @@ def test_failed_rows_stand_unless_asked_for(target: Path) -> None:
     assert retried.rejected() == [(MISSING, "missing", "MISSING")]
 
 
+def test_failed_rows_of_a_run_that_never_finished_are_made_again_where_asked_for(target: Path) -> None:
+    job = FeatureJob(target, JOB, wanted(range(20)))
+    for positions in job.shards(4):
+        job.write(encode(job, positions))  # and then too many have failed: no file
+    job = FeatureJob(target, JOB, wanted(range(20)), retry_failed=True)
+    assert job.pending == []
+    job.forget_failed()
+    assert [job.wanted.ids[row] for row in job.pending] == [FAILING]
+    assert len(list(job.folder.glob("*.json"))) == len(list(job.folder.glob("*.h5"))) == 1
+    again = FeatureJob(target, JOB, wanted(range(20)), retry_failed=True)  # a worker of the same run
+    assert again.pending == job.pending
+    file, made = run(again, mended=True)
+    assert made == [FAILING]
+    assert file.counts() == {"done": 19, "missing": 1, "failed": 0}
+    again.forget_failed()  # nothing to forget
+    assert again.pending == []
+
+
+def test_a_good_row_stands_over_a_failed_one(target: Path) -> None:
+    for mended in (False, True):
+        job = FeatureJob(target, JOB, wanted(range(20)))
+        row = job.wanted.ids.index(FAILING)
+        job.write(encode(job, [row], mended=mended))
+        job.write(encode(job, [row, 0] if mended else [0, row], mended=mended))
+    counts = [FeatureJob(target, JOB, wanted(range(20))).rejected()]
+    assert counts == [[]]
+
+
 def test_a_row_that_fails_again_is_not_tried_for_ever(target: Path) -> None:
     run(FeatureJob(target, JOB, wanted(range(20))))
     job = FeatureJob(target, JOB, wanted(range(20)), retry_failed=True)

@@ -154,7 +154,10 @@ def test_the_monitor_decides(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_validation_can_be_rare_but_ends_every_run(monkeypatch: pytest.MonkeyPatch) -> None:
     scripted(monkeypatch, [0.5, 0.6, 0.7])
     result = run(build("sasrec", "id"), replace(CONFIG, epochs=5, eval_every=2, patience=1))
-    assert [record.valid is not None for record in result.history] == [False, True, False]  # patience counts epochs
+    assert [record.epoch for record in result.history if record.valid] == [2, 4, 5]
+    scripted(monkeypatch, [0.5, 0.4, 0.7])
+    result = run(build("sasrec", "id"), replace(CONFIG, epochs=9, eval_every=2, patience=1))
+    assert [record.epoch for record in result.history if record.valid] == [2, 4]  # it stops at a validation
     scripted(monkeypatch, [0.5, 0.6, 0.7])
     result = run(build("sasrec", "id"), replace(CONFIG, epochs=5, eval_every=2))
     assert [record.epoch for record in result.history if record.valid] == [2, 4, 5]
