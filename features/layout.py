@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +24,7 @@ from features.errors import StoreError
 from features.provenance import Provenance
 from features.rows import FeatureColumns, State, check_shape
 
+Seal = tuple[str, str]  # sha256 of a file's vectors and of its table
 FORMAT = "freezeframe-features"
 FORMAT_VERSION = 3  # 2 adds int8 vectors with their `scales`, and `errors`; 3 pixels
 READ_VERSIONS = (1, 2, 3)
@@ -38,22 +39,24 @@ READ_ERRORS = (OSError, LookupError, RuntimeError, TypeError, AttributeError, Va
 
 @dataclass(frozen=True)
 class Contents:
-    """All of a feature file but its vectors, and their shape and type."""
+    """All of a feature file but its vectors, and their shape and type; `seal` tells it from a file in its place."""
 
     provenance: Provenance
     columns: FeatureColumns
-    vectors_sha256: str
+    seal: Seal
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[h5py.File]:
-    """Open for reading; StoreError instead of HDF5's own messages."""
+def _opened(path: Path, seal: Seal | None = None) -> Iterator[h5py.File]:
+    """Open for reading; StoreError instead of HDF5's own messages, and for a file that is not the one of the seal."""
     if not path.is_file():
         raise StoreError(f"feature file {path} does not exist; make it with `extract`, or check the path")
     try:
         with h5py.File(path, "r", locking=False) as handle:
+            if seal is not None and _seal(handle.attrs) != seal:  # its rows may be others by now
+                raise StoreError(f"{path} was replaced while it was in use; start again, to use what is there now")
             yield handle
     except StoreError:
         raise
@@ -62,6 +65,10 @@ def _opened(path: Path) -> Iterator[h5py.File]:
             f"{path} is damaged, truncated or no freezeframe feature file ({_one_line(error)}); "
             "delete it, then copy or extract it again"
         ) from error
+
+
+def _seal(attributes: Mapping[str, Any]) -> Seal:
+    return str(attributes["vectors_sha256"]), str(attributes["table_sha256"])
 
 
 def _one_line(error: BaseException) -> str:
@@ -227,7 +234,7 @@ def read_contents(path: Path) -> Contents:
             raise StoreError(f"{path} has columns of different lengths; delete it, then copy or extract it again")
         scales, errors = numbers.get("scales"), numbers.get("errors")
         columns = FeatureColumns(states=states, scales=scales, errors=errors, **decoded)
-        return Contents(provenance, columns, str(stored["vectors_sha256"]), vectors.shape, vectors.dtype)
+        return Contents(provenance, columns, _seal(stored), vectors.shape, vectors.dtype)
 
 
 def _read_numbers(handle: h5py.File, version: int) -> dict[str, NDArray[Any]]:
@@ -251,10 +258,10 @@ def _check_format(path: Path, stored: dict[str, Any]) -> None:
 
 
 def read_rows(
-    path: Path, rows: NDArray[np.int64], targets: NDArray[np.int64], into: NDArray[Any], *, row_bytes: int
+    path: Path, seal: Seal, rows: NDArray[np.int64], targets: NDArray[np.int64], into: NDArray[Any], *, row_bytes: int
 ) -> None:
     """Copy stored vectors: `into[targets[n]] = vectors[rows[n]]` for all n, in blocks, in the order of the file."""
-    with _opened(path) as handle:
+    with _opened(path, seal) as handle:
         vectors = handle["vectors"]
         for source, target in _spans(rows, targets, row_bytes):
             first, last = int(source[0]), int(source[-1])
@@ -262,7 +269,7 @@ def read_rows(
             into[target] = block if len(block) == len(source) else block[source - first]
 
 
-def map_vectors(path: Path) -> NDArray[Any]:
+def map_vectors(path: Path, seal: Seal) -> NDArray[Any]:
     """Return the vectors as a read-only memory map; StoreError where they do not lie in one piece."""
     with _opened(path) as handle:
         vectors = handle["vectors"]
@@ -271,7 +278,8 @@ def map_vectors(path: Path) -> NDArray[Any]:
     if offset is None:  # stored in chunks by another program, or empty
         raise StoreError(f"{path} cannot be mapped: its vectors lie in chunks; rewrite it with `h5repack -l CONTI`")
     mapped: NDArray[Any] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
-    return mapped
+    with _opened(path, seal):  # after mapping: whatever is mapped was there before this
+        return mapped
 
 
 def _spans(
@@ -291,9 +299,9 @@ def _spans(
             start = cut
 
 
-def read_blocks(path: Path, count: int, row_bytes: int) -> Iterator[tuple[int, NDArray[Any]]]:
+def read_blocks(path: Path, seal: Seal, count: int, row_bytes: int) -> Iterator[tuple[int, NDArray[Any]]]:
     """Yield (first row, vectors) over the whole file in blocks of about BLOCK_BYTES."""
     most = max(1, BLOCK_BYTES // row_bytes)
-    with _opened(path) as handle:
+    with _opened(path, seal) as handle:
         for start in range(0, count, most):
             yield start, handle["vectors"][start : start + most]

@@ -106,7 +106,8 @@ class FeatureFile:
         self.columns = contents.columns
         self.shape = contents.shape
         self.dtype = contents.dtype
-        self.vectors_sha256 = contents.vectors_sha256
+        self._seal = contents.seal
+        self.vectors_sha256 = contents.seal[0]
         self._row = {item: row for row, item in enumerate(self.columns.ids)}
         if len(self._row) != len(self.columns.ids):
             raise StoreError(f"{path} holds an item id twice; extract it again")
@@ -182,11 +183,11 @@ class FeatureFile:
 
     def mapped(self) -> NDArray[Any]:
         """Return the vectors as they are on disk, by memory map, read-only and unchecked: rows are read when used."""
-        return map_vectors(self.path)
+        return map_vectors(self.path, self._seal)
 
     def read_stored(self, rows: NDArray[np.int64], targets: NDArray[np.int64], into: NDArray[Any]) -> None:
         """Copy rows by number, as they are on disk, into `into[targets]`, unchecked; fast in any order."""
-        read_rows(self.path, rows, targets, into, row_bytes=self._row_bytes)
+        read_rows(self.path, self._seal, rows, targets, into, row_bytes=self._row_bytes)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield (first row, vectors) over the whole file, some megabytes at a time, unchecked.
@@ -198,7 +199,7 @@ class FeatureFile:
             yield start, block if scales is None else to_float32(block, scales[start : start + len(block)])
 
     def _stored_blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        return read_blocks(self.path, self.shape[0], self._row_bytes)
+        return read_blocks(self.path, self._seal, self.shape[0], self._row_bytes)
 
     def _absence(self, ids: Sequence[str], rows: NDArray[np.int64], have: NDArray[np.bool_]) -> str:
         first = int(np.flatnonzero(~have)[0])

@@ -163,3 +163,14 @@ def test_mean_of_many_rows_does_not_drift(tmp_path: Path) -> None:
     mean = file.read([*file.columns.ids, "nobody"], absent="mean")[-1]
     np.testing.assert_allclose(mean, 1000.1, rtol=1e-6)
     assert abs(file.read(file.columns.ids).mean(axis=0)[0] - 1000.1) > 0.01
+
+
+def test_a_file_replaced_while_it_is_open_is_not_read_by_the_old_rows(tmp_path: Path) -> None:
+    vectors = np.arange(12, dtype=np.float32).reshape(4, 3)
+    opened = write(tmp_path / "f.h5", ["b", "c", "d"], vectors[1:])
+    np.testing.assert_array_equal(opened.read(["b"]), vectors[1:2])
+    write(tmp_path / "f.h5", ["a", "b", "c", "d"], vectors)
+    for reading in (lambda: opened.read(["b"]), opened.mapped, lambda: list(opened.blocks())):
+        with pytest.raises(StoreError, match=r"f\.h5 was replaced while it was in use; start again"):
+            reading()
+    np.testing.assert_array_equal(FeatureFile(opened.path).read(["b"]), vectors[1:2])
