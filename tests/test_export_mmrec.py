@@ -254,7 +254,7 @@ def test_features_that_are_refused(tmp_path: Path, split: Split, image) -> None:
     cached = features(tmp_path / "cached.h5", np.ones((6, 2, 3)))
     nothing = features(tmp_path / "nothing.h5", np.full((6, 2), np.nan), [1] * 6)
     zero = features(tmp_path / "zero.h5", np.zeros((6, 2)))
-    refusals = {"belongs to dataset 'elsewhere'": other, "holds cached activations": cached}
+    refusals = {"belongs to dataset 'elsewhere'": other, "holds activations or pixels": cached}
     refusals |= {"lacks 5 of 5 items": nothing, "all 5 vectors are zero": zero}
     for said, file in refusals.items():
         with pytest.raises(StoreError, match=said):
