@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -119,9 +120,67 @@ def test_the_dead_lose_their_claims(tmp_path: Path, owner: dict[str, object] | s
     path.write_text(json.dumps(owner) if owner else "")
     then = time.time() - age_s
     os.utime(path, (then, then))
-    with Claims(tmp_path, stale_s=50).take("a") as mine:
+    claims = Claims(tmp_path, stale_s=50)
+    with claims.take("a") as mine:
         assert mine == free
-    assert path.exists() != free
+        with claims.take("a") as second:
+            assert not second
+    with claims.take("a") as again:
+        assert again == free
+
+
+def leave_a_dead_claim(folder: Path) -> None:
+    (folder / "a.claim").write_text(json.dumps({"host": socket.gethostname(), "process": dead_process()}))
+
+
+def test_of_many_that_see_a_worker_dead_one_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_a_dead_claim(tmp_path)
+    claims, got, ready, real = Claims(tmp_path), [], threading.Barrier(8), Claims._is_stale
+
+    def all_have_seen(self: Claims, path: Path) -> bool:
+        stale = real(self, path)
+        ready.wait()
+        return stale
+
+    def ask() -> None:
+        with claims.take("a") as mine:
+            got.append(mine)
+            ready.wait()
+
+    monkeypatch.setattr(Claims, "_is_stale", all_have_seen)
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [False] * 7 + [True]
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_one_that_saw_a_worker_dead_long_ago_takes_nothing_from_its_heirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    """The first heir still has it, or was taken for dead too, gave it back since, and a second one has it."""
+    leave_a_dead_claim(tmp_path)
+    late, real = Claims(tmp_path), Claims._is_stale
+    with ExitStack() as first, ExitStack() as second:
+
+        def long_ago(self: Claims, path: Path) -> bool:
+            stale = real(self, path)
+            if self is late:
+                assert first.enter_context(Claims(tmp_path).take("a"))
+                if done:
+                    monkeypatch.setattr(Claims, "_is_stale", lambda *_: True)
+                    assert second.enter_context(Claims(tmp_path).take("a"))
+                    first.close()
+            return stale
+
+        monkeypatch.setattr(Claims, "_is_stale", long_ago)
+        with late.take("a") as mine:
+            assert not mine
+        monkeypatch.setattr(Claims, "_is_stale", real)
+        with Claims(tmp_path).take("a") as mine:
+            assert not mine
 
 
 def test_a_living_owner_touches_its_claim(tmp_path: Path) -> None:
