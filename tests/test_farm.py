@@ -22,7 +22,7 @@ from extract import sharding
 from extract.catalog import Catalog, build_catalog
 from extract.encoders import ENCODERS
 from extract.extractor import extract_all, prepare_all
-from extract.farm import Order, extract_locally, slurm_script, work
+from extract.farm import Order, extract_locally, rows_made, slurm_script, work
 from extract.options import ExtractOptions
 from extract.sharding import Shard, claims_of, plan
 from features.claims import Claims
@@ -272,6 +272,22 @@ def test_the_claim_of_a_worker_killed_after_its_shard_is_cleared_away(
     else:
         extract_locally(order, processes)
     assert [path.suffix for path in tmp_path.iterdir()] == [".h5", ".h5"]
+
+
+def test_rows_made_before_a_restart_are_counted_once(tmp_path: Path, catalog: Catalog) -> None:
+    first = prepare_all(catalog, SPECS, options(tmp_path))
+    shards = plan(catalog, first, 3)
+    assert rows_made(first, COUNT) == (0, 2 * COUNT)
+    for _ in sharding.extract_shard(shards[3]):  # of one row per encoder
+        pass
+    again, onlooker = (prepare_all(catalog, SPECS, options(tmp_path)) for _ in range(2))
+    assert rows_made(again, COUNT) == rows_made(onlooker, COUNT) == (2, 2 * COUNT)
+    for _ in sharding.extract_shard(plan(catalog, again, 3)[0]):
+        pass
+    record = next(onlooker[0].job.folder.glob("*.json"))
+    record.with_name("damaged.json").write_text("[")
+    for _ in range(2):  # what is counted stays counted
+        assert rows_made(onlooker, COUNT) == rows_made(again, COUNT) == (8, 2 * COUNT)
 
 
 @pytest.mark.slow
