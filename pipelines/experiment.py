@@ -22,7 +22,6 @@ from features.store import FeatureFile
 from models import build_recommender, recommenders
 from models.base import Recommender, TrainingFacts
 from models.items import Categories, build_items
-from models.representation import CONTENT
 from pipelines.checkpoint import CHECKPOINT, load_best
 from pipelines.config import Recipe, build_recipe, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
 from pipelines.console import print_json, progress, say
@@ -35,6 +34,7 @@ from pipelines.record import begin_record, finish_record, refuse_changes, refuse
 from pipelines.results import as_metrics, print_groups, print_metrics
 from pipelines.towers import Media, Towers, open_towers
 from pipelines.train import fit
+from pipelines.vectors import read_vectors
 
 
 @dataclass(frozen=True)
@@ -94,37 +94,17 @@ def build_model(
     towers: Towers | None = None,
 ) -> Recommender:
     """Build the recommender of a recipe with freshly initialised weights; ConfigError for impossible settings."""
-    vectors = _read_vectors(recipe, split, files)
+    vectors, present = read_vectors(recipe, split, files)
     encoders = towers.towers if towers else {}
     generator = torch.Generator().manual_seed(recipe.seed)
     try:
         items = None
         if recommenders()[recipe.model.name].uses_items:
-            items = build_items(recipe.items, len(split.items), vectors, generator, sides, encoders)
+            items = build_items(recipe.items, len(split.items), vectors, generator, sides, encoders, present)
         facts = training_facts(split)
         return build_recommender(recipe.model.name, recipe.model.settings, items, facts, generator)
     except ValueError as error:
         raise ConfigError(f"recipe {recipe.name!r}: {error}") from error
-
-
-def _read_vectors(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> dict[str, torch.Tensor]:
-    """Return the vectors (I, F) of the recipe's files; none for kinds 'top' and 'e2e', which read batch by batch.
-
-    So that one recipe serves all kinds, each takes the files it can use.
-    """
-    if recipe.items.kind not in CONTENT or not recommenders()[recipe.model.name].uses_items:
-        return {}
-    if recipe.items.kind in CONTENT and files and all(len(file.shape) != 2 for file in files):
-        what = "pixels" if len(files[0].shape) > 3 else "activations"
-        raise ConfigError(
-            f"items.kind is {recipe.items.kind!r}, but {files[0].path} holds {what} of shape {files[0].shape[1:]} per "
-            "item; extract vectors (neither --top-blocks nor --pixels), or use kind 'top' or 'e2e'"
-        )
-    return {
-        f"{number}:{file.path.stem}": torch.from_numpy(file.read(split.items.ids, absent=feature.absent))
-        for number, (file, feature) in enumerate(zip(files, recipe.features, strict=True))
-        if len(file.shape) == 2
-    }
 
 
 def resolve_device(name: str) -> torch.device:

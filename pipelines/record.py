@@ -21,6 +21,7 @@ from torch import nn
 from features.errors import ConfigError
 from features.provenance import library_versions, write_atomic
 from features.store import FeatureFile
+from models.frozen import LayerMix
 from models.items import Categories
 from models.towers import TowerItems
 from pipelines.checkpoint import CHECKPOINT
@@ -114,7 +115,8 @@ def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: tor
         "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
     }
-    write_atomic(path, json.dumps(record, indent=2))
+    mixes = {name: module.shares().tolist() for name, module in model.named_modules() if isinstance(module, LayerMix)}
+    write_atomic(path, json.dumps(record | ({"layer_shares": mixes} if mixes else {}), indent=2))
 
 
 def parameter_counts(model: nn.Module) -> dict[str, dict[str, int]]:
