@@ -26,6 +26,11 @@ def main(argv: list[str] | None = None) -> int:
     except FreezeframeError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
+    except OSError as error:
+        if error.filename is None:  # not about a file: our bug, or a library's
+            raise
+        sys.stderr.write(f"error: cannot use {error.filename} ({error.strerror}); check the path and its permissions\n")
+        return 2
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from here\n")
         return 130
