@@ -234,7 +234,7 @@ BAD: dict[str, tuple[Callable[[Path], None], Sequence[str], str]] = {
     "extracting into a file": (nothing, [*EXTRACT[:-1], "r.yaml", "--encoders", "minilm-tiny"], "cannot use r.yaml"),
     "training into a file": (nothing, [*TRAIN[:-1], "r.yaml"], "cannot use r.yaml"),
     "comparing into a file": (nothing, ["compare", "r.yaml", "--out", "r.yaml"], "cannot use r.yaml"),
-    "demo into a file": (nothing, ["demo", "--out", "r.yaml"], "cannot use r.yaml"),
+    "demo into a file": (nothing, ["demo", "--out", "r.yaml"], "cannot write r.yaml"),
     "importing into a file": (array, [*IMPORT[:-1], "r.yaml"], "cannot write r.yaml"),
     "exporting into a file": (nothing, [*EXPORT, "r.yaml"], "cannot write r.yaml"),
     "no run": (nothing, ["recommend", "data", "--user", "u01"], "is no finished run"),
