@@ -14,6 +14,8 @@ from typing import Any
 
 # Only the standard library up here, so that `--help` does not wait for torch.
 
+EXTRACT = {"torchvision", "transformers", "open_clip", "pytorchvideo", "decord", "lmdb", "av", "PIL"}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked, 2 with one line on standard error when the user can mend it."""
@@ -25,6 +27,17 @@ def main(argv: list[str] | None = None) -> int:
         function(**arguments)
     except FreezeframeError as error:
         sys.stderr.write(f"error: {error}\n")
+        return 2
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in EXTRACT:
+            raise
+        sys.stderr.write(f"error: {library} is not installed; media need pip install -e '.[extract]'\n")
+        return 2
+    except OSError as error:
+        if error.filename is None:  # not about a file: our bug, or a library's
+            raise
+        sys.stderr.write(f"error: cannot use {error.filename} ({error.strerror}); check the path and its permissions\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from here\n")

@@ -24,8 +24,9 @@ def as_metrics(
 ) -> dict[str, Any]:
     """Return a test's metrics as plain data: 'test' with its groups of users, 'candidates', the split and its 'sizes'.
 
-    Under 'test' stand 'all', 'warm', 'cold' (metric -> mean), 'users' (how many of each), 'groups' ('popularity' and
-    'history' -> see `group_metrics`) and, where asked for, 'lists' (metrics of what is offered).
+    'dropped_users' counts users left out for too few interactions. Under 'test' stand 'all', 'warm', 'cold' (metric ->
+    mean), 'users' (how many of each), 'groups' ('popularity' and 'history' -> see `group_metrics`) and, if asked for,
+    'lists' (metrics of what is offered).
     """
     metrics = list(dict.fromkeys(name.partition("@")[0] for name in result.metrics))
     at = list(dict.fromkeys(int(name.partition("@")[2]) for name in result.metrics))
@@ -46,6 +47,7 @@ def as_metrics(
         "test": test,
         "candidates": result.candidates,
         "sizes": split.sizes(),
+        "dropped_users": split.dropped_users,
         "split": split.protocol,
         "tested_on": split.tested_on(),
     }
@@ -75,10 +77,12 @@ def recipe_order(recipe: Recipe, name: str) -> tuple[int, int]:
 
 
 def protocol(recipe: Recipe, metrics: Mapping[str, Any]) -> str:
-    """Return what to know of the numbers: the split and its size, candidates, and what became of seen items."""
+    """Return what to know of the numbers: the split and its size, who was left out, candidates, and seen items."""
     parts = [f"{metrics['candidates']} candidates", f"seen items: {recipe.evaluate.mask}"]
     if sizes := metrics.get("sizes"):
         parts.insert(0, f"{sizes['users']} users, {sizes['items']} items met, {sizes['interactions']} interactions")
+    if dropped := metrics.get("dropped_users"):
+        parts.append(f"{dropped} users left out for too few interactions")
     if metrics.get("split") == "given":
         parts.append("the dataset's own split, training items alone are seen")
     return ", ".join(parts)
