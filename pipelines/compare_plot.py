@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import statistics
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -63,9 +64,8 @@ def write_plot(path: Path, shown: Comparison) -> None:
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
     drawn: dict[str, Any] = {}
-    for row, seconds, values in points:
-        kind = kind_of(row)
-        drawn[kind] = _draw(axes, kind, seconds, values)
+    for point in points:
+        drawn[kind_of(point.row)] = _draw(axes, point)
     axes.set_xscale("log")
     axes.margins(x=0.2, y=0.15)
     axes.set_xlabel("seconds of training and validation")
@@ -73,29 +73,45 @@ def write_plot(path: Path, shown: Comparison) -> None:
     axes.grid(alpha=0.3)
     axes.set_title("" if shown.title == Comparison.title else shown.title, fontsize="medium", wrap=True)
     axes.legend(drawn.values(), drawn.keys(), title="items", loc="best", fontsize="small")
-    names = short_names([row.name for row, _, _ in points])
     figure.canvas.draw()  # only now is it known where things are
-    _name_points(axes, names, [(statistics.fmean(s), statistics.fmean(v)) for _, s, v in points])
+    _name_points(axes, short_names([point.row.name for point in points]), points)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
 
 
-def _points(rows: Sequence[Row], metric: str) -> list[tuple[Row, list[float], list[float]]]:
-    """Return the rows that have both: seconds and values, one per run; no seconds (nothing trains) fit no log scale."""
+@dataclass(frozen=True)
+class _Point:
+    """A row of the picture: seconds and values, one per run."""
+
+    row: Row
+    seconds: list[float]
+    values: list[float]
+
+    @property
+    def middle(self) -> tuple[float, float]:
+        """Return the means."""
+        return statistics.fmean(self.seconds), statistics.fmean(self.values)
+
+    @property
+    def spread(self) -> tuple[float, float]:
+        """Return the standard deviations; that of the seconds stays below their mean, as a log scale has no 0."""
+        x, y = (statistics.stdev(each) if len(each) > 1 else 0.0 for each in (self.seconds, self.values))
+        return min(x, 0.9 * self.middle[0]), y
+
+
+def _points(rows: Sequence[Row], metric: str) -> list[_Point]:
+    """Return the rows that have both; one in which nothing trains takes no seconds, which fit no log scale."""
     found = [
-        (row, spent.get("total_s", []), row.values("all", metric)) for row, spent in zip(rows, costs(rows), strict=True)
+        _Point(row, spent.get("total_s", []), row.values("all", metric))
+        for row, spent in zip(rows, costs(rows), strict=True)
     ]
-    return [(row, seconds, values) for row, seconds, values in found if values and seconds and min(seconds) > 0]
+    return [point for point in found if point.values and point.seconds and min(point.seconds) > 0]
 
 
-def _draw(axes: Axes, kind: str, seconds: Sequence[float], values: Sequence[float]) -> Any:
+def _draw(axes: Axes, point: _Point) -> Any:
+    kind, (x, y), (dx, dy) = kind_of(point.row), point.middle, point.spread
     colour = f"C{list(MARKS).index(kind)}"
-    spread = [statistics.stdev(each) if len(each) > 1 else 0.0 for each in (seconds, values)]
-    middle = statistics.fmean(seconds), statistics.fmean(values)
-    left = min(spread[0], 0.9 * middle[0])  # a log scale has no place for what is not above 0
-    return axes.errorbar(
-        *middle, xerr=[[left], [spread[0]]], yerr=spread[1], fmt=MARKS[kind], color=colour, capsize=3, elinewidth=1
-    )
+    return axes.errorbar(x, y, xerr=dx, yerr=dy, fmt=MARKS[kind], color=colour, capsize=3, elinewidth=1)
 
 
 def short_names(names: Sequence[str]) -> list[str]:
@@ -112,18 +128,25 @@ def short_names(names: Sequence[str]) -> list[str]:
     return ["".join(each[same:]).removesuffix("]" if bracket else "") for each in pieces]
 
 
-def _name_points(axes: Axes, names: Sequence[str], points: Sequence[tuple[float, float]]) -> None:
-    """Write each name beside its point, where it covers neither a point nor another name if there is such a place."""
+def _covered(axes: Axes, point: _Point) -> list[Any]:
+    """Return the boxes, in pixels, that a point and its two bars take."""
     from matplotlib.transforms import Bbox
 
-    taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in axes.transData.transform(points)]
+    (x, y), (dx, dy) = point.middle, point.spread
+    ends = axes.transData.transform([(x - dx, y), (x + dx, y), (x, y - dy), (x, y + dy)])
+    return [Bbox([start - 5, stop + 5]) for start, stop in (ends[:2], ends[2:])]
+
+
+def _name_points(axes: Axes, names: Sequence[str], points: Sequence[_Point]) -> None:
+    """Write each name beside its point, where it covers neither a point nor another name if there is such a place."""
+    taken = [box for point in points for box in _covered(axes, point)]
     if (legend := axes.get_legend()) is not None:
         taken.append(legend.get_window_extent())
     for name, point in zip(names, points, strict=True):
         tried = []
         for right, up in PLACES:
             side = "left" if right > 0 else "right" if right < 0 else "center"
-            text = axes.annotate(name, point, (right, up), textcoords="offset points", ha=side, fontsize=8)
+            text = axes.annotate(name, point.middle, (right, up), textcoords="offset points", ha=side, fontsize=8)
             box = text.get_window_extent()
             over = sum(box.overlaps(other) for other in taken) + (not _inside(axes, box))
             tried.append((over, text, box))
