@@ -242,11 +242,16 @@ def _compare(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("sources", type=Path, nargs="*", metavar="RECIPE|GROUP|RUN", help=given)
     every = "for all recipes, such as scale=small or features.0.path=FILE (which skips recipes without features)"
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="key=value", help=every)
+    several = "a row for each of several values, such as items.kind=v,dnn,top items.top_blocks=1,2; not for groups"
+    parser.add_argument("--axis", dest="axes", nargs="+", default=[], metavar="key=value,value", help=several)
     parser.add_argument("--seeds", type=int, default=1, help="runs per recipe, with seeds 0, 1, 2 ...")
     parser.add_argument("--out", type=Path, default=Path("runs"), help="folder of the run folders")
     parser.add_argument("--baseline", help="row that the others are tested against (without it: the first)")
     parser.add_argument("--test", choices=("t", "wilcoxon"), default="t", help="paired test over users")
     parser.add_argument("--groups", action="store_true", help="also by popularity of the target, as ratios to it")
+    ledger = "also what each row cost: time, memory, disk, items encoded (always, where a row trains an encoder)"
+    parser.add_argument("--costs", action="store_true", help=ledger)
+    parser.add_argument("--plot", type=Path, help="draw accuracy against training time here, as SVG or PNG")
     for form, what in (("markdown", "Markdown"), ("latex", "LaTeX (booktabs)"), ("csv", "CSV, every number unrounded")):
         parser.add_argument(f"--{form}", type=Path, help=f"write the tables here, too, as {what}")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")

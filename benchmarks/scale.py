@@ -136,7 +136,7 @@ def _row(recipe: Path, folder: Path, arguments: argparse.Namespace) -> str:
     record = json.loads((run / "record.json").read_text())
     log = (run / "log.jsonl").read_text().splitlines()
     epoch = json.loads(log[-1]) if log else {"train_s": 0.0, "valid_s": record["train_s"]}
-    peak = record["peak_memory_bytes"] / 2**30
+    peak = record["costs"]["peak_memory_bytes"] / 2**30
     return (
         f"| {loaded.name} | {changed} | {epoch['train_s']:.0f} | {epoch['valid_s']:.1f} | {seconds:.0f} | {peak:.1f} |"
     )

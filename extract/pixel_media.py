@@ -137,7 +137,8 @@ def refuse_other_contract(file: FeatureFile, spec: EncoderSpec) -> None:
     other = [name for name, value in wanted.items() if held.get(name) != value]
     if other:
         both = "; ".join(f"{name} {held.get(name)}, not {wanted[name]}" for name in other)
+        frames = f" --frames {spec.frames}" if "frames" in other else ""
         raise ConfigError(
             f"{file.path} holds pixels that encoder {spec.name!r} does not take ({both}); make a file for it with "
-            f"`extract --pixels --encoders {spec.name}`"
+            f"`extract --pixels --encoders {spec.name}{frames}`"
         )

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -48,6 +48,10 @@ class Work:
     def dtype(self) -> np.dtype[Any]:
         """Return the type on disk."""
         return np.dtype(np.uint8) if self.output.pixels else disk_type(self.options.dtype)
+
+    def since(self, before: Mapping[str, float]) -> dict[str, float]:
+        """Return the seconds of decoding and encoding since `seconds` was `before`: what its rows cost."""
+        return {stage: round(self.seconds[stage] - before[stage], 3) for stage in ("decode", "encode")}
 
     @contextmanager
     def timed(self, stage: str) -> Iterator[None]:
@@ -164,6 +168,7 @@ def extract_shard(shard: Shard) -> Iterator[tuple[int, bool]]:
         return
     options = shard.tasks[0].takers[0].options
     feeders = {work: Feeder(work.encoder, work.options, work.output) for work in shard.works}
+    before = {work: dict(work.seconds) for work in shard.works}
     made = 0
     with _full_precision(options.device), closing(read_ahead((t.request for t in shard.tasks), options)) as sources:
         for task in shard.tasks:
@@ -179,7 +184,7 @@ def extract_shard(shard: Shard) -> Iterator[tuple[int, bool]]:
         with work.timed("encode"):
             rows = feeder.finish()
         with work.timed("write"):
-            work.job.write(rows, dtype=str(work.dtype))
+            work.job.write(rows, dtype=str(work.dtype), seconds=work.since(before[work]))
     yield made, True
 
 

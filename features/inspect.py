@@ -34,8 +34,8 @@ def inspect_features(file: FeatureFile) -> dict[str, Any]:
     duplicate row equals an earlier one. `effective_rank`, from 1 to the smaller of width and sampled rows less one, is
     exp of the entropy of the singular values, as shares, of the centred sample; 0 when all rows are one. `mean_cosine`,
     in [-1, 1], is over all pairs of sampled rows that are not zero; near 1 the vectors hardly differ. `cosine_error` is
-    what rounding to `dtype` cost (rows, mean, max), None where the file does not know it. Pixels are not read: figures
-    of vectors mean nothing for them.
+    what rounding to `dtype` cost (rows, mean, max), None where the file does not know it. `seconds` is what
+    making it took, None where not known. Pixels are not read: figures of vectors mean nothing for them.
 
     Raises:
         StoreError: the file is damaged.
@@ -57,6 +57,7 @@ def inspect_features(file: FeatureFile) -> dict[str, Any]:
         "libraries": dict(told.libraries),
         "command": told.command,
         "created": told.created,
+        "seconds": dict(file.seconds) or None,
     }
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import itertools
+import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -21,7 +22,7 @@ from numpy.typing import NDArray
 
 from features.atomic import fsync_file, fsync_folder
 from features.errors import StoreError
-from features.provenance import Provenance
+from features.provenance import Provenance, canonical_json
 from features.rows import FeatureColumns, State, check_shape
 from features.table import TEXT_COLUMNS, numbers_of, packed, table_sha256, write_texts
 
@@ -37,13 +38,17 @@ READ_ERRORS = (OSError, LookupError, RuntimeError, TypeError, AttributeError, Va
 
 @dataclass(frozen=True)
 class Contents:
-    """All of a feature file but its vectors, and their shape and type; `seal` tells it from a file in its place."""
+    """All of a feature file but its vectors, and their shape and type; `seal` tells it from a file in its place.
+
+    `seconds` is what making it took, by stage; empty where nobody knows. It is in no hash: the rows are the same.
+    """
 
     provenance: Provenance
     columns: FeatureColumns
     seal: Seal
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
+    seconds: Mapping[str, float]
 
 
 @contextmanager
@@ -113,6 +118,7 @@ def write_file(
     provenance: Provenance,
     *,
     check: Callable[[Path], None] | None = None,
+    seconds: Mapping[str, float] | None = None,
 ) -> None:
     """Write one feature file atomically.
 
@@ -123,6 +129,7 @@ def write_file(
             disk; int8 needs `columns.scales`.
         provenance: of the file.
         check: called with the closed file under its hidden name; what it raises keeps the file from appearing.
+        seconds: what making the rows took, by stage.
 
     Raises:
         StoreError: the file cannot be written; nothing is left behind.
@@ -152,6 +159,8 @@ def write_file(
         handle.attrs["vectors_sha256"] = digest.hexdigest()
         handle.attrs["table_sha256"] = table_sha256(provenance.to_json(), texts, numbers_of(columns))
         handle.attrs.update(_header(provenance, columns.states, version))
+        if seconds:
+            handle.attrs["seconds"] = canonical_json(dict(seconds))
 
 
 def _header(provenance: Provenance, states: NDArray[np.uint8], version: int) -> dict[str, Any]:
@@ -191,7 +200,8 @@ def read_contents(path: Path) -> Contents:
             raise StoreError(f"{path} has columns of different lengths; delete it, then copy or extract it again")
         scales, errors = numbers.get("scales"), numbers.get("errors")
         columns = FeatureColumns(states=states, scales=scales, errors=errors, **decoded)
-        return Contents(provenance, columns, _seal(stored), vectors.shape, vectors.dtype)
+        seconds = {stage: float(spent) for stage, spent in json.loads(stored.get("seconds", "{}")).items()}
+        return Contents(provenance, columns, _seal(stored), vectors.shape, vectors.dtype, seconds)
 
 
 def _read_numbers(handle: h5py.File, version: int) -> dict[str, NDArray[Any]]:

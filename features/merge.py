@@ -22,7 +22,8 @@ MERGE_BYTES = 2**28  # this much of the result is held in memory; a part is open
 def merge(path: Path, placed: Mapping[str, FeatureFile], provenance: Provenance) -> None:
     """Assemble one feature file from parts of the same recipe, whole or not at all.
 
-    Every part is verified first: its bytes would otherwise get a fresh hash in the result, damage included.
+    Every part is verified first: its bytes would otherwise get a fresh hash in the result, damage included. Seconds are
+    added up over the parts, unless one of them does not know its own.
 
     Args:
         path: the file to write; it may be one of the parts.
@@ -46,7 +47,15 @@ def merge(path: Path, placed: Mapping[str, FeatureFile], provenance: Provenance)
         source[targets] = part.rows([ids[target] for target in targets])
         if (source[targets] < 0).any():
             raise StoreError(f"{part.path} lacks item {ids[targets[int(np.argmin(source[targets]))]]!r}")
-    write_file(path, _gathered(ids, parts, owner, source), _vectors(parts, owner, source), provenance)
+    columns, seconds = _gathered(ids, parts, owner, source), _seconds(parts)
+    write_file(path, columns, _vectors(parts, owner, source), provenance, seconds=seconds)
+
+
+def _seconds(parts: Sequence[FeatureFile]) -> dict[str, float]:
+    if not all(part.seconds for part in parts):
+        return {}
+    stages = dict.fromkeys(stage for part in parts for stage in part.seconds)
+    return {stage: round(sum(part.seconds.get(stage, 0.0) for part in parts), 3) for stage in stages}
 
 
 def _check_parts(parts: Sequence[FeatureFile], provenance: Provenance) -> None:

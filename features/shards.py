@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -184,14 +184,15 @@ class FeatureJob:
         pending = self.pending
         return [pending[start : start + size] for start in range(0, len(pending), size)]
 
-    def write(self, rows: FeatureRows, *, dtype: str | None = None) -> None:
+    def write(self, rows: FeatureRows, *, dtype: str | None = None, seconds: Mapping[str, float] | None = None) -> None:
         """Store one shard and its record; its name is a hash of the rows it holds, so a repeat replaces itself.
 
         With `dtype` (float16, float32 or int8) the rows are float32 and rounded here; see `write_features`.
+        `seconds` is what making them took, by stage.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         shard = self._shard_path(rows.ids, rows.stamps)
-        write_features(shard, rows, self.provenance, dtype=dtype)
+        write_features(shard, rows, self.provenance, dtype=dtype, seconds=seconds)
         self._record(shard, len(rows.ids))
         self._current |= dict.fromkeys(rows.ids, FeatureFile(shard))
 

@@ -6,7 +6,7 @@ Letters: I items (rows), F feature width, S tokens or positions of cached activa
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -45,7 +45,14 @@ __all__ = [
 AbsentPolicy = Literal["error", "zero", "mean"]
 
 
-def write_features(path: Path, rows: FeatureRows, provenance: Provenance, *, dtype: str | None = None) -> None:
+def write_features(
+    path: Path,
+    rows: FeatureRows,
+    provenance: Provenance,
+    *,
+    dtype: str | None = None,
+    seconds: Mapping[str, float] | None = None,
+) -> None:
     """Write one feature file (or shard) atomically: temporary file, flush, fsync, rename.
 
     Args:
@@ -55,6 +62,7 @@ def write_features(path: Path, rows: FeatureRows, provenance: Provenance, *, dty
         dtype: on disk, float16, float32 or int8; `rows.vectors` are float32 then, and what rounding costs each row is
             written with it. None stores them in the type they have: what float16 has cost is not known here. Pixels
             are uint8 here and there.
+        seconds: what making the rows took, by stage.
 
     Raises:
         ConfigError: an unknown dtype.
@@ -74,7 +82,7 @@ def write_features(path: Path, rows: FeatureRows, provenance: Provenance, *, dty
     errors = cosine_error(vectors, stored) if given == np.float32 else None
     texts = (tuple(rows.reasons), tuple(rows.stamps), tuple(rows.digests))
     columns = FeatureColumns(tuple(rows.ids), states, *texts, scales=stored.scales, errors=errors)
-    write_file(path, columns, [stored.values], provenance)
+    write_file(path, columns, [stored.values], provenance, seconds=seconds)
 
 
 def _without(vectors: NDArray[Any], blank: NDArray[np.bool_]) -> NDArray[Any]:
@@ -96,6 +104,7 @@ class FeatureFile:
         shape: of the vectors, (I, F) or (I, S, F); of pixels (I, T, H, W, 3).
         dtype: of the vectors on disk.
         vectors_sha256: hash of the vectors' bytes as written, and of their scales.
+        seconds: what making it took, by stage ('decode', 'encode'), over all workers and restarts; {} where unknown.
     """
 
     def __init__(self, path: Path, *, dataset: str | None = None) -> None:
@@ -108,6 +117,7 @@ class FeatureFile:
         self.dtype = contents.dtype
         self._seal = contents.seal
         self.vectors_sha256 = contents.seal[0]
+        self.seconds = contents.seconds
         self._row = {item: row for row, item in enumerate(self.columns.ids)}
         if len(self._row) != len(self.columns.ids):
             raise StoreError(f"{path} holds an item id twice; extract it again")

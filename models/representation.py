@@ -52,6 +52,8 @@ class ItemsConfig:
         top_blocks: T, how many of its last blocks train, with all that follows them; 'all': the whole encoder.
         encoder_lr: its learning rate; None = that of the rest.
         weights: what it starts from: 'pretrained', 'random', or a file or folder.
+        frames: which frames of a clip a video encoder sees, such as 'uniform:8'; None = its own. Those of 'top' are
+            its file's.
         checkpointing: make its blocks' activations again in the backward pass instead of keeping them.
         micro_batch: items that are encoded at a time in training; None = all of a batch. The loss sees the whole batch
             all the same: each piece is encoded once more in the backward pass.
@@ -74,6 +76,7 @@ class ItemsConfig:
     top_blocks: int | Literal["all"] = 1
     encoder_lr: float | None = None
     weights: str = "pretrained"
+    frames: str | None = None
     checkpointing: bool = False
     micro_batch: int | None = None
 

@@ -8,6 +8,7 @@ gradients; what differs is where the inputs come from.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,23 @@ class Tower:
     blocks: tuple[nn.Module, ...] = ()
 
 
+@dataclass
+class Meter:
+    """What a trained encoder has done since it was last asked.
+
+    Attributes:
+        with_graph: items encoded for training, each as often as it was: again for the backward pass of `micro_batch`.
+        without_graph: items encoded to be looked at only.
+        read_s: seconds of reading inputs.
+        forward_s: seconds of the forward passes; on a GPU, of starting them.
+    """
+
+    with_graph: int = 0
+    without_graph: int = 0
+    read_s: float = 0.0
+    forward_s: float = 0.0
+
+
 class TowerItems(ItemRepresentation):
     """A trained encoder and a linear map to D, as that of frozen vectors ('v').
 
@@ -80,6 +98,7 @@ class TowerItems(ItemRepresentation):
         self.lr = config.encoder_lr
         self._trained = tower.trained  # a tuple: their parameters stand in the state dict once, under `tower`
         self._held: Tensor | None = None
+        self.meter = Meter()
         self.tower.requires_grad_(False)
         for module in self._trained:
             module.requires_grad_(True)
@@ -122,10 +141,18 @@ class TowerItems(ItemRepresentation):
         return vectors
 
     def _raw(self, items: Tensor) -> Tensor:
+        began = time.perf_counter()
         inputs: Any = self.source.read(items)
         if isinstance(inputs, Tensor) and inputs.is_floating_point():
             inputs = inputs.float()
+        read = time.perf_counter()
         vectors: Tensor = self.tower(inputs)
+        self.meter.read_s += read - began
+        self.meter.forward_s += time.perf_counter() - read
+        if torch.is_grad_enabled():
+            self.meter.with_graph += len(items)
+        else:
+            self.meter.without_graph += len(items)
         return vectors
 
     def _normalised(self, vectors: Tensor) -> Tensor:
@@ -172,6 +199,16 @@ class TowerItems(ItemRepresentation):
 def towers_of(model: nn.Module) -> list[TowerItems]:
     """Return the trained encoders inside a model."""
     return [module for module in model.modules() if isinstance(module, TowerItems)]
+
+
+def take_meters(model: nn.Module) -> Meter:
+    """Return what all trained encoders inside a model have done, and let their meters start anew."""
+    total = Meter()
+    for tower in towers_of(model):
+        for name, value in vars(tower.meter).items():
+            setattr(total, name, getattr(total, name) + value)
+        tower.meter = Meter()
+    return total
 
 
 @contextmanager

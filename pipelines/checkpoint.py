@@ -20,13 +20,29 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch: number from 1, mean loss per position, seconds of training and validation, validation metrics."""
+    """One epoch.
+
+    Attributes:
+        epoch: number from 1.
+        loss: mean per position.
+        train_s: seconds of training.
+        valid_s: seconds of validation.
+        valid: validation metrics; None where the epoch was not validated.
+        read_s: of `train_s`, what reading the inputs of trained encoders took; 0 without any, as all below.
+        forward_s: of `train_s`, what their forward passes took (on a GPU: what starting them took).
+        encoded: items they encoded in training.
+        encoded_valid: items they encoded in validation.
+    """
 
     epoch: int
     loss: float
     train_s: float
     valid_s: float
     valid: Metrics | None
+    read_s: float = 0.0
+    forward_s: float = 0.0
+    encoded: int = 0
+    encoded_valid: int = 0
 
 
 @dataclass

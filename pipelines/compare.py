@@ -12,7 +12,9 @@ from pathlib import Path
 from typing import get_args
 
 from features.errors import ConfigError, nearest
+from pipelines.compare_costs import trains_an_encoder
 from pipelines.compare_output import WRITERS, print_comparison
+from pipelines.compare_plot import check_plot, write_plot
 from pipelines.compare_tables import Comparison, Row, Tests, by_popularity, columns, tested_on
 from pipelines.config import Recipe, build_recipe, parse_yaml
 from pipelines.console import say, table
@@ -139,23 +141,28 @@ def run_compare(
     baseline: str | None = None,
     test: Test = "t",
     groups: bool = False,
+    costs: bool = False,
+    plot: Path | None = None,
+    axes: Sequence[str] = (),
     markdown: Path | None = None,
     csv: Path | None = None,
     latex: Path | None = None,
 ) -> None:
     """Command line `compare`; without sources it lists the groups of recipes that come with freezeframe."""
     _check_test(test)
+    if plot is not None:
+        check_plot(plot)
     if not sources:
         print_groups()
         return
-    runs = _run_folders(sources, overrides, seeds)
-    made = Plan(()) if runs else plan(sources, overrides)
+    runs = _run_folders(sources, [*overrides, *axes], seeds)
+    made = Plan(()) if runs else plan(sources, overrides, axes)
     baseline = baseline if baseline is not None else made.baseline
     if not runs:
         _baseline([recipe.name for recipe in made.recipes], baseline)  # before hours of training, not after
     rows = finished_rows(runs) if runs else compare(made.recipes, seeds, out, device=device)
     tests = run_tests(rows, baseline, test)
-    shown = Comparison(rows, tests, made.title, made.notes)
+    shown = Comparison(rows, tests, made.title, made.notes, costs or any(map(trains_an_encoder, rows)))
     print_comparison(shown)
     if groups or made.groups:
         place = _baseline([row.name for row in rows], baseline)
@@ -166,6 +173,9 @@ def run_compare(
         if path:
             WRITERS[name](path, shown)
             say(f"table written to {path}")
+    if plot is not None:
+        write_plot(plot, shown)
+        say(f"picture written to {plot}")
 
 
 def _run_folders(sources: Sequence[Path], overrides: Sequence[str], seeds: int) -> list[Path]:
@@ -175,5 +185,5 @@ def _run_folders(sources: Sequence[Path], overrides: Sequence[str], seeds: int) 
         other = next(path for path in sources if not path.is_dir())
         raise ConfigError(f"{runs[0]} is a folder and {other} is none; compare recipes or finished runs, not both")
     if runs and (overrides or seeds != 1):
-        raise ConfigError(f"{runs[0]} is a run and stays as it is; --set and --seeds are for recipes")
+        raise ConfigError(f"{runs[0]} is a run and stays as it is; --set, --axis and --seeds are for recipes")
     return runs

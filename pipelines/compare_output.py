@@ -8,6 +8,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipelines.compare_costs import cost_summary, cost_table, costs
 from pipelines.compare_tables import (
     Comparison,
     Row,
@@ -24,10 +25,13 @@ Cells = Sequence[Sequence[str]]
 
 
 def print_comparison(shown: Comparison) -> None:
-    """Print the table, what is to be known of it, and the tests."""
+    """Print the table, what is to be known of it, what it cost, and the tests."""
     table(shown.title, *comparison(shown.rows))
     for line in shown.lines:
         say(line)
+    if shown.costs:
+        table("costs", *cost_table(shown.rows))
+        say(cost_summary(shown.rows))
     if shown.tests:
         table("differences", *significance(shown.tests))
         say(tests_summary(shown.tests))
@@ -45,6 +49,7 @@ def write_markdown(path: Path, shown: Comparison) -> None:
     parts = [f"**{shown.title}**\n"] if shown.title != Comparison.title else []
     parts += [markdown(*comparison(shown.rows)), f"{said}.\n"]
     parts += ["".join(f"- {note}\n" for note in remarks)] if remarks else []
+    parts += [markdown(*cost_table(shown.rows)), f"{cost_summary(shown.rows)}.\n"] if shown.costs else []
     parts += [markdown(*significance(shown.tests)), f"{tests_summary(shown.tests)}.\n"] if shown.tests else []
     _write(path, "\n".join(parts))
 
@@ -94,6 +99,7 @@ def write_latex(path: Path, shown: Comparison) -> None:
     title = [shown.title] if shown.title != Comparison.title else []
     caption = ". ".join([*title, *shown.lines]) + "."
     parts = ["% needs \\usepackage{booktabs}\n", latex(*comparison(shown.rows), caption)]
+    parts += [latex(*cost_table(shown.rows), cost_summary(shown.rows) + ".")] if shown.costs else []
     parts += [latex(*significance(shown.tests), tests_summary(shown.tests) + ".")] if shown.tests else []
     _write(path, "\n".join(parts))
 
@@ -127,7 +133,8 @@ CSV_COLUMNS = (
 def write_csv(path: Path, shown: Comparison) -> None:
     """Write one line per recipe, group and metric, unrounded: all that the runs recorded, also what no table shows.
 
-    `values` holds one value per seed, separated by blanks; empty cells where there is nothing to say.
+    `values` holds one value per seed, separated by blanks; empty cells where there is nothing to say. Where costs are
+    shown, they are a group of their own, with the names and units of the ledger.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", newline="", encoding="utf-8") as handle:
@@ -137,16 +144,22 @@ def write_csv(path: Path, shown: Comparison) -> None:
             for group in (*GROUPS, "lists"):
                 for metric in row.metrics[0]["test"].get(group, {}):
                     writer.writerow(_csv_line(row, group, metric, shown.tests))
+        for row, spent in zip(shown.rows, costs(shown.rows) if shown.costs else (), strict=shown.costs):
+            for name, values in spent.items():
+                writer.writerow({"recipe": row.name, "group": "costs", "metric": name, **_csv_values(values)})
+
+
+def _csv_values(values: Sequence[float]) -> dict[str, Any]:
+    line = {"seeds": len(values), "mean": statistics.fmean(values), "values": " ".join(map(str, values))}
+    return line | ({"sd": statistics.stdev(values)} if len(values) > 1 else {})
 
 
 def _csv_line(row: Row, group: str, metric: str, tests: Tests | None) -> dict[str, Any]:
     values = row.values(group, metric)
     first = row.metrics[0]
-    line: dict[str, Any] = {"recipe": row.name, "group": group, "metric": metric, "seeds": len(values)}
+    line: dict[str, Any] = {"recipe": row.name, "group": group, "metric": metric, **_csv_values(values)}
     line |= {"users": first["test"]["users"].get(group, first["test"]["users"]["all"])}
     line |= {"candidates": first["candidates"], "mask": row.recipe.evaluate.mask}
-    line |= {"mean": statistics.fmean(values), "values": " ".join(map(str, values))}
-    line |= {"sd": statistics.stdev(values)} if len(values) > 1 else {}
     if group != "all":
         return line
     if (against := paper_difference(row, metric)) and row.recipe.paper:

@@ -72,12 +72,14 @@ class Comparison:
         tests: against its baseline; None where no rows can be tested.
         title: of the table.
         notes: what to know of the published table as a whole.
+        costs: whether the table of costs is shown, too.
     """
 
     rows: Sequence[Row]
     tests: Tests | None = None
     title: str = "comparison"
     notes: tuple[str, ...] = ()
+    costs: bool = False
 
     @property
     def lines(self) -> list[str]:

@@ -99,9 +99,14 @@ class Recipe:
             raise ConfigError(f"seed is {self.seed}; it must be at least 0")
 
 
-def load_recipe(path: Path, overrides: Sequence[str] = ()) -> Recipe:
-    """Read a recipe file and apply `key.path=value` overrides; ConfigError on anything that cannot be meant."""
+def load_recipe(path: Path, overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe file and apply `key.path=value` overrides; ConfigError on anything that cannot be meant.
+
+    `changes` (dotted key -> value) go in first, as if they stood in the file: its `small` goes over them.
+    """
     raw = read_mapping(path)
+    for key, value in (changes or {}).items():
+        _override(raw, f"{key}={json.dumps(value)}")
     if "recipes" in raw and "model" not in raw:
         raise ConfigError(f"{path} is a group of recipes; give it to `compare`, or name one of its recipes")
     return build_recipe(_scaled(raw, overrides, path))
@@ -208,7 +213,7 @@ def _override(raw: dict[str, Any], override: str) -> None:
     if not equals or not path:
         raise ConfigError(f"override {override!r} is not of the form key.path=value, such as train.lr=1e-4")
     node: Any = raw
-    *parents, last = path.split(".")
+    *parents, last = path.split(".") if not path.startswith("small.") else ["small", path.removeprefix("small.")]
     for key in parents:
         node = node.setdefault(key, {}) if isinstance(node, dict) else _entry(node, key, override)
     value = parse_yaml(text, f"override {override!r}")

@@ -25,6 +25,7 @@ from models.items import Categories, build_items
 from pipelines.checkpoint import CHECKPOINT, load_best
 from pipelines.config import Recipe, build_recipe, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
 from pipelines.console import print_json, progress, say
+from pipelines.costs import begin_peak, files_read
 from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.data.sides import side_features
 from pipelines.data.split import DataConfig, Split, make_split
@@ -130,6 +131,7 @@ def run_recipe(
         ConfigError: the folder holds a run of other settings, or of data or features that have changed since.
     """
     place = resolve_device(device)
+    begin_peak(place)
     finished = _previous(recipe, folder)
     data = data or load_data(recipe.data)
     split, files = data.split, open_features(recipe, data.split)
@@ -159,7 +161,7 @@ def run_recipe(
     result = _test(model, recipe, split, place)
     _save_ranks(folder, result)
     metrics = as_metrics(result, split) | {"valid": fitted.best}
-    finish_record(folder, fitted, model, place)
+    finish_record(folder, fitted, model, place, files_read(recipe, files, towers.towers))
     write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
     return metrics
 

@@ -7,7 +7,6 @@ goes on nor one that is opened again can mix old weights with new data.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -26,6 +25,7 @@ from models.items import Categories
 from models.towers import TowerItems
 from pipelines.checkpoint import CHECKPOINT
 from pipelines.config import Recipe
+from pipelines.costs import run_costs
 from pipelines.data.sides import fingerprint
 from pipelines.data.split import Split
 from pipelines.train import FitResult
@@ -97,8 +97,10 @@ def refuse_other_encoders(folder: Path, encoders: Sequence[Mapping[str, Any]]) -
             )
 
 
-def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: torch.device) -> None:
-    """Add how training went."""
+def finish_record(
+    folder: Path, fitted: FitResult, model: nn.Module, device: torch.device, read: Sequence[FeatureFile] = ()
+) -> None:
+    """Add how training went, and what it and the feature files it read have cost."""
     path = folder / RECORD
     trained = {name: list(value.shape) for name, value in model.named_parameters() if value.requires_grad}
     record = _read(path) | {
@@ -112,8 +114,7 @@ def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: tor
         "best_epoch": fitted.best_epoch,
         "epochs": len(fitted.history),
         "train_s": fitted.seconds,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
+        "costs": run_costs(fitted, model, device, read),
     }
     mixes = {name: module.shares().tolist() for name, module in model.named_modules() if isinstance(module, LayerMix)}
     write_atomic(path, json.dumps(record | ({"layer_shares": mixes} if mixes else {}), indent=2))

@@ -19,8 +19,10 @@ PAPER_GRID: Space = {
 }
 
 
-def parse_space(words: Sequence[str]) -> Space:
+def parse_space(words: Sequence[str], what: str = "space") -> Space:
     """Read `key.path=value,value,...` words; values are YAML, so `1e-4`, `true` and `in-batch` are what they look like.
+
+    `what` the words are called in messages.
 
     Raises:
         ConfigError: a word of another form, a key twice, or no values.
@@ -28,10 +30,10 @@ def parse_space(words: Sequence[str]) -> Space:
     space: dict[str, tuple[Any, ...]] = {}
     for word in words:
         key, equals, text = word.partition("=")
-        values = tuple(parse_yaml(part, f"space {word!r}") for part in text.split(",") if part.strip())
+        values = tuple(parse_yaml(part, f"{what} {word!r}") for part in text.split(",") if part.strip())
         if not equals or not key or not values:
-            raise ConfigError(f"space {word!r} is not of the form key.path=value,value, such as train.lr=1e-4,1e-3")
+            raise ConfigError(f"{what} {word!r} is not of the form key.path=value,value, such as train.lr=1e-4,1e-3")
         if key in space:
-            raise ConfigError(f"space names {key!r} twice; put all its values into one word")
+            raise ConfigError(f"{what} names {key!r} twice; put all its values into one word")
         space[key] = values
     return space

@@ -75,6 +75,10 @@ def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], medi
         made = [_top(name, recipe, split, files) for name in items.encoders]
     else:
         return Towers()
+    if items.frames is not None and not any("frames" in facts for _, facts in made):
+        raise ConfigError(
+            f"items.frames is {items.frames!r}, but {', '.join(items.encoders)} reads no video; leave it out"
+        )
     return Towers(dict(zip(items.encoders, (tower for tower, _ in made), strict=True)), [facts for _, facts in made])
 
 
@@ -99,7 +103,7 @@ def load_encoder(name: str, weights: str, seed: int, frames: str | None = None, 
 
 def _end_to_end(name: str, recipe: Recipe, media: Media) -> tuple[Tower, dict[str, Any]]:
     items = recipe.items
-    encoder = load_encoder(name, items.weights, recipe.seed)
+    encoder = load_encoder(name, items.weights, recipe.seed, items.frames)
     source = media(encoder)
     prefix, top = encoder.split(items.top_blocks)
     tower = Tower(source, nn.Sequential(prefix, _AsStored(), top), (top,), _last_blocks(encoder, items))
@@ -124,6 +128,7 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
             f"items.top_blocks is {items.top_blocks}, but {file.path} holds what stands below the last {kept} blocks "
             f"of {name!r}; use at most {kept}, or {deeper}"
         )
+    _refuse_frames(items, file)
     encoder = _encoder_of(name, file, items.weights)
     prefix, module = encoder.split(kept, tokens=made.get("tokens"))
     if prefix.shape != file.shape[1:]:
@@ -157,6 +162,18 @@ def _activations_of(name: str, items: ItemsConfig, files: Sequence[FeatureFile])
     )
 
 
+def _refuse_frames(items: ItemsConfig, file: FeatureFile) -> None:
+    """Raise ConfigError where other frames are asked for than a file of activations was made of."""
+    from extract.frames import parse_frame_policy
+
+    made = file.provenance.recipe.get("frames")
+    if items.frames is not None and made is not None and str(parse_frame_policy(items.frames)) != made:
+        raise ConfigError(
+            f"items.frames is {items.frames!r}, but {file.path} was made of frames {made}; extract it again with "
+            f"--frames {items.frames}, or leave items.frames out"
+        )
+
+
 def _encoder_of(name: str, file: FeatureFile, weights: str) -> Encoder:
     """Return the encoder that made a file; ConfigError where `weights` are others."""
     made = file.provenance.recipe
@@ -178,10 +195,11 @@ def _last_blocks(encoder: Encoder, items: ItemsConfig) -> tuple[nn.Module, ...]:
 
 
 def _facts(encoder: Encoder, items: ItemsConfig) -> dict[str, Any]:
+    chosen = items.frames is not None and encoder.spec.frames is not None
     return {
         "encoder": encoder.spec.name,
         "weights": items.weights,
         "weights_sha256": encoder.weights_sha256,
         "top_blocks": items.top_blocks,
         "blocks": len(encoder.blocks()),
-    }
+    } | ({"frames": str(encoder.spec.frames)} if chosen else {})

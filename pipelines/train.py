@@ -23,7 +23,7 @@ from torch import Tensor
 
 from features.errors import ConfigError, nearest
 from models.base import PairBatch, Recommender, TrainBatch
-from models.towers import towers_of
+from models.towers import take_meters, towers_of
 from pipelines.checkpoint import CHECKPOINT, EpochRecord, Metrics, State, load, save
 from pipelines.data.split import Split
 from pipelines.evaluate import Mask, evaluate
@@ -167,14 +167,19 @@ def fit(
     if resume and path is not None and path.exists():
         state = load(path, model, optimizer, identity)
     train = _Epochs(model, optimizer, split, config, seed, device, progress or _silent)
+    take_meters(model)  # of what was encoded before
     while state.epoch < config.epochs and not state.out_of_patience(config.patience):
         epoch = state.epoch + 1
         loss, train_s = train.one(epoch)
+        spent = take_meters(model)
         valid: Metrics | None = None
         valid_s = 0.0
         if epoch % config.eval_every == 0 or epoch == config.epochs:
             valid, valid_s = _validate(model, split, config, mask, device)
-        record = EpochRecord(epoch, loss, train_s, valid_s, valid)
+        looked = take_meters(model).without_graph
+        record = EpochRecord(
+            epoch, loss, train_s, valid_s, valid, spent.read_s, spent.forward_s, spent.with_graph, looked
+        )
         state.add(record, model, config.monitor)
         if path is not None:
             save(path, model, optimizer, state, identity)

@@ -237,7 +237,7 @@ def test_rows_of_one_name_are_told_apart_by_their_folders(data: Path, tmp_path: 
     ("sources", "options", "message"),
     [
         (["ids-seed0", "r.yaml"], {}, "is a folder and .*r.yaml is none; compare recipes or finished runs, not both"),
-        (["ids-seed0"], {"seeds": 3}, "is a run and stays as it is; --set and --seeds are for recipes"),
+        (["ids-seed0"], {"seeds": 3}, "is a run and stays as it is; --set, --axis and --seeds are for recipes"),
         (["ids-seed0", "ids-seed0"], {}, "are runs of one recipe and seed; give one of them"),
         (["."], {}, "is no finished run"),
         (["ids-seed0"], {"test": "z"}, "--test is 'z'"),

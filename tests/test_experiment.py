@@ -66,7 +66,7 @@ def test_a_run_folder(data: Path, vectors: Path, tmp_path: Path) -> None:
     assert any("project" in name for name in record["trained_parameters"])
     assert not any("frozen" in name for name in record["trained_parameters"])
     assert (record["recipe"], record["seed"], record["epochs"]) == ("small", 0, 3)
-    assert record["peak_memory_bytes"] > 10**7
+    assert record["costs"]["peak_memory_bytes"] > 10**7
     assert record["code"].startswith("0.")
 
 

@@ -137,6 +137,32 @@ def test_files_that_do_not_fit_the_encoder_are_refused(stored: dict[str, Path], 
     refused(data, changes("e2e", "resnet-tiny", foreign), r"belongs to dataset 'other', not 'small'")
 
 
+def test_other_frames_than_the_encoders_own(stored: dict[str, Path], data: Path, tmp_path: Path) -> None:
+    name, own = "videomae-tiny", stored["videomae-tiny"]
+    two = command(data, name, tmp_path, "--pixels", "--frames", "uniform:2")
+    wanted = changes("e2e", name, two, frames="uniform:2")
+    wanted["features"].append({"path": str(own)})
+    run_recipe(recipe(data, wanted), tmp_path / "run", device="cpu")
+    record = json.loads((tmp_path / "run" / "record.json").read_text())
+    assert (record["encoders"][0]["frames"], record["costs"]["stored"][0]["file"]) == ("uniform:2", str(two))
+    assert open_run(tmp_path / "run").recipe.items.frames == "uniform:2"
+    again = (
+        r"\(frames uniform:4, not uniform:2\); make a file for it with .*--encoders videomae-tiny --frames uniform:2`"
+    )
+    refused(data, changes("e2e", name, own, frames="uniform:2"), again)
+    refused(data, changes("e2e", name, own, frames="evenly"), r"frame policy 'evenly'")
+    refused(
+        data, changes("e2e", "resnet-tiny", stored["resnet-tiny"], frames="uniform:2"), r"resnet-tiny reads no video"
+    )
+    cut = command(data, name, tmp_path / "cut", "--top-blocks", "1", "--videos", str(own))
+    refused(
+        data,
+        changes("top", name, cut, frames="uniform:2"),
+        r"made of frames uniform:4; .*again with --frames uniform:2",
+    )
+    assert run_recipe(recipe(data, changes("top", name, cut, frames="uniform:4")), tmp_path / "top", device="cpu")
+
+
 def test_one_recipe_lists_files_of_all_kinds(stored: dict[str, Path], data: Path, tmp_path: Path) -> None:
     vectors = write_vectors(tmp_path / "vectors.h5", "small", item_ids())
     files = [vectors, *stored.values()]

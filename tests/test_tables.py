@@ -13,7 +13,7 @@ from features.errors import ConfigError
 from pipelines.compare import run_compare
 from pipelines.compare_tables import Row, notes
 from pipelines.config import dump_yaml, load_recipe
-from pipelines.tables import Group, load_group, plan
+from pipelines.tables import Group, Member, load_group, plan
 from tests.small import item_ids, plain_recipe, small_dataset, write, write_vectors
 
 QUICK = {"train": {"epochs": 1, "batch_size": 64}}
@@ -158,5 +158,9 @@ def test_without_sources_the_groups_are_listed(capsys: pytest.CaptureFixture[str
 
 def test_a_group_file(here: Path) -> None:
     assert load_group(here / "tables" / "group.yaml") == Group(
-        "three rows", SOURCE, ("../ids.yaml", "../content.yaml", "../floor.yaml"), ("made up",), "floor"
+        "three rows",
+        SOURCE,
+        tuple(map(Member, ("../ids.yaml", "../content.yaml", "../floor.yaml"))),
+        ("made up",),
+        "floor",
     )
