@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.ranks import ALONE, Ranks, own_randomness
 from models.representation import ItemRepresentation, ItemsConfig, linear
 
 WITHOUT_GRAPH = 64  # items encoded at a time where nothing is kept for a backward pass, unless `micro_batch` says less
@@ -76,14 +77,15 @@ class TowerItems(ItemRepresentation):
                 would let it count items twice.
         """
         super().__init__(n_items, dim)
-        self.source, self.tower, self.config = tower.source, tower.module, config
+        self.name, self.source, self.tower, self.config = name, tower.source, tower.module, config
         self.lr = config.encoder_lr
+        self.ranks, self._stream = ALONE, 0
         self._trained = tower.trained  # a tuple: their parameters stand in the state dict once, under `tower`
         self._held: Tensor | None = None
         self.tower.requires_grad_(False)
         for module in self._trained:
             module.requires_grad_(True)
-        self._refuse_batch_norm(name)
+        self._refuse_batch_norm()
         for block in tower.blocks if config.checkpointing else ():
             _recompute(block)
         self._frozen = self._names_of_frozen()
@@ -105,6 +107,22 @@ class TowerItems(ItemRepresentation):
         if self._held is not None:
             return self._held[items]
         distinct, inverse = torch.unique(items, return_inverse=True)  # ascending
+        if self.ranks.alone or not len(distinct):
+            return self._encode_all(distinct)[inverse]
+        with own_randomness(items.device, self._stream):
+            own = self._encode_all(self.ranks.share(distinct))
+        return self.ranks.gather(own.float(), len(distinct))[inverse]
+
+    def share(self, ranks: Ranks, number: int) -> None:
+        """Encode only this process's share of the items from now on; see `share_out`."""
+        if not ranks.alone and self._trains_batch_norm():
+            raise ValueError(
+                f"BatchNorm in the trained part of {self.name!r} would see 1/{ranks.world} of a batch in each of "
+                f"{ranks.world} processes; train it with one process"
+            )
+        self.ranks, self._stream = ranks, number * ranks.world + ranks.rank
+
+    def _encode_all(self, distinct: Tensor) -> Tensor:
         if not len(distinct):
             return self.shift.new_zeros(0, self.dim)
         graph = torch.is_grad_enabled()
@@ -112,10 +130,8 @@ class TowerItems(ItemRepresentation):
         at_once = min(self.config.micro_batch or most, most)
         pieces = torch.split(distinct, at_once)
         if graph and len(pieces) > 1:
-            vectors = [checkpoint(self._encode, piece, use_reentrant=False) for piece in pieces]
-        else:
-            vectors = [self._encode(piece) for piece in pieces]
-        return torch.cat(vectors)[inverse]
+            return torch.cat([checkpoint(self._encode, piece, use_reentrant=False) for piece in pieces])
+        return torch.cat([self._encode(piece) for piece in pieces])
 
     def _encode(self, items: Tensor) -> Tensor:
         vectors: Tensor = self.project(self._normalised(self._raw(items)))
@@ -153,14 +169,17 @@ class TowerItems(ItemRepresentation):
         length = _length(self._normalised(vectors))
         self.project = linear(vectors.shape[1], self.dim, self.config.init_std / length)
 
-    def _refuse_batch_norm(self, name: str) -> None:
+    def _refuse_batch_norm(self) -> None:
         option = "micro_batch" if self.config.micro_batch else "checkpointing" if self.config.checkpointing else ""
-        layers = [layer for module in self._trained for layer in module.modules()]
-        if option and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers):
+        if option and self._trains_batch_norm():
             raise ValueError(
-                f"items.{option} encodes items twice, which BatchNorm in the trained part of {name!r} would count "
+                f"items.{option} encodes items twice, which BatchNorm in the trained part of {self.name!r} would count "
                 f"twice; leave items.{option} out"
             )
+
+    def _trains_batch_norm(self) -> bool:
+        layers = [layer for module in self._trained for layer in module.modules()]
+        return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
 
     def _names_of_frozen(self) -> tuple[str, ...]:
         """Return the names, as in this module's state dict, of the encoder's tensors that do not train."""
@@ -172,6 +191,19 @@ class TowerItems(ItemRepresentation):
 def towers_of(model: nn.Module) -> list[TowerItems]:
     """Return the trained encoders inside a model."""
     return [module for module in model.modules() if isinstance(module, TowerItems)]
+
+
+def share_out(model: nn.Module, ranks: Ranks) -> None:
+    """Let every process encode its share of the items that a model asks for; all must ask for the same ones.
+
+    Vectors and gradients are those of one process but for rounding, and for dropout inside an encoder, whose draws are
+    each process's own.
+
+    Raises:
+        ValueError: BatchNorm that trains: its statistics would be those of a share.
+    """
+    for number, tower in enumerate(towers_of(model)):
+        tower.share(ranks, number)
 
 
 @contextmanager

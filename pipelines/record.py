@@ -96,8 +96,8 @@ def refuse_other_encoders(folder: Path, encoders: Sequence[Mapping[str, Any]]) -
             )
 
 
-def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: torch.device) -> None:
-    """Add how training went."""
+def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: torch.device, processes: int = 1) -> None:
+    """Add how training went; memory is that of the first of several processes."""
     path = folder / RECORD
     trained = {name: list(value.shape) for name, value in model.named_parameters() if value.requires_grad}
     record = _read(path) | {
@@ -106,6 +106,7 @@ def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: tor
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "libraries": library_versions(LIBRARIES),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {torch.get_num_threads()}",
+        "processes": processes,
         "trained_parameters": trained,
         "parameter_counts": parameter_counts(model),
         "best_epoch": fitted.best_epoch,

@@ -1,9 +1,12 @@
-"""Evaluations as metrics.json holds them and as a person sees them."""
+"""Evaluations as a run folder holds them and as a person sees them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from pipelines.config import Recipe
 from pipelines.console import say, table
@@ -90,3 +93,12 @@ def print_groups(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
         names = sorted(groups[0].keys() - {"group", "users"}, key=lambda name: recipe_order(recipe, name))
         rows = [[group["group"], str(group["users"]), *(f"{group[name]:.4f}" for name in names)] for group in groups]
         table(f"{recipe.name} by {TITLES[kind]}", [TITLES[kind], "users", *names], rows)
+
+
+def save_ranks(folder: Path, result: Evaluation) -> None:
+    """Write ranks.npy and, where there are any, rank_offsets.npy and lists.npy."""
+    np.save(folder / "ranks.npy", result.ranks)
+    if result.offsets is not None:
+        np.save(folder / "rank_offsets.npy", result.offsets)
+    if result.lists is not None:
+        np.save(folder / "lists.npy", result.lists)
