@@ -23,7 +23,7 @@ from models.base import Recommender, TrainingFacts
 from models.items import Categories, build_items
 from models.ranks import ALONE, Ranks
 from models.representation import CONTENT
-from pipelines.checkpoint import CHECKPOINT, load_best
+from pipelines.checkpoint import CHECKPOINT, load_best, remove_partial
 from pipelines.config import Recipe, build_recipe, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
 from pipelines.console import print_json, progress, say
 from pipelines.data.dataset import Dataset, read_dataset
@@ -31,6 +31,7 @@ from pipelines.data.sides import side_features
 from pipelines.data.split import DataConfig, Split, make_split
 from pipelines.evaluate import Evaluation, evaluate
 from pipelines.media import media_of
+from pipelines.memory import peaks, start_peaks
 from pipelines.processes import processes, refuse_recipe, share_model
 from pipelines.record import begin_record, finish_record, refuse_changes, refuse_other_encoders
 from pipelines.results import as_metrics, print_groups, print_metrics, save_ranks
@@ -159,6 +160,7 @@ def run_recipe(
     """
     refuse_recipe(recipe, ranks)
     place = resolve_device(device)
+    own_peak = start_peaks(place)
     finished = _previous(recipe, folder)
     data = data or load_data(recipe.data)
     split, files = data.split, open_features(recipe, data.split)
@@ -172,6 +174,7 @@ def run_recipe(
     ranks.wait()  # until all have read the folder
     if ranks.first:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(folder)
         begin_record(folder, recipe, split, files, sides, towers.facts)
         write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
     with progress(f"train {recipe.name} seed {recipe.seed}") as advance:
@@ -193,7 +196,7 @@ def run_recipe(
         log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in fitted.history)
         write_atomic(folder / "log.jsonl", log)
         save_ranks(folder, result)
-        finish_record(folder, fitted, model, place, ranks.world)
+        finish_record(folder, fitted, model, place, peaks(place, own_peak), ranks.world)
         write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
     return metrics
 

@@ -7,7 +7,6 @@ goes on nor one that is opened again can mix old weights with new data.
 from __future__ import annotations
 
 import json
-import resource
 import subprocess
 import sys
 import time
@@ -96,8 +95,15 @@ def refuse_other_encoders(folder: Path, encoders: Sequence[Mapping[str, Any]]) -
             )
 
 
-def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: torch.device, processes: int = 1) -> None:
-    """Add how training went; memory is that of the first of several processes."""
+def finish_record(
+    folder: Path,
+    fitted: FitResult,
+    model: nn.Module,
+    device: torch.device,
+    memory: Mapping[str, Any],
+    processes: int = 1,
+) -> None:
+    """Add how training went; of several processes `memory` is that of the first."""
     path = folder / RECORD
     trained = {name: list(value.shape) for name, value in model.named_parameters() if value.requires_grad}
     record = _read(path) | {
@@ -112,8 +118,7 @@ def finish_record(folder: Path, fitted: FitResult, model: nn.Module, device: tor
         "best_epoch": fitted.best_epoch,
         "epochs": len(fitted.history),
         "train_s": fitted.seconds,
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
+        **memory,
     }
     write_atomic(path, json.dumps(record, indent=2))
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from features.errors import StoreError
 from pipelines.config import Recipe
 from pipelines.console import say, table
 from pipelines.data.split import Split
@@ -97,8 +98,10 @@ def print_groups(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
 
 def save_ranks(folder: Path, result: Evaluation) -> None:
     """Write ranks.npy and, where there are any, rank_offsets.npy and lists.npy."""
-    np.save(folder / "ranks.npy", result.ranks)
-    if result.offsets is not None:
-        np.save(folder / "rank_offsets.npy", result.offsets)
-    if result.lists is not None:
-        np.save(folder / "lists.npy", result.lists)
+    arrays = {"ranks": result.ranks, "rank_offsets": result.offsets, "lists": result.lists}
+    try:
+        for name, array in arrays.items():
+            if array is not None:
+                np.save(folder / f"{name}.npy", array)
+    except OSError as error:
+        raise StoreError(f"cannot write the ranks in {folder} ({error}); free some disk space and try again") from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -122,6 +124,13 @@ def fails(of: Ranks, folder: Path) -> None:
     of.wait()
 
 
+def dies(of: Ranks, folder: Path) -> None:
+    """Let the second process be killed where the first waits for it."""
+    if of.rank == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    of.wait()
+
+
 def both_fail(of: Ranks, folder: Path) -> None:
     """Let all fail at once."""
     raise ConfigError("no process can go on")
@@ -132,7 +141,8 @@ def main() -> int:
     torch.set_num_threads(1)
     try:
         with processes("cpu") as (of, _):
-            {"exact": exact, "fails": fails, "both_fail": both_fail}[sys.argv[1]](of, Path(sys.argv[2]))
+            tasks = {"exact": exact, "fails": fails, "both_fail": both_fail, "dies": dies}
+            tasks[sys.argv[1]](of, Path(sys.argv[2]))
     except FreezeframeError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2

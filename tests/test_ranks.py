@@ -159,6 +159,13 @@ def test_one_line_says_why_all_ended(task: str, message: str, tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
+    done = torchrun("-m", "tests.ranks_worker", "dies", str(tmp_path))
+    assert done.returncode != 0
+    assert len(errors(done)) <= 1  # none where torchrun ends the other before it notices
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["top", "e2e"])
 def test_torchrun_trains_a_recipe(kind: str, tmp_path: Path) -> None:
     data = titled(tmp_path)
