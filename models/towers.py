@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.ranks import ALONE, Ranks, own_randomness
 from models.representation import ItemRepresentation, ItemsConfig, linear
 
 WITHOUT_GRAPH = 64  # items encoded at a time where nothing is kept for a backward pass, unless `micro_batch` says less
@@ -102,16 +103,17 @@ class TowerItems(ItemRepresentation):
                 would let it count items twice.
         """
         super().__init__(n_items, dim)
-        self.source, self.tower, self.config = tower.source, tower.module, config
+        self.name, self.source, self.tower, self.config = name, tower.source, tower.module, config
         self._lengths = tower.lengths
         self.lr = config.encoder_lr
+        self.ranks, self._stream = ALONE, 0
         self._trained = tower.trained  # a tuple: their parameters stand in the state dict once, under `tower`
         self._held: Tensor | None = None
         self.meter = Meter()
         self.tower.requires_grad_(False)
         for module in self._trained:
             module.requires_grad_(True)
-        self._refuse_batch_norm(name)
+        self._refuse_batch_norm()
         for block in tower.blocks if config.checkpointing else ():
             _recompute(block)
         self._frozen = self._names_of_frozen()
@@ -133,16 +135,31 @@ class TowerItems(ItemRepresentation):
         if self._held is not None:
             return self._held[items]
         distinct, inverse = torch.unique(items, return_inverse=True)  # ascending
+        if self.ranks.alone or not len(distinct):
+            return self._encode_all(distinct)[inverse]
+        with own_randomness(items.device, self._stream):
+            own = self._encode_all(self.ranks.share(distinct))
+        return self.ranks.gather(own.float(), len(distinct))[inverse]
+
+    def share(self, ranks: Ranks, number: int) -> None:
+        """Encode only this process's share of the items from now on; see `share_out`."""
+        if not ranks.alone and self._trains_batch_norm():
+            raise ValueError(
+                f"BatchNorm in the trained part of {self.name!r} would see 1/{ranks.world} of a batch in each of "
+                f"{ranks.world} processes; train it with one process"
+            )
+        self.ranks, self._stream = ranks, number * ranks.world + ranks.rank
+
+    def _encode_all(self, distinct: Tensor) -> Tensor:
         if not len(distinct):
             return self.shift.new_zeros(0, self.dim)
         pieces = self._pieces(distinct)
         if torch.is_grad_enabled() and self.config.micro_batch and len(pieces) > 1:
-            vectors = [checkpoint(self._encode, piece, use_reentrant=False) for piece in pieces]
+            vectors = torch.cat([checkpoint(self._encode, piece, use_reentrant=False) for piece in pieces])
         else:
-            vectors = [self._encode(piece) for piece in pieces]
-        if self._lengths is not None:  # pieces do not stand in the order of items
-            inverse = torch.argsort(torch.cat(pieces))[inverse]
-        return torch.cat(vectors)[inverse]
+            vectors = torch.cat([self._encode(piece) for piece in pieces])
+        # where items have lengths, pieces do not stand in the order of items
+        return vectors if self._lengths is None else vectors[torch.argsort(torch.cat(pieces))]
 
     def _pieces(self, items: Tensor) -> tuple[Tensor, ...]:
         """Return distinct items in the pieces in which they are encoded, each ascending."""
@@ -198,14 +215,17 @@ class TowerItems(ItemRepresentation):
         length = _length(self._normalised(vectors))
         self.project = linear(vectors.shape[1], self.dim, self.config.init_std / length)
 
-    def _refuse_batch_norm(self, name: str) -> None:
+    def _refuse_batch_norm(self) -> None:
         option = "micro_batch" if self.config.micro_batch else "checkpointing" if self.config.checkpointing else ""
-        layers = [layer for module in self._trained for layer in module.modules()]
-        if option and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers):
+        if option and self._trains_batch_norm():
             raise ValueError(
-                f"items.{option} encodes items twice, which BatchNorm in the trained part of {name!r} would count "
+                f"items.{option} encodes items twice, which BatchNorm in the trained part of {self.name!r} would count "
                 f"twice; leave items.{option} out"
             )
+
+    def _trains_batch_norm(self) -> bool:
+        layers = [layer for module in self._trained for layer in module.modules()]
+        return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
 
     def _names_of_frozen(self) -> tuple[str, ...]:
         """Return the names, as in this module's state dict, of the encoder's tensors that do not train."""
@@ -246,6 +266,19 @@ def take_meters(model: nn.Module) -> Meter:
             setattr(total, name, getattr(total, name) + value)
         tower.meter = Meter()
     return total
+
+
+def share_out(model: nn.Module, ranks: Ranks) -> None:
+    """Let every process encode its share of the items that a model asks for; all must ask for the same ones.
+
+    Vectors and gradients are those of one process but for rounding, and for dropout inside an encoder, whose draws are
+    each process's own.
+
+    Raises:
+        ValueError: BatchNorm that trains: its statistics would be those of a share.
+    """
+    for number, tower in enumerate(towers_of(model)):
+        tower.share(ranks, number)
 
 
 @contextmanager

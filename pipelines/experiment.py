@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from features.errors import ConfigError
@@ -22,17 +21,20 @@ from features.store import FeatureFile
 from models import build_recommender, recommenders
 from models.base import Recommender, TrainingFacts
 from models.items import Categories, build_items
-from pipelines.checkpoint import CHECKPOINT, load_best
+from models.ranks import ALONE, Ranks
+from pipelines.checkpoint import CHECKPOINT, load_best, remove_partial
 from pipelines.config import Recipe, build_recipe, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
 from pipelines.console import print_json, progress, say
-from pipelines.costs import begin_peak, files_read
+from pipelines.costs import files_read, run_costs
 from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.data.sides import side_features
 from pipelines.data.split import DataConfig, Split, make_split
 from pipelines.evaluate import Evaluation, evaluate
 from pipelines.media import media_of
+from pipelines.memory import peaks, start_peaks
+from pipelines.processes import processes, refuse_recipe, share_model
 from pipelines.record import begin_record, finish_record, refuse_changes, refuse_other_encoders
-from pipelines.results import as_metrics, print_groups, print_metrics
+from pipelines.results import as_metrics, print_groups, print_metrics, save_ranks
 from pipelines.towers import Media, Towers, open_towers
 from pipelines.train import fit
 from pipelines.vectors import read_vectors
@@ -121,17 +123,25 @@ def resolve_device(name: str) -> torch.device:
 
 
 def run_recipe(
-    recipe: Recipe, folder: Path, *, device: str = "auto", data: Data | None = None, media: Media | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: str = "auto",
+    data: Data | None = None,
+    media: Media | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Train and test a recipe in `folder`, or go on there, or return what a finished run recorded.
 
     `data` is read, and `media`, which kind 'e2e' reads, are the dataset's titles and the recipe's pixels, if not given.
+    Of several processes the first alone writes.
 
     Raises:
         ConfigError: the folder holds a run of other settings, or of data or features that have changed since.
     """
+    refuse_recipe(recipe, ranks)
     place = resolve_device(device)
-    begin_peak(place)
+    own_peak = start_peaks(place)
     finished = _previous(recipe, folder)
     data = data or load_data(recipe.data)
     split, files = data.split, open_features(recipe, data.split)
@@ -141,9 +151,13 @@ def run_recipe(
         return finished
     towers = _open_towers(recipe, data, files, folder, media)
     model = build_model(recipe, split, files, sides, towers)
-    folder.mkdir(parents=True, exist_ok=True)
-    begin_record(folder, recipe, split, files, sides, towers.facts)
-    write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
+    share_model(model, recipe, ranks)
+    ranks.wait()  # until all have read the folder
+    if ranks.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(folder)
+        begin_record(folder, recipe, split, files, sides, towers.facts)
+        write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
     with progress(f"train {recipe.name} seed {recipe.seed}") as advance:
         fitted = fit(
             model,
@@ -155,14 +169,17 @@ def run_recipe(
             device=place,
             resume=True,
             progress=lambda at: advance((at.epoch - 1) * at.steps + at.step, recipe.train.epochs * at.steps),
+            ranks=ranks,
         )
-    log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in fitted.history)
-    write_atomic(folder / "log.jsonl", log)
     result = _test(model, recipe, split, place)
-    _save_ranks(folder, result)
     metrics = as_metrics(result, split) | {"valid": fitted.best}
-    finish_record(folder, fitted, model, place, files_read(recipe, files, towers.towers))
-    write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
+    if ranks.first:
+        log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in fitted.history)
+        write_atomic(folder / "log.jsonl", log)
+        save_ranks(folder, result)
+        costs = run_costs(fitted, model, files_read(recipe, files, towers.towers), peaks(place, own_peak))
+        finish_record(folder, fitted, model, place, costs, ranks.world)
+        write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
     return metrics
 
 
@@ -196,14 +213,6 @@ def _test(model: Recommender, recipe: Recipe, split: Split, device: torch.device
     )
 
 
-def _save_ranks(folder: Path, result: Evaluation) -> None:
-    np.save(folder / "ranks.npy", result.ranks)
-    if result.offsets is not None:
-        np.save(folder / "rank_offsets.npy", result.offsets)
-    if result.lists is not None:
-        np.save(folder / "lists.npy", result.lists)
-
-
 def open_run(folder: Path, *, device: str = "cpu", media: Media | None = None) -> Run:
     """Open a finished run; ConfigError when it is none, or when what it was made from has changed since."""
     config = folder / "config.yaml"
@@ -223,10 +232,13 @@ def open_run(folder: Path, *, device: str = "cpu", media: Media | None = None) -
 
 def run_train(recipe: Path, overrides: Sequence[str], out: Path | None, device: str, json: bool) -> None:
     """Command line `train`."""
-    loaded = load_recipe(recipe, overrides)
-    folder = out or Path("runs") / loaded.name
-    done = (folder / "metrics.json").is_file()
-    metrics = run_recipe(loaded, folder, device=device)
+    with processes(device) as (ranks, place):
+        loaded = load_recipe(recipe, overrides)
+        folder = out or Path("runs") / loaded.name
+        done = (folder / "metrics.json").is_file()
+        metrics = run_recipe(loaded, folder, device=place, ranks=ranks)
+    if not ranks.first:
+        return
     if json:
         print_json(metrics)
         return

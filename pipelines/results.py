@@ -1,10 +1,14 @@
-"""Evaluations as metrics.json holds them and as a person sees them."""
+"""Evaluations as a run folder holds them and as a person sees them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from features.errors import StoreError
 from pipelines.config import Recipe
 from pipelines.console import say, table
 from pipelines.data.split import Split
@@ -94,3 +98,14 @@ def print_groups(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
         names = sorted(groups[0].keys() - {"group", "users"}, key=lambda name: recipe_order(recipe, name))
         rows = [[group["group"], str(group["users"]), *(f"{group[name]:.4f}" for name in names)] for group in groups]
         table(f"{recipe.name} by {TITLES[kind]}", [TITLES[kind], "users", *names], rows)
+
+
+def save_ranks(folder: Path, result: Evaluation) -> None:
+    """Write ranks.npy and, where there are any, rank_offsets.npy and lists.npy."""
+    arrays = {"ranks": result.ranks, "rank_offsets": result.offsets, "lists": result.lists}
+    try:
+        for name, array in arrays.items():
+            if array is not None:
+                np.save(folder / f"{name}.npy", array)
+    except OSError as error:
+        raise StoreError(f"cannot write the ranks in {folder} ({error}); free some disk space and try again") from error

@@ -38,18 +38,18 @@ def read_vectors(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> 
     if items.kind not in CONTENT or not recommenders()[recipe.model.name].uses_items:
         return {}, {}
     wanted = "layers" if items.reads_layers else "vectors"
-    if files and all(_content(file) != wanted for file in files):
+    if files and all(content_of(file) != wanted for file in files):
         raise ConfigError(_refusal(recipe, files[0]))
     vectors, present = {}, {}
     for number, (file, feature) in enumerate(zip(files, recipe.features, strict=True)):
-        if _content(file) == wanted:
+        if content_of(file) == wanted:
             name = f"{number}:{file.path.stem}"
             vectors[name] = torch.from_numpy(file.read(split.items.ids, absent=feature.absent))
             present[name] = torch.from_numpy(file.done(split.items.ids))
     return vectors, present
 
 
-def _content(file: FeatureFile) -> str:
+def content_of(file: FeatureFile) -> str:
     """Return what a file holds per item: 'vectors', 'layers', 'activations' or 'pixels'."""
     if len(file.shape) != 3:
         return "vectors" if len(file.shape) == 2 else "pixels"
@@ -57,7 +57,7 @@ def _content(file: FeatureFile) -> str:
 
 
 def _refusal(recipe: Recipe, file: FeatureFile) -> str:
-    items, found = recipe.items, _content(file)
+    items, found = recipe.items, content_of(file)
     said = f"items.kind is {items.kind!r}"
     if items.reads_layers:
         mixed = "" if items.kind == "adapter" else " with items.mix"
