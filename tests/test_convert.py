@@ -118,7 +118,7 @@ def test_files_that_are_no_arrays(tmp_path: Path, npy: Path) -> None:
     (tmp_path / "text.npy").write_text("vectors")
     (tmp_path / "cut.npy").write_bytes(npy.read_bytes()[:-8])
     for name, said in {
-        "gone.npy": "no plain",
+        "gone.npy": "does not exist",
         "a.npz": "archive",
         "text.npy": "no plain",
         "cut.npy": "no plain",

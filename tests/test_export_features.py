@@ -227,7 +227,7 @@ def frame(**columns: Any) -> Any:
         (frame(item=["a", None], vector=[[1.0], [2.0]]), "item id None .NoneType. cannot be stored"),
         (frame(item=["a"], vector=[[1]]), "features are a 2-d array of floats"),
         (lambda path: path.write_bytes(b"PAR1"), "is no Parquet file"),
-        (lambda path: None, "is no Parquet file"),
+        (lambda path: None, "does not exist"),
     ],
 )
 def test_parquet_files_that_are_refused(tmp_path: Path, make: Any, said: str) -> None:
