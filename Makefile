@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
 
-.PHONY: demo test test-fast lint format install clean
+.PHONY: demo test test-fast coverage lint format install clean
 
 demo: install  ## the whole job on a generated corpus, offline, into demo/
 	$(BIN)/python run_pipeline.py demo
@@ -13,6 +13,9 @@ test: install  ## all tests that need no GPU and no download, two files at a tim
 
 test-fast: install  ## without the slow ones
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not gpu and not weights and not slow"
+
+coverage:  ## the lines that the last `make test` did not run
+	$(BIN)/coverage report --show-missing --skip-covered
 
 lint: install  ## ruff, mypy strict, import rules
 	$(BIN)/ruff check .

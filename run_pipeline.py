@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,22 +15,45 @@ from typing import Any
 
 # Only the standard library up here, so that `--help` does not wait for torch.
 
+EXTRACT = {"torchvision", "transformers", "open_clip", "pytorchvideo", "decord", "lmdb", "av", "PIL"}
+
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked, 2 with one line on standard error when the user can mend it."""
     arguments = _parse(argv)
-    function = arguments.pop("function")
+    function, shares = arguments.pop("function"), arguments.pop("shares", False)
     from features.errors import FreezeframeError
 
     try:
+        if not shares and "TORCHELASTIC_RUN_ID" in os.environ:
+            _refuse_torchrun()
         function(**arguments)
     except FreezeframeError as error:
         sys.stderr.write(f"error: {error}\n")
+        return 2
+    except ModuleNotFoundError as error:
+        library = (error.name or "").partition(".")[0]
+        if library not in EXTRACT:
+            raise
+        sys.stderr.write(f"error: {library} is not installed; media need pip install -e '.[extract]'\n")
+        return 2
+    except OSError as error:
+        if error.filename is None:  # not about a file: our bug, or a library's
+            raise
+        sys.stderr.write(f"error: cannot use {error.filename} ({error.strerror}); check the path and its permissions\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from here\n")
         return 130
     return 0
+
+
+def _refuse_torchrun() -> None:
+    """Stop a verb that several processes would each do whole, in the same folder."""
+    from pipelines.processes import refuse_verb, started_by_torchrun
+
+    if started_by_torchrun():
+        refuse_verb()
 
 
 def _parse(argv: list[str] | None) -> dict[str, Any]:
@@ -183,7 +207,9 @@ def _features(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
 
 
 def _train(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _verb(verbs, "train", "train and test one recipe; goes on where it was stopped", "experiment:run_train")
+    what = "train and test one recipe; goes on where it was stopped; under torchrun on several GPUs"
+    parser = _verb(verbs, "train", what, "experiment:run_train")
+    parser.set_defaults(shares=True)
     parser.add_argument("recipe", type=Path, help="YAML file, such as one of pipelines/recipes/")
     parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.lr=1e-4 data.folder=DIR")
     parser.add_argument("--out", type=Path, help="run folder (without it: runs/<name of the recipe>)")

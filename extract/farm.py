@@ -122,11 +122,10 @@ def _supervise(order: Order, processes: int, works: Sequence[Work], progress: Pr
 
 
 def rows_made(works: Sequence[Work], items: int) -> tuple[int, int]:
-    """Return (rows there are, rows wanted), by counting finished shards."""
+    """Return (rows there are, rows wanted): those there were when `works` were prepared, and finished shards since."""
     total = items * len(works)
-    pending = sum(len(work.job.pending) for work in works)
-    found = sum(len(list(work.job.folder.glob("*.json"))) * work.options.shard_size for work in works)
-    return min(total, total - pending + found), total
+    left = sum(len(work.job.pending) - work.job.rows_of_others() for work in works)
+    return min(total, total - left), total
 
 
 def _start(order: Order, number: int) -> SpawnProcess:

@@ -142,8 +142,7 @@ class Padded:
 
     def unpack(self, activations: Tensor) -> Any:
         """Return the state at the length at which the library would see these titles."""
-        mask = (activations != 0).any(dim=-1)
-        mask[:, 0] = True  # an item without a vector, read as zeros, is a title of one token: its numbers are finite
+        mask = self._mask(activations)
         length = self.context or int(mask.any(dim=0).nonzero().max()) + 1
         missing = length - activations.shape[1]
         states = functional.pad(activations, (0, 0, 0, missing)) if missing > 0 else activations[:, :length]
@@ -151,6 +150,17 @@ class Padded:
         if self.ids:
             return Tokens((states[..., 0].round().long() - 1).clamp(min=0), mask)
         return Words(states, mask)
+
+    def lengths(self, titles: Tokens | Tensor) -> Tensor:
+        """Return the number of tokens, (B,) int64, of titles, or of their activations (B, S, F)."""
+        mask = self._mask(titles) if isinstance(titles, Tensor) else titles.mask
+        return mask.sum(dim=1)
+
+    @staticmethod
+    def _mask(activations: Tensor) -> Tensor:
+        mask = (activations != 0).any(dim=-1)
+        mask[:, 0] = True  # an item without a vector, read as zeros, is a title of one token: its numbers are finite
+        return mask
 
 
 class Prefix(nn.Module):

@@ -1,18 +1,20 @@
 """Who makes which shard: claims in a shared folder, so that workers on any machines never make one twice.
 
 A claim is a file that only one worker can create. Its owner touches it while it works; one that was not touched for
-long, or whose process on this machine is gone, belongs to a dead worker and is taken over.
+long, or whose process on this machine is gone, belongs to a dead worker and is taken over: by creating its successor,
+under the next number, which again only one can do however many saw it dead, and whenever they did. The dead claim stays
+where it is until the run ends, so that nobody who comes later finds the first number free.
 """
 
 from __future__ import annotations
 
+import glob
 import json
 import os
 import shutil
 import socket
 import threading
 import time
-import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -36,9 +38,9 @@ class Claims:
     @contextmanager
     def take(self, name: str) -> Iterator[bool]:
         """Yield whether this worker may do `name`; gives the claim back at the end, whatever happens."""
-        path = self._folder / f"{name}.claim"
         self._folder.mkdir(parents=True, exist_ok=True)
-        if not (_create(path) or (self._is_stale(path) and self._take_over(path))):
+        path = self._claim(name)
+        if path is None:
             yield False
             return
         stop = threading.Event()
@@ -75,15 +77,27 @@ class Claims:
             return True
         return age > self._stale_s
 
-    def _take_over(self, path: Path) -> bool:
-        """Remove a dead worker's claim and take it; of several that try, the rename lets one through."""
-        grave = path.with_name(f".{uuid.uuid4().hex}.dead")
-        try:
-            path.rename(grave)
-        except OSError:
-            return False
-        grave.unlink(missing_ok=True)
-        return _create(path)
+    def _claim(self, name: str) -> Path | None:
+        """Create the first claim, or the successor of a dead worker's; None where another worker has it."""
+        numbers = self._numbers(name)
+        if numbers and not self._is_stale(self._path(name, numbers[-1])):
+            return None
+        mine = numbers[-1] + 1 if numbers else 0
+        path = self._path(name, mine)
+        if not _create(path):
+            return None
+        if self._numbers(name)[-1:] > [mine]:  # whose owner was taken for dead, and gave it back meanwhile
+            path.unlink(missing_ok=True)
+            return None
+        return path
+
+    def _numbers(self, name: str) -> list[int]:
+        """Return the numbers of the claims there are, ascending."""
+        found = (path.name.removeprefix(f"{name}.claim") for path in self._folder.glob(f"{glob.escape(name)}.claim*"))
+        return sorted(int(number[1:] or 0) for number in found)
+
+    def _path(self, name: str, number: int) -> Path:
+        return self._folder / (f"{name}.claim.{number}" if number else f"{name}.claim")
 
 
 def _create(path: Path) -> bool:

@@ -10,7 +10,7 @@ import hashlib
 import itertools
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,14 +24,12 @@ from features.atomic import fsync_file, fsync_folder
 from features.errors import StoreError
 from features.provenance import Provenance, canonical_json
 from features.rows import FeatureColumns, State, check_shape
+from features.table import TEXT_COLUMNS, numbers_of, packed, table_sha256, write_texts
 
 Seal = tuple[str, str]  # sha256 of a file's vectors and of its table
 FORMAT = "freezeframe-features"
 FORMAT_VERSION = 3  # 2 adds int8 vectors with their `scales`, and `errors`; 3 pixels
 READ_VERSIONS = (1, 2, 3)
-MAX_REASON_BYTES = 200
-TEXT_COLUMNS = ("ids", "reasons", "stamps", "digests")
-WIDE_BYTES = 2**24  # a text column that would take more at one fixed width, mostly padding, is stored at variable width
 BLOCK_BYTES = 2**24  # vectors are read and hashed in blocks of about this size
 GAP_BYTES = 2**18  # unwanted rows up to this size are read through: cheaper than another call into HDF5 (about 0.1 ms)
 # What h5py raises on files with damaged or foreign content, by experience of flipping bytes.
@@ -143,7 +141,7 @@ def write_file(
     if columns.errors is None:
         columns = replace(columns, errors=np.full(len(columns.ids), np.nan, dtype=np.float32))
     digest, start = hashlib.sha256(), 0
-    texts = _packed(columns)
+    texts = packed(columns)
     with _created(path, check) as handle:
         vectors = handle.create_dataset("vectors", shape=(len(columns.ids), *first.shape[1:]), dtype=first.dtype)
         for block in itertools.chain([first], rest):
@@ -152,48 +150,17 @@ def write_file(
             start += len(block)
         if start != len(columns.ids):
             raise AssertionError(f"{start} vectors for {len(columns.ids)} ids")
-        for name, numbers in _numbers(columns).items():
+        for name, numbers in numbers_of(columns).items():
             handle.create_dataset(name, data=numbers)
         if columns.scales is not None:
             digest.update(np.ascontiguousarray(columns.scales).data)
         for name, text in texts.items():
-            _write_texts(handle, name, text.split(b"\0") if columns.ids else [])
+            write_texts(handle, name, text.split(b"\0") if columns.ids else [])
         handle.attrs["vectors_sha256"] = digest.hexdigest()
-        handle.attrs["table_sha256"] = _table_sha256(provenance.to_json(), texts, _numbers(columns))
+        handle.attrs["table_sha256"] = table_sha256(provenance.to_json(), texts, numbers_of(columns))
         handle.attrs.update(_header(provenance, columns.states, version))
         if seconds:
             handle.attrs["seconds"] = canonical_json(dict(seconds))
-
-
-def _numbers(columns: FeatureColumns) -> dict[str, NDArray[Any]]:
-    """Return the columns of numbers that there are, in the order in which they are hashed."""
-    every = {"states": (columns.states, np.uint8), "scales": (columns.scales, np.float32)}
-    every |= {"errors": (columns.errors, np.float32)}
-    return {name: np.ascontiguousarray(column, kind) for name, (column, kind) in every.items() if column is not None}
-
-
-def _packed(columns: FeatureColumns) -> dict[str, bytes]:
-    """Return each text column as one byte string, joined by NUL: a million rows at the speed of C."""
-    # Reasons quote error messages: whatever they hold must not stop the write.
-    reasons = [_cut(reason) if reason else "" for reason in columns.reasons]
-    return {name: "\0".join(getattr(columns, name)).encode() for name in ("ids", "stamps", "digests")} | {
-        "reasons": "\0".join(reasons).encode()
-    }
-
-
-def _cut(reason: str) -> str:
-    encoded = reason.replace("\0", " ").encode(errors="replace")
-    return encoded[:MAX_REASON_BYTES].decode(errors="ignore")
-
-
-def _write_texts(handle: h5py.File, name: str, values: Sequence[bytes]) -> None:
-    """Store at one fixed width, read 100 times faster, unless a few long values would blow up all of them."""
-    width = max(map(len, values), default=0) or 1
-    padded = width * len(values)
-    if padded > WIDE_BYTES and padded > 4 * sum(map(len, values)):
-        handle.create_dataset(name, data=np.array(values, dtype=object), dtype=h5py.string_dtype("utf-8"))
-    else:
-        handle.create_dataset(name, data=np.array(values, dtype=h5py.string_dtype("utf-8", width)))
 
 
 def _header(provenance: Provenance, states: NDArray[np.uint8], version: int) -> dict[str, Any]:
@@ -205,16 +172,6 @@ def _header(provenance: Provenance, states: NDArray[np.uint8], version: int) -> 
         "weights_sha256": provenance.weights_sha256,
         "provenance": provenance.to_json(),
     } | {f"count_{state.name.lower()}": int((states == state).sum()) for state in State}
-
-
-def _table_sha256(provenance: str, texts: dict[str, bytes], numbers: dict[str, NDArray[Any]]) -> str:
-    """Hash what joins rows to items. Values hold no NUL and columns are equally long: no two tables hash alike."""
-    digest = hashlib.sha256(provenance.encode() + b"\0")
-    for name in TEXT_COLUMNS:
-        digest.update(texts[name] + b"\0")
-    for column in numbers.values():
-        digest.update(column.data)
-    return digest.hexdigest()
 
 
 def read_contents(path: Path) -> Contents:
@@ -235,7 +192,7 @@ def read_contents(path: Path) -> Contents:
             for name, value in _header(provenance, states, stored["format_version"]).items()
             if stored[name] != value
         ]
-        if changed or stored["table_sha256"] != _table_sha256(stored["provenance"], texts, numbers):
+        if changed or stored["table_sha256"] != table_sha256(stored["provenance"], texts, numbers):
             where = f"attribute {changed[0]!r} does not fit its contents" if changed else "its table has another sha256"
             raise StoreError(f"{path} was edited or damaged: {where}; delete it, then copy or extract it again")
         decoded = {name: tuple(texts[name].decode().split("\0") if len(vectors) else []) for name in TEXT_COLUMNS}

@@ -67,6 +67,8 @@ def open_published(path: Path) -> Published:
     Raises:
         StoreError: no such file, or not one of these formats.
     """
+    if not path.is_file():
+        raise StoreError(f"{path} does not exist; give the .npy, .parquet or .safetensors file to import")
     return {".parquet": _parquet, ".safetensors": _safetensors}.get(path.suffix, _npy)(path)
 
 

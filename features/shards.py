@@ -13,6 +13,7 @@ import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -66,6 +67,8 @@ class FeatureJob:
         self.wanted = wanted
         self._made = FeatureFile(target, dataset=provenance.dataset) if target.exists() else None
         self._current: dict[str, FeatureFile] = {}
+        self._counted: set[str] = set()  # records whose rows are counted, here or in `rows_of_others`
+        self._others_rows = 0
         stamps = dict(zip(wanted.ids, wanted.stamps, strict=True))
         others: dict[str, None] = {}
         good: set[str] = set()  # with a row in a shard that has not failed: shards come in no order of time
@@ -87,8 +90,9 @@ class FeatureJob:
         shards = []
         for record in sorted(self.folder.glob("*.json")):
             shard = record.with_suffix(".h5")
-            if shard.is_file() and file_sha256(shard) == _recorded_sha256(record):
+            if shard.is_file() and file_sha256(shard) == _recorded(record).get("sha256"):
                 shards.append(FeatureFile(shard, dataset=self.provenance.dataset))
+                self._counted.add(record.name)
             else:
                 record.unlink()
         return shards
@@ -127,6 +131,14 @@ class FeatureJob:
         self._check_recipe(part)
         self._current |= dict.fromkeys(part.columns.ids, part)
         return True
+
+    def rows_of_others(self) -> int:
+        """Return how many rows other workers have made since this job was opened; reads new records alone."""
+        for record in self.folder.glob("*.json"):
+            if record.name not in self._counted:
+                self._counted.add(record.name)
+                self._others_rows += int(_recorded(record).get("rows", 0))
+        return self._others_rows
 
     def forget_failed(self) -> None:
         """Drop the FAILED rows of shards, where no file was ever finished, so that they are made again.
@@ -187,6 +199,7 @@ class FeatureJob:
     def _record(self, shard: Path, rows: int) -> None:
         record = {"sha256": file_sha256(shard), "rows": rows}
         write_atomic(shard.with_suffix(".json"), json.dumps(record))
+        self._counted.add(shard.with_suffix(".json").name)
 
     def _shard_path(self, ids: Sequence[str], stamps: Sequence[str]) -> Path:
         name = hashlib.sha256(canonical_json([list(ids), list(stamps)]).encode()).hexdigest()[:16]
@@ -232,8 +245,10 @@ class FeatureJob:
         return self._made
 
 
-def _recorded_sha256(record: Path) -> str:
+def _recorded(record: Path) -> dict[str, Any]:
+    """Return a shard's record; a damaged one, or one that is gone, counts for nothing."""
     try:
-        return str(json.loads(record.read_text(encoding="utf-8"))["sha256"])
-    except (ValueError, LookupError, TypeError):  # a damaged record counts for nothing
-        return ""
+        found = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}

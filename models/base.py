@@ -17,7 +17,7 @@ from torch import Tensor, nn
 if TYPE_CHECKING:
     from models.items import ItemRepresentation
 
-KINDS = ("id", "v", "dnn", "id+v", "top", "e2e")  # of item representations, `models.representation.Kind`
+KINDS = ("id", "v", "dnn", "id+v", "adapter", "top", "e2e")  # of item representations, `models.representation.Kind`
 FUSES = ("sum", "concat", "mean", "gate")  # of their parts, `models.representation.Fuse`
 
 

@@ -182,7 +182,7 @@ class GraphRecommender(PairRecommender):
     chunks propagates once.
     """
 
-    takes = ("id", "v", "dnn", "id+v")
+    takes = ("id", "v", "dnn", "id+v", "adapter")
     refuses_towers = "it propagates over all items, so that every step would encode the whole catalogue"
     _kept: Kept | None = None
 

@@ -1,22 +1,22 @@
 """Where item vectors come from: learned, frozen and projected, categories, or several. No recommender knows which.
 
-Letters: n items asked for, I items, D model width, F feature width of a modality, P parts.
+Letters: n items asked for, I items, D model width, F feature width of a modality, L layers, P parts.
 
-Frozen vectors are buffers outside the state dict: a checkpoint holds what was learned, the features are read again from
-their file, by fingerprint. Encoders that train are in models/towers.py.
+Frozen vectors are in models/frozen.py, side adapters in models/adapters.py, encoders that train in models/towers.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import pairwise
 from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from models.representation import CONTENT, TOWERS, Fuse, ItemRepresentation, ItemsConfig, Normalise, linear
+from models.adapters import AdapterItems, InterItems
+from models.frozen import FrozenItems, normalise
+from models.representation import CONTENT, TOWERS, Fuse, ItemRepresentation, ItemsConfig
 from models.seeding import seeded
 from models.towers import Tower, TowerItems
 
@@ -54,43 +54,6 @@ class LearnedItems(ItemRepresentation):
     def everything(self) -> Tensor:
         """Return the table itself."""
         return self.embedding.weight
-
-
-class FrozenItems(ItemRepresentation):
-    """Frozen vectors and a trained map to D: linear ('v', layers None) or an MLP ('dnn').
-
-    The MLP is that of MicroLens (arXiv 2309.15379, Figure 5): a projection with GELU, then k times Dropout-Linear-GELU.
-    `layers` is its k, `hidden` None its constant width. Deviation: the projection starts at a scale taken from the
-    frozen vectors, so that any encoder's items start with deviation `std`; MicroLens starts xavier-normal.
-    """
-
-    def __init__(self, frozen: Tensor, config: ItemsConfig, dim: int) -> None:
-        super().__init__(len(frozen), dim)
-        self.frozen: Tensor
-        self.register_buffer("frozen", frozen, persistent=False)
-        length = float(frozen.square().sum(1).mean().sqrt()) or 1.0  # all-zero features: any start will do
-        if config.kind != "dnn":
-            self.project: nn.Module = linear(frozen.shape[1], dim, config.init_std / length)
-            return
-        widths = [config.hidden or dim] * config.layers + [dim]
-        # Unit deviation inside; GELU then about halves it, and the last layer brings it to init_std.
-        last = 2 * config.init_std
-        blocks: list[nn.Module] = [linear(frozen.shape[1], widths[0], (1.0 if config.layers else last) / length)]
-        blocks.append(nn.GELU())
-        for index, (inner, outer) in enumerate(pairwise(widths)):
-            gain = 1.6 if index < config.layers - 1 else 1.6 * last  # 1 / root mean square of GELU(normal) = 1.53
-            blocks += [nn.Dropout(config.dropout), linear(inner, outer, gain / inner**0.5), nn.GELU()]
-        self.project = nn.Sequential(*blocks)
-
-    def forward(self, items: Tensor) -> Tensor:
-        """Return the projected frozen vectors."""
-        vectors: Tensor = self.project(self.frozen[items])
-        return vectors
-
-    def everything(self) -> Tensor:
-        """Return all of them, without a copy of the frozen ones."""
-        vectors: Tensor = self.project(self.frozen)
-        return vectors
 
 
 @dataclass(frozen=True)
@@ -178,26 +141,26 @@ def build_items(
     generator: torch.Generator,
     sides: Mapping[str, Categories] | None = None,
     towers: Mapping[str, Tower] | None = None,
+    present: Mapping[str, Tensor] | None = None,
 ) -> ItemRepresentation:
     """Build the representation a config names, on the CPU.
 
     Args:
         config: the switch.
         n_items: I.
-        features: modality -> (I, F) float32, rows in item order; each is normalised and is a part of its own.
+        features: modality -> (I, F) float32, where `config.reads_layers` (I, L, F), rows in item order; each is
+            normalised and is a part of its own.
         generator: source of the initial weights (CPU).
         sides: the categories of each name in `config.side`.
         towers: encoders to train, on the CPU, by a name for messages; kinds 'top' and 'e2e'. Each is a part of its own.
+        present: modality -> (I,) bool, the items whose vectors are their own and no filling; only those are measured.
+            Modalities that are not named here: all.
 
     Raises:
         ValueError: features, towers or categories that are absent where they are needed, or that do not fit; a width
             that 'concat' cannot share out evenly.
     """
-    for name, matrix in features.items():
-        if matrix.ndim != 2 or len(matrix) != n_items:
-            raise ValueError(f"features {name!r} have shape {tuple(matrix.shape)}; needed: ({n_items}, F)")
-        if not bool(torch.isfinite(matrix.sum())):
-            raise ValueError(f"features {name!r} hold values that are not finite; verify the feature file")
+    _check_features(config, n_items, features)
     if config.kind in TOWERS and not towers:
         raise ValueError(f"items.kind is {config.kind!r} but no encoder is given; name one under items.encoder")
     if config.kind in CONTENT and not features:
@@ -206,19 +169,30 @@ def build_items(
     if absent:
         raise ValueError(f"items.side names {absent[0]!r}, but the dataset has none; remove it from items.side")
     with seeded(generator):
-        parts = _parts(config, n_items, features, sides or {}, towers or {})
+        parts = _parts(config, n_items, features, present or {}, sides or {}, towers or {})
         return parts[0] if len(parts) == 1 else FusedItems(parts, config.fuse)
+
+
+def _check_features(config: ItemsConfig, n_items: int, features: Mapping[str, Tensor]) -> None:
+    needed = f"({n_items}, L, F)" if config.reads_layers else f"({n_items}, F)"
+    for name, matrix in features.items():
+        if matrix.ndim != (3 if config.reads_layers else 2) or len(matrix) != n_items:
+            raise ValueError(f"features {name!r} have shape {tuple(matrix.shape)}; needed: {needed}")
+        if not bool(torch.isfinite(matrix.sum())):
+            raise ValueError(f"features {name!r} hold values that are not finite; verify the feature file")
 
 
 def _parts(
     config: ItemsConfig,
     n_items: int,
     features: Mapping[str, Tensor],
+    present: Mapping[str, Tensor],
     sides: Mapping[str, Categories],
     towers: Mapping[str, Tower],
 ) -> list[ItemRepresentation]:
     learned, content = config.kind in ("id", "id+v"), config.kind in CONTENT
-    modalities = len(features) if content else len(towers) if config.kind in TOWERS else 0
+    inter = config.inter and config.kind == "adapter"
+    modalities = len(features) + inter if content else len(towers) if config.kind in TOWERS else 0
     count = learned + modalities + len(config.side)
     if config.fuse == "concat" and config.dim % count:
         raise ValueError(f"items.dim is {config.dim}; fuse 'concat' shares it out among {count} parts: use a multiple")
@@ -230,21 +204,19 @@ def _parts(
     share = modalities**0.5 if config.fuse in ("sum", "gate") and modalities else 1.0
     scaled = replace(config, init_std=config.init_std / share)
     if content:
-        parts += [FrozenItems(normalise(matrix, config.normalise), scaled, width) for matrix in features.values()]
+        parts += _content(scaled, features, present, width)
     elif config.kind in TOWERS:
         parts += [TowerItems(name, tower, scaled, n_items, width) for name, tower in towers.items()]
     parts += [CategoryItems(sides[name], width, config.init_std) for name in config.side]
     return parts
 
 
-def normalise(matrix: Tensor, how: Normalise) -> Tensor:
-    """Return frozen vectors (I, F) as float32, normalised; zero rows and constant dimensions become zero, never NaN."""
-    matrix = matrix.float()
-    if how == "none":
-        return matrix
-    if how == "l2":
-        return nn.functional.normalize(matrix, dim=1)
-    deviation, mean = torch.std_mean(matrix, dim=0, correction=0)
-    # A constant dimension's deviation is rounding noise (1e-7 of its mean), which division would blow up to 1.
-    constant = deviation <= 1e-6 * mean.abs()
-    return (matrix - mean) / deviation.masked_fill(constant, torch.inf)
+def _content(
+    config: ItemsConfig, features: Mapping[str, Tensor], present: Mapping[str, Tensor], width: int
+) -> list[ItemRepresentation]:
+    """Return a part per modality, and the one that all of them make together where `config.inter` asks for it."""
+    frozen = [(normalise(matrix, config.normalise, present.get(name)), name) for name, matrix in features.items()]
+    if config.kind != "adapter":
+        return [FrozenItems(matrix, config, width, present.get(name)) for matrix, name in frozen]
+    intra = [AdapterItems(matrix, config, width, present.get(name)) for matrix, name in frozen]
+    return [*intra, InterItems(intra, config, width)] if config.inter else list(intra)

@@ -12,12 +12,12 @@ from typing import ClassVar, Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
-Kind = Literal["id", "v", "dnn", "id+v", "top", "e2e"]
+Kind = Literal["id", "v", "dnn", "id+v", "adapter", "top", "e2e"]
 Fuse = Literal["sum", "concat", "mean", "gate"]
 Normalise = Literal["none", "l2", "standard"]
 Side = Literal["popularity", "tags"]
 
-CONTENT = ("v", "dnn", "id+v")  # kinds made from frozen vectors
+CONTENT = ("v", "dnn", "id+v", "adapter")  # kinds made from frozen vectors or layers
 TOWERS = ("top", "e2e")  # kinds that train an encoder
 CHUNK = 8192  # items per step of `table`: bounds the memory of hidden layers at 1M items
 
@@ -28,20 +28,25 @@ class ItemsConfig:
 
     Attributes:
         kind: 'id' one learned vector per item; 'v' frozen vector and a linear projection; 'dnn' frozen vector and an
-            MLP; 'id+v' both; 'top' the last blocks of an encoder, trained, over stored activations of the blocks before
-            them, and a linear projection; 'e2e' the same over media. 'v', 'dnn' and 'id+v' need vectors (I, F), 'top'
-            activations (I, S, F); others ignore them. Every feature file is a part of its own, and so is every encoder
-            and every side feature.
+            MLP; 'id+v' learned and frozen; 'adapter' a side network over frozen layers (models/adapters.py) and a
+            linear projection; 'top' the last blocks of an encoder, trained, over stored activations of the blocks
+            before them, and a linear projection; 'e2e' the same over media. 'v', 'dnn' and 'id+v' need vectors (I, F),
+            'adapter' layers (I, L, F), 'top' activations (I, S, F); others ignore them. Every feature file is a part of
+            its own, and so is every encoder and every side feature.
+        mix: 'v', 'dnn' and 'id+v' only: read layers (I, L, F) instead, and learn a weighted mix of them in the vector's
+            place.
+        inter: 'adapter' only: a further part, a side network over the layers of all feature files.
         dim: D.
         fuse: how several parts become one vector: 'sum' or 'mean' of D-wide parts, 'concat' of P parts of width D / P
             (same width and cost), 'gate' a sum with learned weights per item, all 1 at the start.
         side: categories of items that are parts, too: 'popularity' (10 levels), 'tags'.
         layers: 'dnn' only: extra layers after the projection.
-        hidden: 'dnn' only: width of the projection and of all layers but the last; None = D.
+        hidden: 'dnn': width of the projection and of all layers but the last; 'adapter': of the adapters' bottleneck;
+            None = D.
         dropout: 'dnn' only: before each extra layer, in [0, 1).
-        normalise: of the frozen vectors, once, each modality for itself: 'standard' = mean 0 and deviation 1 per
-            dimension over the items, 'l2' = length 1 per item, 'none'. Of a trained encoder's vectors 'standard' takes
-            a shift and one factor from some items before training.
+        normalise: of the frozen vectors, once, each modality and each layer for itself: 'standard' = mean 0 and
+            deviation 1 per dimension over the items that have one, 'l2' = length 1 per item, 'none'. Of a trained
+            encoder's vectors 'standard' takes a shift and one factor from some items before training.
         init_std: standard deviation of item vectors' entries before training, whatever their source.
         encoder: 'top' and 'e2e' only, as all below: the encoder's name, or a list of names.
         top_blocks: T, how many of its last blocks train, with all that follows them; 'all': the whole encoder.
@@ -58,6 +63,8 @@ class ItemsConfig:
 
     kind: Kind = "id"
     dim: int = 64
+    mix: bool = False
+    inter: bool = False
     fuse: Fuse = "sum"
     side: tuple[Side, ...] = ()
     layers: int = 2
@@ -100,6 +107,11 @@ class ItemsConfig:
             raise ValueError(f"items.encoder_lr is {self.encoder_lr}; it must be above 0, or null for that of the rest")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"items.micro_batch is {self.micro_batch}; it must be at least 1, or null")
+
+    @property
+    def reads_layers(self) -> bool:
+        """Return whether the items are made from layers (I, L, F), not vectors (I, F)."""
+        return self.kind == "adapter" or (self.mix and self.kind in CONTENT)
 
     @property
     def encoders(self) -> tuple[str, ...]:

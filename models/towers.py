@@ -9,7 +9,7 @@ gradients; what differs is where the inputs come from.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
@@ -19,9 +19,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.ranks import ALONE, Ranks, own_randomness
 from models.representation import ItemRepresentation, ItemsConfig, linear
 
 WITHOUT_GRAPH = 64  # items encoded at a time where nothing is kept for a backward pass, unless `micro_batch` says less
+BUCKET = 8  # lengths that count as alike
+TOGETHER = 32  # items that are encoded together at least, of whatever lengths
 SAMPLE = 32  # items that the scale of an encoder's vectors is taken from
 
 
@@ -46,12 +49,15 @@ class Tower:
         module: inputs (n, ...) -> (n, W) float32; on the CPU when built.
         trained: the modules inside `module` that train; everything else of it is frozen.
         blocks: modules inside `module`, called one after another, that `checkpointing` goes by.
+        lengths: of the inputs of items (n,) int64, (n,) int64 from 1 on, where `source` gives items together as long
+            an input as the longest of them needs; None where all inputs are alike.
     """
 
     source: Source
     module: nn.Module
     trained: tuple[nn.Module, ...]
     blocks: tuple[nn.Module, ...] = ()
+    lengths: Callable[[Tensor], Tensor] | None = None
 
 
 @dataclass
@@ -78,6 +84,9 @@ class TowerItems(ItemRepresentation):
     training code of MicroLens (arXiv 2309.15379) leaves them in training mode. They are no part of the state dict:
     what they hold comes from the encoder's weights, which the run's record names by hash.
 
+    Items of a batch are encoded in groups of like lengths where an input is as long as the longest item needs: the
+    vector of an item is the same whatever stands beside it, and padding costs as much as what it pads.
+
     With `micro_batch` only the vectors of a batch are kept. The backward pass encodes each piece again, from the same
     random state, and carries its part of the loss's gradient on at once: the gradient of the whole batch, with all its
     items as negatives, in the memory of a piece (Gao et al., arXiv 2101.06983).
@@ -94,15 +103,17 @@ class TowerItems(ItemRepresentation):
                 would let it count items twice.
         """
         super().__init__(n_items, dim)
-        self.source, self.tower, self.config = tower.source, tower.module, config
+        self.name, self.source, self.tower, self.config = name, tower.source, tower.module, config
+        self._lengths = tower.lengths
         self.lr = config.encoder_lr
+        self.ranks, self._stream = ALONE, 0
         self._trained = tower.trained  # a tuple: their parameters stand in the state dict once, under `tower`
         self._held: Tensor | None = None
         self.meter = Meter()
         self.tower.requires_grad_(False)
         for module in self._trained:
             module.requires_grad_(True)
-        self._refuse_batch_norm(name)
+        self._refuse_batch_norm()
         for block in tower.blocks if config.checkpointing else ():
             _recompute(block)
         self._frozen = self._names_of_frozen()
@@ -124,17 +135,41 @@ class TowerItems(ItemRepresentation):
         if self._held is not None:
             return self._held[items]
         distinct, inverse = torch.unique(items, return_inverse=True)  # ascending
+        if self.ranks.alone or not len(distinct):
+            return self._encode_all(distinct)[inverse]
+        with own_randomness(items.device, self._stream):
+            own = self._encode_all(self.ranks.share(distinct))
+        return self.ranks.gather(own.float(), len(distinct))[inverse]
+
+    def share(self, ranks: Ranks, number: int) -> None:
+        """Encode only this process's share of the items from now on; see `share_out`."""
+        if not ranks.alone and self._trains_batch_norm():
+            raise ValueError(
+                f"BatchNorm in the trained part of {self.name!r} would see 1/{ranks.world} of a batch in each of "
+                f"{ranks.world} processes; train it with one process"
+            )
+        self.ranks, self._stream = ranks, number * ranks.world + ranks.rank
+
+    def _encode_all(self, distinct: Tensor) -> Tensor:
         if not len(distinct):
             return self.shift.new_zeros(0, self.dim)
-        graph = torch.is_grad_enabled()
-        most = len(distinct) if graph else WITHOUT_GRAPH
-        at_once = min(self.config.micro_batch or most, most)
-        pieces = torch.split(distinct, at_once)
-        if graph and len(pieces) > 1:
-            vectors = [checkpoint(self._encode, piece, use_reentrant=False) for piece in pieces]
+        pieces = self._pieces(distinct)
+        if torch.is_grad_enabled() and self.config.micro_batch and len(pieces) > 1:
+            vectors = torch.cat([checkpoint(self._encode, piece, use_reentrant=False) for piece in pieces])
         else:
-            vectors = [self._encode(piece) for piece in pieces]
-        return torch.cat(vectors)[inverse]
+            vectors = torch.cat([self._encode(piece) for piece in pieces])
+        # where items have lengths, pieces do not stand in the order of items
+        return vectors if self._lengths is None else vectors[torch.argsort(torch.cat(pieces))]
+
+    def _pieces(self, items: Tensor) -> tuple[Tensor, ...]:
+        """Return distinct items in the pieces in which they are encoded, each ascending."""
+        most = self.config.micro_batch or len(items)
+        if not torch.is_grad_enabled():
+            most = min(most, WITHOUT_GRAPH)
+        if self._lengths is None:
+            return torch.split(items, most)
+        groups = by_length(self._lengths(items).to(items.device), most)
+        return tuple(items[group] for group in groups)
 
     def _encode(self, items: Tensor) -> Tensor:
         vectors: Tensor = self.project(self._normalised(self._raw(items)))
@@ -180,20 +215,42 @@ class TowerItems(ItemRepresentation):
         length = _length(self._normalised(vectors))
         self.project = linear(vectors.shape[1], self.dim, self.config.init_std / length)
 
-    def _refuse_batch_norm(self, name: str) -> None:
+    def _refuse_batch_norm(self) -> None:
         option = "micro_batch" if self.config.micro_batch else "checkpointing" if self.config.checkpointing else ""
-        layers = [layer for module in self._trained for layer in module.modules()]
-        if option and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers):
+        if option and self._trains_batch_norm():
             raise ValueError(
-                f"items.{option} encodes items twice, which BatchNorm in the trained part of {name!r} would count "
+                f"items.{option} encodes items twice, which BatchNorm in the trained part of {self.name!r} would count "
                 f"twice; leave items.{option} out"
             )
+
+    def _trains_batch_norm(self) -> bool:
+        layers = [layer for module in self._trained for layer in module.modules()]
+        return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
 
     def _names_of_frozen(self) -> tuple[str, ...]:
         """Return the names, as in this module's state dict, of the encoder's tensors that do not train."""
         trained = {id(t) for module in self._trained for t in (*module.parameters(), *module.buffers())}
         state = self.tower.state_dict(prefix="tower.", keep_vars=True)
         return tuple(name for name, tensor in state.items() if id(tensor) not in trained)
+
+
+def by_length(lengths: Tensor, most: int) -> list[Tensor]:
+    """Return the places 0..n-1 in groups of like lengths, the longest first; each ascending and of at most `most`.
+
+    What has too few of its own length is filled up with shorter ones: small groups cost more than padding.
+
+    Args:
+        lengths: (n,) int64.
+        most: members of a group, at least 1.
+    """
+    classes, order = torch.sort(-(-lengths // BUCKET), descending=True, stable=True)
+    ends = torch.searchsorted(-classes, -classes, right=True).tolist()  # of the class of each place
+    groups, start = [], 0
+    while start < len(order):
+        end = min(max(ends[start], start + TOGETHER), start + most, len(order))
+        groups.append(order[start:end].sort().values)
+        start = end
+    return groups
 
 
 def towers_of(model: nn.Module) -> list[TowerItems]:
@@ -209,6 +266,19 @@ def take_meters(model: nn.Module) -> Meter:
             setattr(total, name, getattr(total, name) + value)
         tower.meter = Meter()
     return total
+
+
+def share_out(model: nn.Module, ranks: Ranks) -> None:
+    """Let every process encode its share of the items that a model asks for; all must ask for the same ones.
+
+    Vectors and gradients are those of one process but for rounding, and for dropout inside an encoder, whose draws are
+    each process's own.
+
+    Raises:
+        ValueError: BatchNorm that trains: its statistics would be those of a share.
+    """
+    for number, tower in enumerate(towers_of(model)):
+        tower.share(ranks, number)
 
 
 @contextmanager

@@ -7,7 +7,7 @@ Score of user u and item i (equation 4, without the terms that are the same for 
 gamma_i is the learned part of the item representation, E f_i the projected part of each feature file, beta a learned
 vector per feature file. With `items: {kind: id+v, fuse: concat}` the parts stand side by side, so that a user's vector
 is [gamma_u, theta_u] and the score is the paper's; with 'sum' gamma_u and theta_u are one vector. Kinds 'v' and 'dnn'
-drop gamma; 'id' has no f_i and is refused.
+drop gamma; 'id' has no f_i and is refused. With `items.mix` f_i is the mix of the layers.
 
 Deviations from the paper: f_i is normalised as `items.normalise` says; AdamW; one `reg` for b and the vectors gamma,
 theta, E f (there: separate ones, and one on E and beta, here `weight_decay` on E). Deviation from the benchmark
@@ -47,7 +47,7 @@ class VBPR(BPRMF):
             raise ValueError(
                 "vbpr needs items with frozen vectors; set items.kind to v, dnn or id+v and name a feature file"
             )
-        widths = [part.frozen.shape[1] for part in self._contents()]
+        widths = [part.frozen.shape[-1] for part in self._contents()]
         self.content_bias = nn.ParameterList([nn.Parameter(torch.zeros(width)) for width in widths])  # beta
 
     def _contents(self) -> list[FrozenItems]:
@@ -57,7 +57,7 @@ class VBPR(BPRMF):
         """Return (m,) b_i + beta' . f_i."""
         bias = super().item_bias(items)
         for part, beta in zip(self._contents(), self.content_bias, strict=True):
-            bias = bias + part.frozen[items] @ beta
+            bias = bias + part.content(items) @ beta
         return bias
 
 

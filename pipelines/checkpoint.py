@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import shutil
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from features.errors import ConfigError
+from features.errors import ConfigError, StoreError
 from features.provenance import fsync_folder
 
 CHECKPOINT = "checkpoint.pt"
@@ -82,7 +84,11 @@ class State:
 def save(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, identity: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint: the old or the new one is there, never a part of one, also at kill -9."""
+    """Write a checkpoint: the old or the new one is there, never a part of one, also at kill -9.
+
+    Raises:
+        StoreError: it cannot be written (disk full, no permission); the old one stays, and nothing else.
+    """
     content = {
         "identity": dict(identity),
         "model": model.state_dict(),
@@ -92,14 +98,30 @@ def save(
         "best": state.best,
         "best_weights": state.best_weights,
     }
-    path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with temporary.open("wb") as handle:
-        torch.save(content, handle)
-        handle.flush()
-        os.fsync(handle.fileno())
-    temporary.replace(path)
-    fsync_folder(path.parent)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with temporary.open("wb") as handle:
+            torch.save(content, handle)
+            handle.flush()
+            os.fsync(handle.fileno())
+        temporary.replace(path)
+        fsync_folder(path.parent)
+    except (OSError, RuntimeError) as error:
+        cause = _of_the_system(error)
+        if cause is None:
+            raise
+        _discard(temporary)
+        raise StoreError(_unwritten(path, content, cause)) from error
+    finally:
+        _discard(temporary)
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what `kill -9` left of files being written in a run folder; no other run may be at work there."""
+    for name in (CHECKPOINT, "record.json", "config.yaml", "log.jsonl", "metrics.json"):
+        for path in folder.glob(f".{name}.*.tmp"):
+            _discard(path)
 
 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: Mapping[str, Any]) -> State:
@@ -149,6 +171,38 @@ def _put(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:300]
         raise ConfigError(f"{path}: weights of another model or item representation ({detail})") from error
+
+
+def _discard(path: Path) -> None:
+    with suppress(OSError):
+        path.unlink()
+
+
+def _of_the_system(error: BaseException | None) -> OSError | None:
+    """Return what the system said: torch raises a RuntimeError about positions in its place."""
+    while error is not None and not isinstance(error, OSError):
+        error = error.__context__
+    return error
+
+
+def _unwritten(path: Path, content: Mapping[str, Any], error: OSError) -> str:
+    needed = sum(tensor.nbytes for tensor in _tensors(content))
+    try:
+        free = f"{shutil.disk_usage(path.parent).free} are free"
+    except OSError:
+        free = "what is free is unknown"
+    return (
+        f"cannot write {path} ({error.strerror or error}); it takes about {needed} bytes, {free}: make room, "
+        "then the same command goes on from the last checkpoint"
+    )
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        for inner in value.values():
+            yield from _tensors(inner)
 
 
 def _first_line(error: Exception) -> str:

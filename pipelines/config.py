@@ -20,50 +20,14 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from features.errors import ConfigError, nearest
-from features.store import AbsentPolicy
 from models import recommenders
 from models.representation import TOWERS, ItemsConfig
 from pipelines.data.split import DataConfig
 from pipelines.evaluate import EvaluateConfig
+from pipelines.feature_config import FeatureConfig
 from pipelines.train import TrainConfig
 
 STRICT: dict[str, Any] = {"extra": "forbid"}
-
-
-@dataclass(frozen=True)
-class FeatureConfig:
-    """A feature file that the items are made from.
-
-    Attributes:
-        path: the file; may hold `*` as long as exactly one file matches (fingerprints need not be typed).
-        absent: what an item without a vector gets: 'error' stops, 'mean' the mean vector, 'zero' zeros. Without pixels
-            it is the mean colour for both.
-    """
-
-    path: str
-    absent: AbsentPolicy = "error"
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    def __post_init__(self) -> None:
-        """Refuse an empty path."""
-        if not Path(self.path).name:
-            raise ConfigError(f"features.path is {self.path!r}; name a feature file")
-
-    def resolve(self) -> Path:
-        """Return the one file that `path` names; ConfigError when there are none or several."""
-        pattern = Path(self.path)
-        if pattern.is_file():  # also where its name holds characters that mean something in a pattern
-            return pattern
-        pieces = Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor)))
-        found = sorted(path for path in pieces if path.is_file())
-        if len(found) == 1:
-            return found[0]
-        if not found:
-            raise ConfigError(f"no feature file matches {self.path}; make it with `extract`, or check features.path")
-        raise ConfigError(
-            f"{len(found)} feature files match {self.path}: {', '.join(path.name for path in found[:3])}; name one"
-        )
 
 
 @dataclass(frozen=True)

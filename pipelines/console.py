@@ -22,6 +22,11 @@ OUT = Console(soft_wrap=True, highlight=False)
 ERR = Console(stderr=True, soft_wrap=True, highlight=False)
 
 
+def silence() -> None:
+    """Print no lines, warnings and bars any more: another process does."""
+    OUT.quiet = ERR.quiet = True
+
+
 class _Rate(ProgressColumn):
     """Items per second."""
 

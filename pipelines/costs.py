@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import resource
-import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from features.store import FeatureFile
@@ -18,25 +13,7 @@ from models.representation import CONTENT
 from models.towers import Tower, towers_of
 from pipelines.config import Recipe
 from pipelines.train import FitResult
-
-HOLDS = {2: "vectors", 3: "activations", 5: "pixels"}  # dimensions of a feature file -> what stands in it
-
-
-def begin_peak(device: torch.device) -> None:
-    """Measure peak memory from here on: one process may make many runs."""
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    with suppress(OSError):  # Linux alone can; elsewhere the peak stays that of the process so far
-        Path("/proc/self/clear_refs").write_text("5")
-
-
-def peak_memory(device: torch.device) -> dict[str, int]:
-    """Return the most bytes held since `begin_peak`, of main memory (elsewhere than Linux: ever) and of a GPU."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return {
-        "peak_memory_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit,
-        "peak_gpu_memory_bytes": torch.cuda.max_memory_allocated(device) if device.type == "cuda" else 0,
-    }
+from pipelines.vectors import content_of
 
 
 def files_read(recipe: Recipe, files: Sequence[FeatureFile], towers: Mapping[str, Tower]) -> list[FeatureFile]:
@@ -50,12 +27,15 @@ def files_read(recipe: Recipe, files: Sequence[FeatureFile], towers: Mapping[str
     if not recommenders()[recipe.model.name].uses_items:
         return []
     if recipe.items.kind in CONTENT:
-        return [file for file in files if len(file.shape) == 2]
+        wanted = "layers" if recipe.items.reads_layers else "vectors"
+        return [file for file in files if content_of(file) == wanted]
     sources = [getattr(tower.source, "file", None) for tower in towers.values()]
     return [source for source in sources if isinstance(source, FeatureFile)]
 
 
-def run_costs(fitted: FitResult, model: nn.Module, device: torch.device, read: Sequence[FeatureFile]) -> dict[str, Any]:
+def run_costs(
+    fitted: FitResult, model: nn.Module, read: Sequence[FeatureFile], memory: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return a run's ledger as plain data.
 
     'train_s' and 'valid_s' are of all epochs, '..._per_epoch' their means. Where an encoder trains, 'read_s_per_epoch'
@@ -83,14 +63,14 @@ def run_costs(fitted: FitResult, model: nn.Module, device: torch.device, read: S
             "encoded_per_validation": sum(epoch.encoded_valid for epoch in epochs) / validated,
         }
     trained = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
-    return ledger | {"parameters_trained": trained} | peak_memory(device) | _stored(read)
+    return ledger | {"parameters_trained": trained} | dict(memory) | _stored(read)
 
 
 def _stored(read: Sequence[FeatureFile]) -> dict[str, Any]:
     stored = [
         {
             "file": str(file.path),
-            "holds": HOLDS.get(len(file.shape), "arrays"),
+            "holds": content_of(file),
             "bytes": file.path.stat().st_size,
             **{f"{stage}_s": file.seconds.get(stage) for stage in ("decode", "encode")},
         }

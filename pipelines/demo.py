@@ -9,6 +9,7 @@ from typing import Any
 
 from extract.encoders import get_encoder
 from extract.options import ExtractOptions, ExtractReport
+from features.atomic import whole_folder
 from features.errors import ConfigError
 from features.store import FeatureFile
 from pipelines.compare import compare
@@ -57,10 +58,10 @@ def run_demo(out: Path, seeds: int, items: int, users: int) -> None:
 
 def _extract(folder: Path, features: Path, size: CorpusSize) -> list[ExtractReport]:
     if folder.is_dir():
-        say(f"1. corpus: {folder} is there already")
+        say(f"1. corpus: {folder} is there already; for one of another size give another --out")
     else:
-        with progress("render clips") as advance:
-            corpus = make_corpus(folder, seed=0, size=size, progress=advance)
+        with whole_folder(folder) as fresh, progress("render clips") as advance:  # half a corpus would pass for a whole
+            corpus = make_corpus(fresh, seed=0, size=size, progress=advance)
         say(f"1. corpus: {size.items} items in {folder}, {len(corpus.broken)} of them broken on purpose:")
         for item, what in corpus.broken.items():
             say(f"   {item}: {what}")

@@ -13,7 +13,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 
 from features.errors import ConfigError
@@ -22,20 +21,23 @@ from features.store import FeatureFile
 from models import build_recommender, recommenders
 from models.base import Recommender, TrainingFacts
 from models.items import Categories, build_items
-from models.representation import CONTENT
-from pipelines.checkpoint import CHECKPOINT, load_best
+from models.ranks import ALONE, Ranks
+from pipelines.checkpoint import CHECKPOINT, load_best, remove_partial
 from pipelines.config import Recipe, build_recipe, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
 from pipelines.console import print_json, progress, say
-from pipelines.costs import begin_peak, files_read
+from pipelines.costs import files_read, run_costs
 from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.data.sides import side_features
 from pipelines.data.split import DataConfig, Split, make_split
 from pipelines.evaluate import Evaluation, evaluate
 from pipelines.media import media_of
+from pipelines.memory import peaks, start_peaks
+from pipelines.processes import processes, refuse_recipe, share_model
 from pipelines.record import begin_record, finish_record, refuse_changes, refuse_other_encoders
-from pipelines.results import as_metrics, print_groups, print_metrics
+from pipelines.results import as_metrics, print_groups, print_metrics, save_ranks
 from pipelines.towers import Media, Towers, open_towers
 from pipelines.train import fit
+from pipelines.vectors import read_vectors
 
 
 @dataclass(frozen=True)
@@ -95,37 +97,17 @@ def build_model(
     towers: Towers | None = None,
 ) -> Recommender:
     """Build the recommender of a recipe with freshly initialised weights; ConfigError for impossible settings."""
-    vectors = _read_vectors(recipe, split, files)
+    vectors, present = read_vectors(recipe, split, files)
     encoders = towers.towers if towers else {}
     generator = torch.Generator().manual_seed(recipe.seed)
     try:
         items = None
         if recommenders()[recipe.model.name].uses_items:
-            items = build_items(recipe.items, len(split.items), vectors, generator, sides, encoders)
+            items = build_items(recipe.items, len(split.items), vectors, generator, sides, encoders, present)
         facts = training_facts(split)
         return build_recommender(recipe.model.name, recipe.model.settings, items, facts, generator)
     except ValueError as error:
         raise ConfigError(f"recipe {recipe.name!r}: {error}") from error
-
-
-def _read_vectors(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> dict[str, torch.Tensor]:
-    """Return the vectors (I, F) of the recipe's files; none for kinds 'top' and 'e2e', which read batch by batch.
-
-    So that one recipe serves all kinds, each takes the files it can use.
-    """
-    if recipe.items.kind not in CONTENT or not recommenders()[recipe.model.name].uses_items:
-        return {}
-    if recipe.items.kind in CONTENT and files and all(len(file.shape) != 2 for file in files):
-        what = "pixels" if len(files[0].shape) > 3 else "activations"
-        raise ConfigError(
-            f"items.kind is {recipe.items.kind!r}, but {files[0].path} holds {what} of shape {files[0].shape[1:]} per "
-            "item; extract vectors (neither --top-blocks nor --pixels), or use kind 'top' or 'e2e'"
-        )
-    return {
-        f"{number}:{file.path.stem}": torch.from_numpy(file.read(split.items.ids, absent=feature.absent))
-        for number, (file, feature) in enumerate(zip(files, recipe.features, strict=True))
-        if len(file.shape) == 2
-    }
 
 
 def resolve_device(name: str) -> torch.device:
@@ -141,17 +123,25 @@ def resolve_device(name: str) -> torch.device:
 
 
 def run_recipe(
-    recipe: Recipe, folder: Path, *, device: str = "auto", data: Data | None = None, media: Media | None = None
+    recipe: Recipe,
+    folder: Path,
+    *,
+    device: str = "auto",
+    data: Data | None = None,
+    media: Media | None = None,
+    ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
     """Train and test a recipe in `folder`, or go on there, or return what a finished run recorded.
 
     `data` is read, and `media`, which kind 'e2e' reads, are the dataset's titles and the recipe's pixels, if not given.
+    Of several processes the first alone writes.
 
     Raises:
         ConfigError: the folder holds a run of other settings, or of data or features that have changed since.
     """
+    refuse_recipe(recipe, ranks)
     place = resolve_device(device)
-    begin_peak(place)
+    own_peak = start_peaks(place)
     finished = _previous(recipe, folder)
     data = data or load_data(recipe.data)
     split, files = data.split, open_features(recipe, data.split)
@@ -161,9 +151,13 @@ def run_recipe(
         return finished
     towers = _open_towers(recipe, data, files, folder, media)
     model = build_model(recipe, split, files, sides, towers)
-    folder.mkdir(parents=True, exist_ok=True)
-    begin_record(folder, recipe, split, files, sides, towers.facts)
-    write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
+    share_model(model, recipe, ranks)
+    ranks.wait()  # until all have read the folder
+    if ranks.first:
+        folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(folder)
+        begin_record(folder, recipe, split, files, sides, towers.facts)
+        write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
     with progress(f"train {recipe.name} seed {recipe.seed}") as advance:
         fitted = fit(
             model,
@@ -175,14 +169,17 @@ def run_recipe(
             device=place,
             resume=True,
             progress=lambda at: advance((at.epoch - 1) * at.steps + at.step, recipe.train.epochs * at.steps),
+            ranks=ranks,
         )
-    log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in fitted.history)
-    write_atomic(folder / "log.jsonl", log)
     result = _test(model, recipe, split, place)
-    _save_ranks(folder, result)
     metrics = as_metrics(result, split) | {"valid": fitted.best}
-    finish_record(folder, fitted, model, place, files_read(recipe, files, towers.towers))
-    write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
+    if ranks.first:
+        log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in fitted.history)
+        write_atomic(folder / "log.jsonl", log)
+        save_ranks(folder, result)
+        costs = run_costs(fitted, model, files_read(recipe, files, towers.towers), peaks(place, own_peak))
+        finish_record(folder, fitted, model, place, costs, ranks.world)
+        write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
     return metrics
 
 
@@ -216,14 +213,6 @@ def _test(model: Recommender, recipe: Recipe, split: Split, device: torch.device
     )
 
 
-def _save_ranks(folder: Path, result: Evaluation) -> None:
-    np.save(folder / "ranks.npy", result.ranks)
-    if result.offsets is not None:
-        np.save(folder / "rank_offsets.npy", result.offsets)
-    if result.lists is not None:
-        np.save(folder / "lists.npy", result.lists)
-
-
 def open_run(folder: Path, *, device: str = "cpu", media: Media | None = None) -> Run:
     """Open a finished run; ConfigError when it is none, or when what it was made from has changed since."""
     config = folder / "config.yaml"
@@ -243,10 +232,13 @@ def open_run(folder: Path, *, device: str = "cpu", media: Media | None = None) -
 
 def run_train(recipe: Path, overrides: Sequence[str], out: Path | None, device: str, json: bool) -> None:
     """Command line `train`."""
-    loaded = load_recipe(recipe, overrides)
-    folder = out or Path("runs") / loaded.name
-    done = (folder / "metrics.json").is_file()
-    metrics = run_recipe(loaded, folder, device=device)
+    with processes(device) as (ranks, place):
+        loaded = load_recipe(recipe, overrides)
+        folder = out or Path("runs") / loaded.name
+        done = (folder / "metrics.json").is_file()
+        metrics = run_recipe(loaded, folder, device=place, ranks=ranks)
+    if not ranks.first:
+        return
     if json:
         print_json(metrics)
         return

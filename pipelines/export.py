@@ -161,7 +161,10 @@ def _check_arguments(name: str, split: Split, files: Mapping[str, FeatureFile]) 
         raise ConfigError("give features for the image slot, the text slot or both: MMRec stops without any")
     for slot, file in files.items():
         if file.provenance.dataset != split.dataset:
-            raise StoreError(f"{file.path} belongs to dataset {file.provenance.dataset!r}, not {split.dataset!r}")
+            raise StoreError(
+                f"{file.path} belongs to dataset {file.provenance.dataset!r}, not {split.dataset!r}; "
+                "give the features extracted from this dataset"
+            )
         if len(file.shape) != 2:
             raise StoreError(
                 f"{file.path} holds activations or pixels {file.shape}; the {slot} slot takes one vector per item"

@@ -14,9 +14,9 @@ from torch import Tensor
 from features.errors import ConfigError
 from features.provenance import canonical_json
 from features.store import FeatureFile
-from pipelines.config import FeatureConfig
 from pipelines.data.dataset import Dataset
 from pipelines.data.split import Split
+from pipelines.feature_config import FeatureConfig
 
 if TYPE_CHECKING:
     from extract.encoder import Encoder, EncoderSpec, Tokenizer, Tokens

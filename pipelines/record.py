@@ -20,11 +20,11 @@ from torch import nn
 from features.errors import ConfigError
 from features.provenance import library_versions, write_atomic
 from features.store import FeatureFile
+from models.frozen import LayerMix
 from models.items import Categories
 from models.towers import TowerItems
 from pipelines.checkpoint import CHECKPOINT
 from pipelines.config import Recipe
-from pipelines.costs import run_costs
 from pipelines.data.sides import fingerprint
 from pipelines.data.split import Split
 from pipelines.train import FitResult
@@ -97,9 +97,14 @@ def refuse_other_encoders(folder: Path, encoders: Sequence[Mapping[str, Any]]) -
 
 
 def finish_record(
-    folder: Path, fitted: FitResult, model: nn.Module, device: torch.device, read: Sequence[FeatureFile] = ()
+    folder: Path,
+    fitted: FitResult,
+    model: nn.Module,
+    device: torch.device,
+    costs: Mapping[str, Any],
+    processes: int = 1,
 ) -> None:
-    """Add how training went, and what it and the feature files it read have cost."""
+    """Add how training went, and its `run_costs`; of several processes they are those of the first."""
     path = folder / RECORD
     trained = {name: list(value.shape) for name, value in model.named_parameters() if value.requires_grad}
     record = _read(path) | {
@@ -108,14 +113,16 @@ def finish_record(
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "libraries": library_versions(LIBRARIES),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {torch.get_num_threads()}",
+        "processes": processes,
         "trained_parameters": trained,
         "parameter_counts": parameter_counts(model),
         "best_epoch": fitted.best_epoch,
         "epochs": len(fitted.history),
         "train_s": fitted.seconds,
-        "costs": run_costs(fitted, model, device, read),
+        "costs": dict(costs),
     }
-    write_atomic(path, json.dumps(record, indent=2))
+    mixes = {name: module.shares().tolist() for name, module in model.named_modules() if isinstance(module, LayerMix)}
+    write_atomic(path, json.dumps(record | ({"layer_shares": mixes} if mixes else {}), indent=2))
 
 
 def parameter_counts(model: nn.Module) -> dict[str, dict[str, int]]:

@@ -1,10 +1,14 @@
-"""Evaluations as metrics.json holds them and as a person sees them."""
+"""Evaluations as a run folder holds them and as a person sees them."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from features.errors import StoreError
 from pipelines.config import Recipe
 from pipelines.console import say, table
 from pipelines.data.split import Split
@@ -24,8 +28,9 @@ def as_metrics(
 ) -> dict[str, Any]:
     """Return a test's metrics as plain data: 'test' with its groups of users, 'candidates', the split and its 'sizes'.
 
-    Under 'test' stand 'all', 'warm', 'cold' (metric -> mean), 'users' (how many of each), 'groups' ('popularity' and
-    'history' -> see `group_metrics`) and, where asked for, 'lists' (metrics of what is offered).
+    'dropped_users' counts users left out for too few interactions. Under 'test' stand 'all', 'warm', 'cold' (metric ->
+    mean), 'users' (how many of each), 'groups' ('popularity' and 'history' -> see `group_metrics`) and, if asked for,
+    'lists' (metrics of what is offered).
     """
     metrics = list(dict.fromkeys(name.partition("@")[0] for name in result.metrics))
     at = list(dict.fromkeys(int(name.partition("@")[2]) for name in result.metrics))
@@ -46,6 +51,7 @@ def as_metrics(
         "test": test,
         "candidates": result.candidates,
         "sizes": split.sizes(),
+        "dropped_users": split.dropped_users,
         "split": split.protocol,
         "tested_on": split.tested_on(),
     }
@@ -75,10 +81,12 @@ def recipe_order(recipe: Recipe, name: str) -> tuple[int, int]:
 
 
 def protocol(recipe: Recipe, metrics: Mapping[str, Any]) -> str:
-    """Return what to know of the numbers: the split and its size, candidates, and what became of seen items."""
+    """Return what to know of the numbers: the split and its size, who was left out, candidates, and seen items."""
     parts = [f"{metrics['candidates']} candidates", f"seen items: {recipe.evaluate.mask}"]
     if sizes := metrics.get("sizes"):
         parts.insert(0, f"{sizes['users']} users, {sizes['items']} items met, {sizes['interactions']} interactions")
+    if dropped := metrics.get("dropped_users"):
+        parts.append(f"{dropped} users left out for too few interactions")
     if metrics.get("split") == "given":
         parts.append("the dataset's own split, training items alone are seen")
     return ", ".join(parts)
@@ -90,3 +98,14 @@ def print_groups(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
         names = sorted(groups[0].keys() - {"group", "users"}, key=lambda name: recipe_order(recipe, name))
         rows = [[group["group"], str(group["users"]), *(f"{group[name]:.4f}" for name in names)] for group in groups]
         table(f"{recipe.name} by {TITLES[kind]}", [TITLES[kind], "users", *names], rows)
+
+
+def save_ranks(folder: Path, result: Evaluation) -> None:
+    """Write ranks.npy and, where there are any, rank_offsets.npy and lists.npy."""
+    arrays = {"ranks": result.ranks, "rank_offsets": result.offsets, "lists": result.lists}
+    try:
+        for name, array in arrays.items():
+            if array is not None:
+                np.save(folder / f"{name}.npy", array)
+    except OSError as error:
+        raise StoreError(f"cannot write the ranks in {folder} ({error}); free some disk space and try again") from error

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Protocol
 
+import torch
 from torch import Tensor, nn
 
 from features.errors import ConfigError
@@ -22,6 +23,9 @@ from pipelines.data.split import Split
 
 if TYPE_CHECKING:
     from extract.encoder import Encoder
+    from extract.split import Prefix
+
+AT_ONCE = 256  # items whose lengths are measured together
 
 
 class MediaSource(Source, Protocol):
@@ -70,7 +74,7 @@ def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], medi
     if not recommenders()[recipe.model.name].uses_items:
         return Towers()
     if items.kind == "e2e":
-        made = [_end_to_end(name, recipe, media) for name in items.encoders]
+        made = [_end_to_end(name, recipe, split, media) for name in items.encoders]
     elif items.kind == "top":
         made = [_top(name, recipe, split, files) for name in items.encoders]
     else:
@@ -101,13 +105,43 @@ def load_encoder(name: str, weights: str, seed: int, frames: str | None = None, 
         ) from error
 
 
-def _end_to_end(name: str, recipe: Recipe, media: Media) -> tuple[Tower, dict[str, Any]]:
+def _end_to_end(name: str, recipe: Recipe, split: Split, media: Media) -> tuple[Tower, dict[str, Any]]:
     items = recipe.items
     encoder = load_encoder(name, items.weights, recipe.seed, items.frames)
     source = media(encoder)
     prefix, top = encoder.split(items.top_blocks)
-    tower = Tower(source, nn.Sequential(prefix, _AsStored(), top), (top,), _last_blocks(encoder, items))
+    lengths = _lengths(prefix, source, len(split.items))
+    module = nn.Sequential(prefix, _AsStored(), top)
+    tower = Tower(source, module, (top,), _last_blocks(encoder, items), lengths)
     return tower, _facts(encoder, items) | {"media": source.fingerprint}
+
+
+class Lengths:
+    """The tokens of items' titles: counted when first asked for, then remembered."""
+
+    def __init__(self, source: Source, n_items: int, count: Callable[[Any], Tensor]) -> None:
+        """Take what counts the tokens (n,), each at least 1, in what `source` gives."""
+        self._source, self._count = source, count
+        self._known = torch.zeros(n_items, dtype=torch.int64)
+
+    def __call__(self, items: Tensor) -> Tensor:
+        """Return lengths (n,) int64, on the CPU, of distinct items (n,) int64."""
+        items = items.cpu()
+        unknown = items[self._known[items] == 0]
+        for start in range(0, len(unknown), AT_ONCE):
+            some = unknown[start : start + AT_ONCE]
+            self._known[some] = self._count(self._source.read(some))
+        return self._known[items]
+
+
+def _lengths(prefix: Prefix, source: Source, n_items: int) -> Lengths | None:
+    """Return the lengths of titles; None for pixels, and where an encoder sees as many tokens of every title."""
+    from extract.split import Padded
+
+    packing = prefix.packing
+    if not isinstance(packing, Padded) or packing.context:
+        return None
+    return Lengths(source, n_items, packing.lengths)
 
 
 class _AsStored(nn.Module):
@@ -140,7 +174,8 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
     if kept != items.top_blocks:  # the blocks between run frozen
         _, trained = encoder.split(items.top_blocks, tokens=made.get("tokens"))
     source = MappedActivations(file, split.items.ids, absent=recipe.features[place].absent)
-    tower = Tower(source, module, (trained,), _last_blocks(encoder, items))
+    lengths = _lengths(prefix, source, len(split.items))
+    tower = Tower(source, module, (trained,), _last_blocks(encoder, items), lengths)
     return tower, _facts(encoder, items) | {"activations": file.provenance.fingerprint}
 
 

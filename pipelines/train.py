@@ -23,6 +23,7 @@ from torch import Tensor
 
 from features.errors import ConfigError, nearest
 from models.base import PairBatch, Recommender, TrainBatch
+from models.ranks import ALONE, Ranks
 from models.towers import take_meters, towers_of
 from pipelines.checkpoint import CHECKPOINT, EpochRecord, Metrics, State, load, save
 from pipelines.data.split import Split
@@ -136,6 +137,7 @@ def fit(
     device: torch.device | str = "cpu",
     resume: bool = False,
     progress: Callable[[Progress], None] | None = None,
+    ranks: Ranks = ALONE,
 ) -> FitResult:
     """Train a model; afterwards it is on `device` with the weights of its best epoch.
 
@@ -149,6 +151,8 @@ def fit(
         device: where to train.
         resume: go on from the checkpoint in `run`; without one, or without this flag, start from the beginning.
         progress: called after each step and each epoch; what it raises ends the run, the last checkpoint stays.
+        ranks: this process among those that train the model together; each calls this with the same arguments and a
+            model given to `share_out`, the first one alone writes.
 
     Raises:
         ConfigError: a loss that is not finite, or a checkpoint of another seed, config, split or model.
@@ -166,7 +170,10 @@ def fit(
     state = State()
     if resume and path is not None and path.exists():
         state = load(path, model, optimizer, identity)
-    train = _Epochs(model, optimizer, split, config, seed, device, progress or _silent)
+    if ranks.of_first(state.epoch) != state.epoch:
+        raise ConfigError(f"process {ranks.rank} sees no such checkpoint in {run} as the first; share the folder")
+    ranks.start_alike(model)
+    train = _Epochs(model, optimizer, split, config, seed, device, progress or _silent, ranks)
     take_meters(model)  # of what was encoded before
     while state.epoch < config.epochs and not state.out_of_patience(config.patience):
         epoch = state.epoch + 1
@@ -176,12 +183,13 @@ def fit(
         valid_s = 0.0
         if epoch % config.eval_every == 0 or epoch == config.epochs:
             valid, valid_s = _validate(model, split, config, mask, device)
+            valid = ranks.of_first(valid)  # on a GPU rounding could let one process stop and another go on
         looked = take_meters(model).without_graph
         record = EpochRecord(
             epoch, loss, train_s, valid_s, valid, spent.read_s, spent.forward_s, spent.with_graph, looked
         )
         state.add(record, model, config.monitor)
-        if path is not None:
+        if path is not None and ranks.first:
             save(path, model, optimizer, state, identity)
         train.progress(Progress(epoch, train.steps, train.steps, record))
     model.load_state_dict(state.best_weights)
@@ -201,15 +209,19 @@ class _Epochs:
         seed: int,
         device: torch.device,
         progress: Callable[[Progress], None],
+        ranks: Ranks,
     ) -> None:
         self.model, self.optimizer, self.config = model, optimizer, config
-        self.seed, self.device, self.progress = seed, device, progress
+        self.seed, self.device, self.progress, self.ranks = seed, device, progress, ranks
         windows, edges = split.train, split.train_edges
         pairs = model.trains_on == "pairs"
         arrays = (edges[0], edges[1]) if pairs else (windows.users, windows.items, windows.mask)
         self.arrays = [torch.from_numpy(array).to(device) for array in arrays]
         self.kind: type[PairBatch] | type[TrainBatch] = PairBatch if pairs else TrainBatch
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        inside = {id(parameter) for tower in towers_of(model) for parameter in tower.parameters()}
+        self.shared = [parameter for parameter in self.parameters if id(parameter) in inside]
+        self.rest = [parameter for parameter in self.parameters if id(parameter) not in inside]
         self.steps = math.ceil(len(self.arrays[0]) / config.batch_size)
 
     def one(self, epoch: int) -> tuple[float, float]:
@@ -239,6 +251,7 @@ class _Epochs:
             )
         self.optimizer.zero_grad()
         output.loss.backward()
+        self.ranks.join_gradients(self.shared, self.rest)
         if self.config.clip is not None:
             clip_gradients(self.parameters, self.config.clip)
         self.optimizer.step()

@@ -35,6 +35,8 @@ REPRESENTATIONS = {
     "id+v": ItemsConfig(kind="id+v", dim=16, fuse="sum"),
     "id+v concat": ItemsConfig(kind="id+v", dim=16, fuse="concat"),
     "id+v gate": ItemsConfig(kind="id+v", dim=16, fuse="gate"),
+    "v mix": ItemsConfig(kind="v", dim=16, mix=True),
+    "adapter": ItemsConfig(kind="adapter", dim=16),
     "top": ItemsConfig(kind="top", dim=16, encoder="toy"),
 }
 
@@ -102,6 +104,11 @@ def cluster_features(seed: int = 0) -> dict[str, torch.Tensor]:
     return {"video": torch.tensor(40 * shown + 7, dtype=torch.float32)}
 
 
+def cluster_layers() -> dict[str, torch.Tensor]:
+    """Return three layers (I, 3, F), each of which shows the cluster in a way of its own."""
+    return {"video": torch.stack([cluster_features(seed)["video"] for seed in range(3)], dim=1)}
+
+
 class InMemory:
     """A source of inputs (I, ...) that lie in memory."""
 
@@ -133,7 +140,8 @@ def build(name: str, representation: str, seed: int = 0, split: Split | None = N
     if kind.uses_items:
         config = REPRESENTATIONS[representation]
         towers = {"toy": toy_tower(seed)} if config.kind == "top" else {}
-        items = build_items(config, ITEMS, cluster_features(), generator, towers=towers)
+        features = cluster_layers() if config.reads_layers else cluster_features()
+        items = build_items(config, ITEMS, features, generator, towers=towers)
     return build_recommender(name, kind.config_class(**options), items, training_facts(split), generator)
 
 

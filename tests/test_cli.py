@@ -175,6 +175,10 @@ def not_finite(here: Path) -> None:
     np.save(here / "x.npy", array)
 
 
+def array(here: Path) -> None:
+    np.save(here / "x.npy", np.ones((30, 4), dtype=np.float32))
+
+
 def table(*lines: str) -> Callable[[Path], None]:
     def spoil(here: Path) -> None:
         write(here / "data" / "interactions.tsv", "".join(f"{line}\n" for line in lines))
@@ -202,6 +206,7 @@ def no_validation(here: Path) -> None:
 
 EXTRACT = ["extract", "--data", "data", "--weights", "random", "--out", "out"]
 TRAIN = ["train", "r.yaml", "--out", "out"]
+EXPORT = ["export", "mmrec", "--data", "data", "--text", "f.h5", "--name", "toy", "--out"]
 IMPORT = ["features", "import", "x.npy", "--ids", "row+1", "--data", "data", "--name", "x", "--out", "out"]
 BAD: dict[str, tuple[Callable[[Path], None], Sequence[str], str]] = {
     "unknown encoder": (nothing, [*EXTRACT, "--encoders", "resnet-tyny"], "did you mean 'resnet-tiny'"),
@@ -215,13 +220,23 @@ BAD: dict[str, tuple[Callable[[Path], None], Sequence[str], str]] = {
     "empty interactions": (table("user\titem\ttimestamp"), TRAIN, "interactions.tsv holds no interactions"),
     "empty file": (table(), TRAIN, "interactions.tsv holds no interactions"),
     "missing column": (table("user\titem\ttime", "a\t1\t1"), TRAIN, "has no column 'timestamp'"),
-    "short user": (short_user, [*TRAIN, "data.short_users=error"], "'a'"),
+    "short user": (short_user, [*TRAIN, "data.short_users=error"], "first 'a' with 2"),
     "title twice": (title_twice, [*EXTRACT, "--encoders", "minilm-tiny"], "names item '001' twice"),
     "NaN in an import": (not_finite, IMPORT, "1 of 30 rows hold NaN or infinity"),
+    "no such import": (nothing, IMPORT, "x.npy does not exist"),
+    "MMRec from another dataset": (other_dataset, [*EXPORT, "mmrec"], "'elsewhere', not 'data'; give the features"),
     "features of another dataset": (other_dataset, TRAIN, "elsewhere"),
     "truncated file": (truncated, TRAIN, "f.h5"),
     "truncated file, verified": (truncated, ["features", "verify", "f.h5"], "f.h5"),
+    "truncated file, exported": (truncated, [*EXPORT, "mmrec"], "f.h5"),
+    "truncated file, searched": (truncated, ["similar", "f.h5", "--item", "001"], "f.h5"),
     "no feature file": (nothing, ["features", "inspect", "r.yaml"], "r.yaml"),
+    "extracting into a file": (nothing, [*EXTRACT[:-1], "r.yaml", "--encoders", "minilm-tiny"], "cannot use r.yaml"),
+    "training into a file": (nothing, [*TRAIN[:-1], "r.yaml"], "cannot use r.yaml"),
+    "comparing into a file": (nothing, ["compare", "r.yaml", "--out", "r.yaml"], "cannot use r.yaml"),
+    "demo into a file": (nothing, ["demo", "--out", "r.yaml"], "cannot write r.yaml"),
+    "importing into a file": (array, [*IMPORT[:-1], "r.yaml"], "cannot write r.yaml"),
+    "exporting into a file": (nothing, [*EXPORT, "r.yaml"], "cannot write r.yaml"),
     "no run": (nothing, ["recommend", "data", "--user", "u01"], "is no finished run"),
     "tiny demo": (nothing, ["demo", "--items", "3", "--out", "out"], "at least 1 seed, 64 items"),
     "no seeds": (nothing, ["compare", "r.yaml", "--seeds", "0", "--out", "out"], "--seeds is 0"),
@@ -246,11 +261,14 @@ def test_bad_input_is_one_line_and_exit_code_2(here: Path, capsys: Capture, what
     assert contents(here) == before
 
 
-def test_users_too_short_for_a_split_are_dropped_and_counted(here: Path) -> None:
+def test_users_too_short_for_a_split_are_dropped_and_counted(here: Path, capsys: Capture) -> None:
     rows = [(f"u{user}", f"{item:03}", item) for user in range(6) for item in range(user, user + 5)]
     write_interactions(here / "data", [*rows, ("short", "001", 1), ("short", "002", 2)])
     assert cli("train", "r.yaml", "--out", "run", "train.epochs=1") == 0
     assert json.loads((here / "run" / "record.json").read_text())["dataset"]["dropped_users"] == 1
+    assert "1 users left out for too few interactions" in capsys.readouterr().out
+    assert cli("evaluate", "run") == 0
+    assert "1 users left out for too few interactions" in capsys.readouterr().out
 
 
 USAGE = [

@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 
 import pipelines
 from features.errors import ConfigError
-from pipelines.config import FeatureConfig, Recipe, build_recipe, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
+from pipelines.config import Recipe, build_recipe, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
+from pipelines.feature_config import FeatureConfig
 from tests.small import plain_recipe, write
 
 RECIPES = sorted((Path(pipelines.__file__).parent / "recipes").glob("*.yaml"))

@@ -18,7 +18,6 @@ from features.provenance import Provenance
 from features.shards import FeatureJob
 from features.store import FeatureFile, FeatureRows, write_features
 from models.towers import take_meters, towers_of
-from pipelines import costs
 from pipelines.experiment import build_model, load_data, run_recipe
 from pipelines.towers import open_towers
 from tests.small import ITEMS, item_ids, recipe, write_vectors
@@ -139,16 +138,3 @@ def test_meters_count_distinct_items_and_recomputed_ones_again(
     assert meter.forward_s > 0
     assert vars(take_meters(model)) == dict.fromkeys(vars(meter), 0)
     assert len(towers_of(model)) == 1
-
-
-def test_peak_memory_is_that_of_a_run_not_of_the_process() -> None:
-    if not Path("/proc/self/clear_refs").exists():
-        pytest.skip("Linux alone can measure it anew")
-    cpu = torch.device("cpu")
-    costs.begin_peak(cpu)
-    before = costs.peak_memory(cpu)["peak_memory_bytes"]
-    block = np.ones(50_000_000, np.uint8)
-    assert costs.peak_memory(cpu)["peak_memory_bytes"] > before + 40_000_000
-    del block
-    costs.begin_peak(cpu)
-    assert costs.peak_memory(cpu) == {"peak_memory_bytes": pytest.approx(before, abs=2e7), "peak_gpu_memory_bytes": 0}

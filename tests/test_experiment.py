@@ -13,7 +13,7 @@ import torch
 
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile
-from pipelines import experiment
+from pipelines import experiment, memory
 from pipelines.config import build_recipe, load_recipe
 from pipelines.evaluate import evaluate
 from pipelines.experiment import load_data, open_run, resolve_device, run_recipe
@@ -144,6 +144,40 @@ def test_an_interrupted_run_ends_with_the_metrics_of_an_unbroken_one(
     monkeypatch.undo()
     assert run_recipe(recipe(data), tmp_path / "broken") == unbroken
     assert np.array_equal(np.load(tmp_path / "broken" / "ranks.npy"), np.load(tmp_path / "unbroken" / "ranks.npy"))
+
+
+def test_what_a_kill_left_is_removed_when_a_run_goes_on(data: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    write(run / ".checkpoint.pt.4711.tmp", "half")
+    write(run / ".record.json.0123abcd.tmp", "half")
+    write(run / ".notes.tmp", "the user's own")
+    run_recipe(recipe(data), run)
+    assert [path.name for path in run.iterdir() if path.name.startswith(".")] == [".notes.tmp"]
+
+
+def test_peak_memory_is_that_of_the_run(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "PROC", tmp_path / "proc")
+    write(tmp_path / "proc" / "status", "Name:\tpython\nVmHWM:\t  123456 kB\nVmRSS:\t  1 kB\n")
+    run_recipe(recipe(data), tmp_path / "own")
+    assert (tmp_path / "proc" / "clear_refs").read_text() == "5"
+    record = read_json(tmp_path / "own" / "record.json")["costs"]
+    assert (record["peak_memory_bytes"], record["peak_memory_of"]) == (123456 * 1024, "run")
+    monkeypatch.setattr(memory, "PROC", tmp_path / "absent")
+    run_recipe(recipe(data), tmp_path / "without")
+    record = read_json(tmp_path / "without" / "record.json")["costs"]
+    assert record["peak_memory_of"] == "process"
+    assert record["peak_memory_bytes"] > 10**7
+
+
+def test_memory_of_an_earlier_run_does_not_count() -> None:
+    cpu = torch.device("cpu")
+    if not memory.start_peaks(cpu):
+        pytest.skip("this system does not let a process start its peak anew")
+    earlier = np.ones(2**26, np.uint8)
+    high = memory.peaks(cpu, own=True)["peak_memory_bytes"]
+    del earlier
+    assert memory.start_peaks(cpu)
+    assert memory.peaks(cpu, own=True)["peak_memory_bytes"] < high - 2**25
 
 
 def test_an_opened_run_has_the_weights_of_its_metrics(data: Path, vectors: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from extract import sharding
 from extract.catalog import Catalog, build_catalog
 from extract.encoders import ENCODERS
 from extract.extractor import extract_all, prepare_all
-from extract.farm import Order, extract_locally, slurm_script, work
+from extract.farm import Order, extract_locally, rows_made, slurm_script, work
 from extract.options import ExtractOptions
 from extract.sharding import Shard, claims_of, plan
 from features.claims import Claims
@@ -119,9 +120,67 @@ def test_the_dead_lose_their_claims(tmp_path: Path, owner: dict[str, object] | s
     path.write_text(json.dumps(owner) if owner else "")
     then = time.time() - age_s
     os.utime(path, (then, then))
-    with Claims(tmp_path, stale_s=50).take("a") as mine:
+    claims = Claims(tmp_path, stale_s=50)
+    with claims.take("a") as mine:
         assert mine == free
-    assert path.exists() != free
+        with claims.take("a") as second:
+            assert not second
+    with claims.take("a") as again:
+        assert again == free
+
+
+def leave_a_dead_claim(folder: Path) -> None:
+    (folder / "a.claim").write_text(json.dumps({"host": socket.gethostname(), "process": dead_process()}))
+
+
+def test_of_many_that_see_a_worker_dead_one_takes_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_a_dead_claim(tmp_path)
+    claims, got, ready, real = Claims(tmp_path), [], threading.Barrier(8), Claims._is_stale
+
+    def all_have_seen(self: Claims, path: Path) -> bool:
+        stale = real(self, path)
+        ready.wait()
+        return stale
+
+    def ask() -> None:
+        with claims.take("a") as mine:
+            got.append(mine)
+            ready.wait()
+
+    monkeypatch.setattr(Claims, "_is_stale", all_have_seen)
+    threads = [threading.Thread(target=ask) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(got) == [False] * 7 + [True]
+
+
+@pytest.mark.parametrize("done", [False, True])
+def test_one_that_saw_a_worker_dead_long_ago_takes_nothing_from_its_heirs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, done: bool
+) -> None:
+    """The first heir still has it, or was taken for dead too, gave it back since, and a second one has it."""
+    leave_a_dead_claim(tmp_path)
+    late, real = Claims(tmp_path), Claims._is_stale
+    with ExitStack() as first, ExitStack() as second:
+
+        def long_ago(self: Claims, path: Path) -> bool:
+            stale = real(self, path)
+            if self is late:
+                assert first.enter_context(Claims(tmp_path).take("a"))
+                if done:
+                    monkeypatch.setattr(Claims, "_is_stale", lambda *_: True)
+                    assert second.enter_context(Claims(tmp_path).take("a"))
+                    first.close()
+            return stale
+
+        monkeypatch.setattr(Claims, "_is_stale", long_ago)
+        with late.take("a") as mine:
+            assert not mine
+        monkeypatch.setattr(Claims, "_is_stale", real)
+        with Claims(tmp_path).take("a") as mine:
+            assert not mine
 
 
 def test_a_living_owner_touches_its_claim(tmp_path: Path) -> None:
@@ -213,6 +272,22 @@ def test_the_claim_of_a_worker_killed_after_its_shard_is_cleared_away(
     else:
         extract_locally(order, processes)
     assert [path.suffix for path in tmp_path.iterdir()] == [".h5", ".h5"]
+
+
+def test_rows_made_before_a_restart_are_counted_once(tmp_path: Path, catalog: Catalog) -> None:
+    first = prepare_all(catalog, SPECS, options(tmp_path))
+    shards = plan(catalog, first, 3)
+    assert rows_made(first, COUNT) == (0, 2 * COUNT)
+    for _ in sharding.extract_shard(shards[3]):  # of one row per encoder
+        pass
+    again, onlooker = (prepare_all(catalog, SPECS, options(tmp_path)) for _ in range(2))
+    assert rows_made(again, COUNT) == rows_made(onlooker, COUNT) == (2, 2 * COUNT)
+    for _ in sharding.extract_shard(plan(catalog, again, 3)[0]):
+        pass
+    record = next(onlooker[0].job.folder.glob("*.json"))
+    record.with_name("damaged.json").write_text("[")
+    for _ in range(2):  # what is counted stays counted
+        assert rows_made(onlooker, COUNT) == rows_made(again, COUNT) == (8, 2 * COUNT)
 
 
 @pytest.mark.slow

@@ -1,10 +1,8 @@
-"""Files of decoded frames and covers: made like any feature file, read by h5py, extracted from, and trained on."""
+"""Files of decoded frames and covers: made like any feature file, read by h5py, merged."""
 
 from __future__ import annotations
 
-import json
 import shutil
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,16 +13,13 @@ import pytest
 import torch
 
 import run_pipeline
-from extract import extractor, pixel_media
-from extract.catalog import Catalog, build_catalog
-from extract.decoders import read_auto, read_cover
+from extract import extractor
+from extract.catalog import Catalog
 from extract.encoder import PixelInput
 from extract.encoders import ENCODERS
 from extract.extractor import extract, extract_all, prepare_all
 from extract.farm import Order, work
 from extract.faults import with_faults
-from extract.frames import parse_frame_policy
-from extract.options import ExtractOptions
 from extract.preprocess import crop, normalise, preprocess
 from features.errors import ConfigError, StoreError
 from features.export import export_features
@@ -32,60 +27,14 @@ from features.inspect import inspect_features
 from features.merge import merge
 from features.provenance import Provenance
 from features.store import FeatureFile, FeatureRows, State, write_features
-from pipelines.experiment import open_run, run_recipe
-from pipelines.media import StoredPixels
 from pipelines.retrieve import similar
-from tests.media import pictures, write_clip, write_cover
-from tests.small import item_ids, recipe, small_dataset, write_vectors
-from tests.test_towers_runs import losses, trained, without_key_bias
-
-COUNT, BAD = 7, "2"
-GOOD = [str(number) for number in range(COUNT) if str(number) != BAD]
-SPEC = {"video": ENCODERS["videomae-tiny"], "cover": ENCODERS["resnet-tiny"]}
+from tests.media import pictures, write_cover
+from tests.pixel_files import BAD, COUNT, GOOD, SPEC, decoded, made, options, source, subset, write_media
 
 
 @pytest.fixture(scope="module")
 def catalog(tmp_path_factory: pytest.TempPathFactory) -> Catalog:
     return write_media(tmp_path_factory.mktemp("media"), [str(number) for number in range(COUNT)], broken=BAD)
-
-
-def write_media(folder: Path, ids: list[str], *, broken: str = "") -> Catalog:
-    for place in ("videos", "covers"):
-        (folder / place).mkdir(parents=True)
-    for kind, item in enumerate(ids):
-        write_clip(folder / "videos" / f"{item}.mp4", pictures(12, size=(80, 120), kind=kind))
-        write_cover(folder / "covers" / f"{item}.png", kind=kind, size=(100, 70))
-    if broken:
-        for path in (folder / "videos" / f"{broken}.mp4", folder / "covers" / f"{broken}.png"):
-            path.write_bytes(b"")
-    return build_catalog("toy", [*ids, "nothing"], videos=folder / "videos", covers=folder / "covers")
-
-
-def options(out: Path, **changes: Any) -> ExtractOptions:
-    run = ExtractOptions(
-        out, weights="random", dtype="float32", pixels=True, batch_size=2, shard_size=3, max_failed=0.5
-    )
-    return replace(run, **changes)
-
-
-def made(out: Path, catalog: Catalog, media: str, **changes: Any) -> FeatureFile:
-    return FeatureFile(extract(catalog, SPEC[media], options(out, **changes)).path)
-
-
-def source(catalog: Catalog, item: str, media: str) -> Path:
-    entry = next(entry for entry in catalog.items if entry.id == item)
-    path = entry.video if media == "video" else entry.cover
-    assert isinstance(path, Path)
-    return path
-
-
-def decoded(catalog: Catalog, item: str, media: str) -> np.ndarray[Any, Any]:
-    path = source(catalog, item, media)
-    if media == "cover":
-        return read_cover(path)
-    policy = SPEC["video"].frames
-    assert policy is not None
-    return read_auto(path, policy).frames
 
 
 # Preprocessing in two steps.
@@ -269,17 +218,6 @@ def test_the_doctor_says_what_it_is(tmp_path: Path, catalog: Catalog, capsys: py
         similar(cover, "0", 3)
 
 
-def subset(file: FeatureFile, path: Path, ids: list[str], **changes: Any) -> Path:
-    """Write some rows of a file of pixels; `changes` replace parts of the provenance."""
-    rows = file.rows(ids).tolist()
-    texts = [[getattr(file.columns, name)[row] for row in rows] for name in ("reasons", "stamps", "digests")]
-    vectors = np.array(file.mapped()[rows])
-    write_features(
-        path, FeatureRows(ids, vectors, file.columns.states[rows], *texts), replace(file.provenance, **changes)
-    )
-    return path
-
-
 def test_parts_are_merged(tmp_path: Path, catalog: Catalog) -> None:
     file = made(tmp_path, catalog, "cover")
     one, two = (FeatureFile(subset(file, tmp_path / f"{ids[0]}.h5", ids)) for ids in (["4", "0"], ["1", BAD]))
@@ -306,258 +244,3 @@ def test_rows_that_are_no_pixels_are_refused(tmp_path: Path) -> None:
         write_features(
             tmp_path / "f.h5", rows(np.zeros((2, 4), np.float32), [0, 0]), Provenance("toy", {}), dtype="uint8"
         )
-
-
-# As media for extraction.
-
-
-def from_pixels(catalog: Catalog, file: FeatureFile, media: str) -> Catalog:
-    ids = [item.id for item in catalog.items]
-    return build_catalog("toy", ids, **{f"{media}s": file.path})  # type: ignore[arg-type]
-
-
-@pytest.mark.parametrize("media", ["video", "cover"])
-def test_vectors_of_stored_pixels_are_those_of_the_pixels(media: str, tmp_path: Path, catalog: Catalog) -> None:
-    inputs = SPEC[media].inputs
-    assert isinstance(inputs, PixelInput)
-    inputs = replace(inputs, resize=72)  # what is stored must not be resized and cropped once more
-    spec = replace(SPEC[media], inputs=inputs)
-    file = FeatureFile(extract(catalog, spec, options(tmp_path)).path)
-    stored = from_pixels(catalog, file, media)
-    assert stored.count_missing()[media] == 1  # type: ignore[index]
-    run = options(tmp_path, pixels=False)
-    report, plain = extract(stored, spec, run), extract(catalog, spec, run)
-    encoder = spec.backend(spec, "random", 0)
-    with torch.inference_mode():
-        pixels = torch.stack([crop(decoded(catalog, item, media), inputs) for item in GOOD])
-        expected = encoder(normalise(pixels, inputs)).numpy()
-    got = FeatureFile(report.path).read(GOOD)
-    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
-    assert not np.allclose(got, FeatureFile(plain.path).read(GOOD), rtol=1e-4, atol=1e-5)  # rounding is seen
-    assert report.bad == plain.bad
-    recipe = dict(FeatureFile(report.path).provenance.recipe)
-    assert (recipe.pop("stored"), recipe.pop("stored_fingerprint")) == ("pixels", file.provenance.fingerprint)
-    assert recipe == FeatureFile(plain.path).provenance.recipe | {"decoder": None}
-    assert extract(stored, spec, run).unchanged
-
-
-def test_rows_whose_pixels_changed_are_made_again(tmp_path: Path) -> None:
-    catalog = write_media(tmp_path / "media", ["0", "1", "2"])
-    run = options(tmp_path, pixels=False)
-    file = made(tmp_path, catalog, "cover")
-    extract(from_pixels(catalog, file, "cover"), SPEC["cover"], run)
-    write_cover(source(catalog, "1", "cover"), kind=4, size=(90, 90))
-    old = from_pixels(catalog, file, "cover")
-    again = made(tmp_path, catalog, "cover")
-    assert again.path == file.path
-    pixel_media._mapped.cache_clear()  # as in a worker that has not read from it yet
-    with pytest.raises(StoreError, match=r"was replaced while it was read; run `extract` again"):
-        extract(old, SPEC["cover"], replace(run, out=tmp_path / "elsewhere"))
-    report = extract(from_pixels(catalog, again, "cover"), SPEC["cover"], run)
-    assert report.new_rows == 1
-
-
-def test_another_contract_is_refused_with_both_values(tmp_path: Path, catalog: Catalog) -> None:
-    file = made(tmp_path, catalog, "video")
-    stored, run = from_pixels(catalog, file, "video"), options(tmp_path / "out", pixels=False)
-    for name, changes, said in (
-        ("videomae-tiny", {"frames": parse_frame_policy("middle:2")}, r"\(frames uniform:4, not middle:2\)"),
-        ("slowfast-tiny", {}, r"frames uniform:4, not uniform:8"),
-        ("videomae-tiny", {"faults": ("squash",)}, r"\(mode crop, not stretch; resize 64, not None\)"),
-    ):
-        with pytest.raises(
-            ConfigError, match=rf"that encoder '{name}' does not take {said if '(' in said else '.*' + said}"
-        ):
-            extract(stored, ENCODERS[name], replace(run, **changes))
-    with pytest.raises(
-        ConfigError, match=r"is a feature file of pixels of videos; as covers it must hold their pixels"
-    ):
-        build_catalog("toy", None, covers=file.path)
-    vectors = write_vectors(tmp_path / "vectors.h5", "toy", ["0"])
-    with pytest.raises(ConfigError, match=r"is a feature file of vectors; as videos it must .*`extract --pixels`"):
-        build_catalog("toy", None, videos=vectors)
-    with pytest.raises(StoreError, match="belongs to dataset 'toy', not 'other'"):
-        build_catalog("other", None, videos=file.path)
-    assert not (tmp_path / "out").exists()
-
-
-# As media for training.
-
-
-@pytest.fixture(scope="module")
-def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = small_dataset(tmp_path_factory.mktemp("data") / "small")
-    write_media(folder, item_ids())
-    return folder
-
-
-def command(data: Path, name: str, out: Path, *words: str) -> Path:
-    """Run `extract` with the tiny encoder and return the file it made."""
-    line = ["extract", "--data", str(data), "--encoders", name, "--weights", "random", "--device", "cpu"]
-    before = set(out.glob("*.h5"))
-    assert run_pipeline.main([*line, "--out", str(out), *words]) == 0
-    (path,) = set(out.glob("*.h5")) - before
-    return path
-
-
-def changes(kind: str, name: str, file: Path | None, **more: Any) -> dict[str, Any]:
-    items = {"kind": kind, "dim": 8, "encoder": name, "weights": "random", "encoder_lr": 1e-4, **more}
-    features = [{"path": str(file)}] if file else []
-    return {"items": items, "features": features, "train": {"epochs": 1, "batch_size": 16, "patience": 9}}
-
-
-@pytest.mark.parametrize(
-    ("name", "near"),
-    # equal bit for bit where convolutions round alike at every batch size; where not, BatchNorm multiplies it
-    [("videomae-tiny", 1e-5), ("resnet-tiny", 1e-3)],
-)
-def test_top_over_the_pixels_is_end_to_end(name: str, near: float, data: Path, tmp_path: Path) -> None:
-    media = ENCODERS[name].modality
-    pixels = command(data, name, tmp_path, "--pixels")
-    cut = command(data, name, tmp_path, "--top-blocks", "1", f"--{media}s", str(pixels))
-    run_recipe(recipe(data, changes("top", name, cut)), tmp_path / "top", device="cpu")
-    run_recipe(recipe(data, changes("e2e", name, pixels)), tmp_path / "e2e", device="cpu")
-    assert losses(tmp_path / "top") == pytest.approx(losses(tmp_path / "e2e"), rel=1e-5)
-    kept, whole = trained(tmp_path / "top"), trained(tmp_path / "e2e")
-    assert len(kept) == len(whole)
-    for (key, one), two in zip(kept.items(), whole.values(), strict=True):
-        first, second = without_key_bias(key, one), without_key_bias(key, two)
-        size = max(float(one.abs().max()), 1e-3)
-        torch.testing.assert_close(first, second, rtol=near, atol=near * size, msg=f"{key} of {name}")
-    (facts,) = json.loads((tmp_path / "e2e" / "record.json").read_text())["encoders"]
-    assert len(facts["media"]) == 64
-    again = open_run(tmp_path / "e2e")
-    assert again.model.item_vectors().shape == (len(again.data.split.items), 8)
-
-
-@pytest.fixture(scope="module")
-def stored(data: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    out = tmp_path_factory.mktemp("pixels")
-    return {name: command(data, name, out, "--pixels") for name in ("videomae-tiny", "resnet-tiny")}
-
-
-@pytest.mark.parametrize("name", ["videomae-tiny", "resnet-tiny"])
-def test_items_are_read_by_dense_index(name: str, stored: dict[str, Path]) -> None:
-    file, spec = FeatureFile(stored[name]), ENCODERS[name]
-    ids = item_ids()[::-1]
-    source = StoredPixels(file, ids, spec)
-    some = torch.tensor([0, 3, 29])
-    got = source.read(some)
-    assert isinstance(spec.inputs, PixelInput)
-    rows = torch.from_numpy(file.read([ids[item] for item in some])).to(torch.uint8)
-    expected = normalise(rows if spec.frames else rows[:, 0], spec.inputs)
-    assert torch.equal(got, expected)
-    assert got.shape[1:] == ((4, 3, 64, 64) if spec.frames else (3, 64, 64))
-    assert got.dtype == torch.float32
-
-
-def test_items_without_pixels_are_refused_or_blank(stored: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    some = FeatureFile(subset(FeatureFile(stored["resnet-tiny"]), tmp_path / "some.h5", item_ids()[2:]))
-    spec = ENCODERS["resnet-tiny"]
-    with pytest.raises(StoreError, match=r"lacks 2 of 30 items, first '000' \(not in the file"):
-        StoredPixels(some, item_ids(), spec)
-    got = StoredPixels(some, item_ids(), spec, blank=True).read(torch.arange(4))
-    assert [bool(one.any()) for one in got] == [False, False, True, True]
-    found = []
-    for absent in ("zero", "mean"):
-        blank = changes("e2e", "resnet-tiny", None) | {"features": [{"path": str(some.path), "absent": absent}]}
-        found.append(run_recipe(recipe(data, blank), tmp_path / absent, device="cpu")["test"])
-    assert found[0] == found[1]
-
-
-def refused(data: Path, wanted: dict[str, Any], message: str) -> None:
-    run = data.parent / "refused"
-    with pytest.raises((ConfigError, StoreError), match=message):
-        run_recipe(recipe(data, wanted), run)
-    assert not run.exists()
-
-
-def test_files_that_do_not_fit_the_encoder_are_refused(stored: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    video, cover = stored["videomae-tiny"], stored["resnet-tiny"]
-    none = r"reads covers, but none of the 1 feature files holds their pixels; make one with .*--encoders resnet-tiny`"
-    refused(data, changes("e2e", "resnet-tiny", video), none)
-    refused(data, changes("e2e", "resnet-tiny", None), r"none of the 0 feature files")
-    refused(
-        data,
-        changes("e2e", "slowfast-tiny", video),
-        r"video-64px\..* holds pixels that encoder 'slowfast-tiny' does not take \(.*frames uniform:4, not uniform:8\)",
-    )
-    small = {**FeatureFile(cover).provenance.recipe}
-    small["pixels"] = {**small["pixels"], "size": 32, "mode": "stretch", "resize": None}
-    other = subset(FeatureFile(cover), tmp_path / "small.h5", item_ids(), recipe=small)
-    refused(
-        data, changes("e2e", "resnet-tiny", other), r"\(size 32, not 64; mode stretch, not crop; resize None, not 64\)"
-    )
-    twin = subset(FeatureFile(cover), tmp_path / "twin.h5", item_ids())
-    both = changes("e2e", "resnet-tiny", cover)
-    both["features"].append({"path": str(twin)})
-    refused(data, both, r"2 feature files hold the pixels that 'resnet-tiny' takes \(.*, twin\.h5\)")
-    refused(data, changes("v", "resnet-tiny", cover), r"kind is 'v', but .* holds pixels of shape \(1, 64, 64, 3\)")
-    foreign = subset(FeatureFile(cover), tmp_path / "foreign.h5", item_ids(), dataset="other")
-    refused(data, changes("e2e", "resnet-tiny", foreign), r"belongs to dataset 'other', not 'small'")
-
-
-def test_other_frames_than_the_encoders_own(stored: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    name, own = "videomae-tiny", stored["videomae-tiny"]
-    two = command(data, name, tmp_path, "--pixels", "--frames", "uniform:2")
-    wanted = changes("e2e", name, two, frames="uniform:2")
-    wanted["features"].append({"path": str(own)})
-    run_recipe(recipe(data, wanted), tmp_path / "run", device="cpu")
-    record = json.loads((tmp_path / "run" / "record.json").read_text())
-    assert (record["encoders"][0]["frames"], record["costs"]["stored"][0]["file"]) == ("uniform:2", str(two))
-    assert open_run(tmp_path / "run").recipe.items.frames == "uniform:2"
-    again = (
-        r"\(frames uniform:4, not uniform:2\); make a file for it with .*--encoders videomae-tiny --frames uniform:2`"
-    )
-    refused(data, changes("e2e", name, own, frames="uniform:2"), again)
-    refused(data, changes("e2e", name, own, frames="evenly"), r"frame policy 'evenly'")
-    refused(
-        data, changes("e2e", "resnet-tiny", stored["resnet-tiny"], frames="uniform:2"), r"resnet-tiny reads no video"
-    )
-    cut = command(data, name, tmp_path / "cut", "--top-blocks", "1", "--videos", str(own))
-    refused(
-        data,
-        changes("top", name, cut, frames="uniform:2"),
-        r"made of frames uniform:4; .*again with --frames uniform:2",
-    )
-    assert run_recipe(recipe(data, changes("top", name, cut, frames="uniform:4")), tmp_path / "top", device="cpu")
-
-
-def test_one_recipe_lists_files_of_all_kinds(stored: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    vectors = write_vectors(tmp_path / "vectors.h5", "small", item_ids())
-    files = [vectors, *stored.values()]
-    plain = {"features": [{"path": str(file)} for file in files]}
-    for kind, encoders in (("v", None), ("e2e", ["videomae-tiny", "resnet-tiny"])):
-        wanted = changes(kind, "", None) | plain
-        wanted["items"]["encoder"] = encoders
-        assert run_recipe(recipe(data, wanted), tmp_path / kind, device="cpu")["test"]
-
-
-def test_a_run_over_other_pixels_is_not_opened(stored: dict[str, Path], data: Path, tmp_path: Path) -> None:
-    path = tmp_path / "cover.h5"
-    shutil.copy(stored["resnet-tiny"], path)
-    run_recipe(recipe(data, changes("e2e", "resnet-tiny", path)), tmp_path / "run", device="cpu")
-    file = FeatureFile(path)
-    pixels = np.array(file.mapped())
-    pixels[3] += 1
-    texts = (file.columns.reasons, file.columns.stamps, file.columns.digests)
-    write_features(path, FeatureRows(file.columns.ids, pixels, file.columns.states, *texts), file.provenance)
-    with pytest.raises(ConfigError, match=r"encoder 'resnet-tiny': its media changed since .*run was trained"):
-        open_run(tmp_path / "run")
-
-
-def test_the_command_line_says_what_is_wrong(
-    stored: dict[str, Path], data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    line = ["extract", "--data", str(data), "--encoders", "resnet-tiny", "--weights", "random", "--device", "cpu"]
-    line += ["--out", str(tmp_path / "out")]
-    for words, said in (
-        (["--pixels", "--dtype", "float16"], "--pixels stores uint8; leave out --dtype float16"),
-        (["--covers", str(stored["videomae-tiny"])], "is a feature file of pixels of videos; as covers"),
-    ):
-        capsys.readouterr()
-        assert run_pipeline.main([*line, *words]) == 2
-        lines = capsys.readouterr().err.strip().splitlines()
-        assert len(lines) == 1
-        assert said in lines[0]
-    assert not (tmp_path / "out").exists()

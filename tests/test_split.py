@@ -145,9 +145,9 @@ def test_users_with_few_interactions() -> None:
     users = {"a": list("12345"), "b": list("1234"), "c": list("12")}
     split = make_split(dataset_of(users), DataConfig("folder", min_interactions=5))
     assert (split.users.ids, split.dropped_users) == (("a",), 2)
-    with pytest.raises(ConfigError, match=r"user 'c' has 2 interactions, 1 users have fewer than data\.min_inter.*=3"):
+    with pytest.raises(ConfigError, match=r"1 of 3 users have fewer than data\.min_inter.*=3 .*first 'c' with 2"):
         make_split(dataset_of(users), DataConfig("folder", short_users="error"))
-    with pytest.raises(ConfigError, match=r"all 3 users have fewer than data\.min_interactions=6 .*most: 5"):
+    with pytest.raises(ConfigError, match=r"each of 3 users has fewer than data\.min_interactions=6 .*most: 5"):
         make_split(dataset_of(users), DataConfig("folder", min_interactions=6))
 
 
@@ -283,7 +283,7 @@ def test_warm_subsets_that_cannot_be() -> None:
         ConfigError, match=r"no item is left with data\.min_item_interactions=3 interactions \(most: 2\); lower"
     ):
         make_split(dataset_of(users), DataConfig("folder", min_item_interactions=3))
-    with pytest.raises(ConfigError, match=r"all 2 users have fewer than data\.min_interactions=3"):
+    with pytest.raises(ConfigError, match=r"each of 2 users has fewer than data\.min_interactions=3"):
         make_split(dataset_of(users), DataConfig("folder", min_item_interactions=2))
     with pytest.raises(ConfigError, match=r"candidates is 'catalog', but items without interactions have fewer than"):
         DataConfig("folder", min_item_interactions=2, candidates="catalog")

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from features import layout
+from features import layout, table
 from features.errors import StoreError
 from features.merge import merge
 from features.provenance import Provenance
@@ -109,7 +109,7 @@ def test_a_file_whose_rows_are_all_missing_is_a_file(tmp_path: Path) -> None:
 
 
 def test_one_long_id_does_not_blow_up_the_file(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(layout, "WIDE_BYTES", 2**16)
+    monkeypatch.setattr(table, "WIDE_BYTES", 2**16)
     ids = [*(str(n) for n in range(1000)), "ü" * (MAX_ID_BYTES // 2)]
     file = write(tmp_path / "f.h5", ids, np.ones((1001, 1), np.float16))
     assert file.columns.ids == tuple(ids)

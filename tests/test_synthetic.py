@@ -14,7 +14,8 @@ from extract.catalog import build_catalog
 from features.errors import ConfigError
 from features.store import FeatureFile, State
 from pipelines.data.dataset import Dataset, read_dataset
-from pipelines.data.synthetic import Corpus, CorpusSize, make_corpus, render_clip
+from pipelines.data.synthetic import NAME, Corpus, CorpusSize, make_corpus, render_clip
+from pipelines.demo import run_demo
 
 SMALL = CorpusSize(items=32, users=100)
 
@@ -27,6 +28,17 @@ def dataset(corpus: Corpus) -> Dataset:
 def digests(folder: Path) -> dict[str, str]:
     files = sorted(path for path in folder.rglob("*") if path.is_file())
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+
+
+def test_a_demo_stopped_while_it_renders_leaves_no_half_corpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def stopped(folder: Path, **_: object) -> None:
+        (folder / f"{NAME}_videos").mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("pipelines.demo.make_corpus", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        run_demo(tmp_path / "demo", seeds=1, items=64, users=100)
+    assert not list((tmp_path / "demo").iterdir())
 
 
 def test_the_same_seed_makes_the_same_files(tmp_path: Path) -> None:

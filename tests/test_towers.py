@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Sequence
+from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -11,10 +13,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import build_recommender, recommenders
+from models import build_recommender, recommenders, towers
 from models.base import Recommender
 from models.items import ItemsConfig, build_items
-from models.towers import Tower, TowerItems, held_tables
+from models.towers import BUCKET, TOGETHER, Tower, TowerItems, by_length, held_tables
 from pipelines.evaluate import evaluate
 from pipelines.experiment import training_facts
 from pipelines.optimizers import build_optimizer
@@ -234,6 +236,44 @@ def test_micro_batches_draw_the_same_dropout_both_times() -> None:
     assert close(found, gradients(made))
     assert torch.equal(torch.random.get_rng_state(), after)
     assert not close(found, gradients(made, seed=4))
+
+
+@pytest.mark.parametrize("most", [1, 7, 40, 1000])
+@pytest.mark.parametrize("longest", [1, 20, 128])
+def test_groups_hold_like_lengths(longest: int, most: int) -> None:
+    lengths = torch.randint(1, longest + 1, (300,), generator=torch.Generator().manual_seed(longest))
+    groups = by_length(lengths, most)
+    assert sorted(torch.cat(groups).tolist()) == list(range(300))
+    assert all(len(group) <= most and group.tolist() == sorted(group.tolist()) for group in groups)
+    for group, after in pairwise(groups):
+        assert -(-lengths[after].max() // BUCKET) <= -(-lengths[group].min() // BUCKET)
+        assert len(group) >= min(TOGETHER, most)
+        if len(group) > TOGETHER:
+            assert lengths[group].max() - lengths[group].min() < BUCKET
+
+
+def test_a_few_long_ones_do_not_make_all_long() -> None:
+    lengths = torch.tensor([9] * 200 + [128] * 3 + [30] * 100)
+    sizes = [(len(group), int(lengths[group].max())) for group in by_length(lengths, 1000)]
+    assert sizes == [(TOGETHER, 128), (100 + 3 - TOGETHER, 30), (200, 9)]
+    assert not by_length(lengths[:0], 5)
+
+
+@pytest.mark.parametrize("options", [{}, {"micro_batch": 7}, {"checkpointing": True}])
+def test_items_of_like_lengths_go_together(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(towers, "TOGETHER", 8)
+    lengths = torch.arange(ITEMS).mul(7).remainder(31) + 1
+    plain, grouped = model(top(2, dropout=0.0), **options), top(2, dropout=0.0)
+    grouped = model(replace(grouped, lengths=lambda items: lengths[items]), **options)
+    assert close(gradients(plain), gradients(grouped))
+    source = source_of(grouped)
+    for read in (grouped.items.table, lambda: grouped.items(torch.arange(ITEMS).flip(0)).flip(0)):
+        source.asked.clear()
+        torch.testing.assert_close(read(), plain.items.table())
+        assert sorted(item for items in source.asked for item in items) == list(range(ITEMS))
+        longest = [int(lengths[items].max()) for items in source.asked]
+        assert len(longest) > 1
+        assert longest == sorted(longest, reverse=True)
 
 
 def test_checkpointing_changes_nothing_but_when_blocks_run() -> None:

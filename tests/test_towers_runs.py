@@ -120,6 +120,30 @@ def test_top_is_end_to_end(name: str, count: int, kept: int, near: float, data: 
         torch.testing.assert_close(first, second, rtol=near, atol=near * size, msg=f"{key} of {name}")
 
 
+@pytest.mark.parametrize("kind", ["top", "e2e"])
+def test_titles_are_encoded_beside_titles_of_their_length(kind: str, data: Path, tmp_path: Path) -> None:
+    file = write_activations(tmp_path / "cut.h5", "bert-tiny", 1)
+    made = recipe(data, changes(kind, "bert-tiny", files=(file,)))
+    split = load_data(made.data).split
+    encoder = load_encoder("bert-tiny", "random", 0)
+    assert encoder.tokenizer is not None
+    wanted = [len(TITLES[int(item)].split()) for item in split.items.ids]
+    marks = int(encoder.tokenizer.tokenise(["word"]).mask.sum()) - 1
+    (tower,) = open_towers(made, split, [FeatureFile(file)], media).towers.values()
+    assert tower.lengths is not None
+    for _ in range(2):
+        assert tower.lengths(torch.arange(ITEMS)).tolist() == [words + marks for words in wanted]
+    alone = [tower.module(tower.source.read(torch.tensor([item]))) for item in range(ITEMS)]
+    together = tower.module(tower.source.read(torch.arange(ITEMS)))
+    torch.testing.assert_close(together, torch.cat(alone))
+
+
+def test_encoders_that_see_as_many_tokens_of_every_title_are_not_cut(data: Path) -> None:
+    made = recipe(data, changes("e2e", "clip-tiny-text"))
+    (tower,) = open_towers(made, load_data(made.data).split, [], media).towers.values()
+    assert tower.lengths is None
+
+
 def test_one_recipe_takes_every_kind(data: Path, tmp_path: Path) -> None:
     vectors = write_vectors(tmp_path / "vectors.h5", "small", item_ids())
     file = write_activations(tmp_path / "cut.h5", "bert-tiny", 2)

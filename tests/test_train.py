@@ -10,7 +10,7 @@ import pytest
 import torch
 
 import pipelines.train as train_module
-from features.errors import ConfigError
+from features.errors import ConfigError, StoreError
 from models.base import Recommender, TrainBatch, TrainOutput
 from pipelines.checkpoint import CHECKPOINT, load_best
 from pipelines.evaluate import Evaluation
@@ -211,6 +211,31 @@ def test_a_model_without_parameters_is_only_validated(tmp_path: Path) -> None:
 def test_no_part_of_a_checkpoint_is_left_behind(tmp_path: Path) -> None:
     run(build("sasrec", "id"), replace(CONFIG, epochs=2), run=tmp_path / "deep" / "run")
     assert [path.name for path in (tmp_path / "deep" / "run").iterdir()] == [CHECKPOINT]
+
+
+def test_a_full_disk_is_told_and_leaves_the_last_checkpoint(tmp_path: Path) -> None:
+    """The kernel refuses files above a limit, as a full disk does."""
+    resource = pytest.importorskip("resource")
+    run(build("sasrec", "id"), replace(CONFIG, epochs=1), run=tmp_path)
+    kept = (tmp_path / CHECKPOINT).read_bytes()
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**14, before[1]))
+    try:
+        with pytest.raises(StoreError, match=r"write .*checkpoint\.pt \(File too large\); .* \d+ bytes, \d+ are free"):
+            run(build("sasrec", "id"), run=tmp_path, resume=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == {CHECKPOINT: kept}
+
+
+def test_an_error_that_is_not_of_the_disk_is_not_called_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: Any) -> None:
+        raise RuntimeError("a kernel failed")
+
+    monkeypatch.setattr(torch, "save", broken)
+    with pytest.raises(RuntimeError, match="a kernel failed"):
+        run(build("sasrec", "id"), run=tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_weight_decay_spares_vectors_and_clipping_bounds_the_step() -> None:

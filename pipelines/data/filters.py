@@ -48,12 +48,12 @@ def without_short_users(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame
     short = sizes.filter(pl.col("len") < config.min_interactions)
     if len(short) and config.short_users == "error":
         raise ConfigError(
-            f"user {short.row(0)[0]!r} has {short.row(0)[1]} interactions, {len(short)} users have fewer than "
-            f"data.min_interactions={config.min_interactions}; remove them or set data.short_users=drop"
+            f"{len(short)} of {len(sizes)} users have fewer than data.min_interactions={config.min_interactions} "
+            f"interactions, first {short.row(0)[0]!r} with {short.row(0)[1]}; remove them or set data.short_users=drop"
         )
     if len(short) == len(sizes):
         raise ConfigError(
-            f"all {len(sizes)} users have fewer than data.min_interactions={config.min_interactions} interactions "
+            f"each of {len(sizes)} users has fewer than data.min_interactions={config.min_interactions} interactions "
             f"(most: {max(sizes['len'].to_list())}); nothing is left to train on"
         )
     return table.join(short.select("user"), on="user", how="anti", maintain_order="left")

@@ -1,0 +1,160 @@
+"""Several processes that train one model: each holds all of it and encodes a share of every batch's items.
+
+Letters: n items of a batch, D model width, P processes.
+
+Every process computes the loss of the whole batch from the vectors of all its items, so any loss, any drawn negative
+and any masking is that of one process: there is nothing to correct. What costs is the encoder, and only it is shared
+out. Vectors are gathered; since the loss is the same everywhere, so is its gradient by them, and each process carries
+on the part that belongs to its own items. Summed over processes, the encoder's gradients are those of one process.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+BUCKET = 2**25  # gradients that are summed in one go: 128 MB
+T = TypeVar("T")
+
+
+class LostProcessError(RuntimeError):
+    """Another process of the run is gone, or does not answer."""
+
+
+@dataclass(frozen=True)
+class Ranks:
+    """This process among those of a run; collectives use torch.distributed's default group.
+
+    Attributes:
+        rank: its number, from 0; 0 alone writes.
+        world: P.
+    """
+
+    rank: int = 0
+    world: int = 1
+
+    @property
+    def first(self) -> bool:
+        """Return whether this process is the one that writes and prints."""
+        return self.rank == 0
+
+    @property
+    def alone(self) -> bool:
+        """Return whether there is no other process."""
+        return self.world == 1
+
+    def share(self, rows: Tensor) -> Tensor:
+        """Return this process's part of (n, ...) rows that all hold: n / P of them, one more in the first processes."""
+        return torch.tensor_split(rows, self.world)[self.rank]
+
+    def gather(self, own: Tensor, count: int) -> Tensor:
+        """Return (count, D) rows of all processes, each of which gives its `share` of them; with graph."""
+        if self.alone:
+            return own
+        gathered: Tensor = _Gather.apply(own, count, self)
+        return gathered
+
+    def of_first(self, value: T) -> T:
+        """Return what the first process passes; plain data."""
+        if self.alone:
+            return value
+        held = [value]
+        _collective(dist.broadcast_object_list, held, src=0)
+        return held[0]
+
+    def wait(self) -> None:
+        """Return once all processes are here."""
+        if not self.alone:
+            _collective(dist.barrier)
+
+    def start_alike(self, model: nn.Module) -> None:
+        """Give every process the first one's weights, which rounding may have made others."""
+        if not self.alone:
+            for tensor in model.state_dict().values():
+                _collective(dist.broadcast, tensor, src=0)
+
+    def join_gradients(self, shared: Sequence[nn.Parameter], rest: Sequence[nn.Parameter]) -> None:
+        """Make all gradients those of one process, the same bits everywhere; None where no process has one.
+
+        Args:
+            shared: of what ran on this process's share alone; summed.
+            rest: of what every process has computed whole: the first one's are taken.
+        """
+        if self.alone:
+            return
+        for bucket in _buckets([*((p, True) for p in shared), *((p, self.first) for p in rest)]):
+            flat = torch.cat([_flat(parameter, mine) for parameter, mine in bucket])
+            has = [float(mine and parameter.grad is not None) for parameter, mine in bucket]
+            flat = torch.cat([flat, flat.new_tensor(has)])
+            _collective(dist.all_reduce, flat)
+            parts = torch.split(flat, [*(parameter.numel() for parameter, _ in bucket), len(bucket)])
+            for (parameter, _), part, found in zip(bucket, parts, parts[-1].tolist(), strict=False):
+                parameter.grad = part.view_as(parameter) if found else None
+
+
+ALONE = Ranks()
+
+
+@contextmanager
+def own_randomness(device: torch.device, stream: int) -> Iterator[None]:
+    """Seed torch's global generators from their state and `stream`, and put them back at the end.
+
+    Processes that encode different items draw differently inside, and go on alike behind it.
+    """
+    devices = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(int(torch.randint(2**62, ())) + stream)
+        yield
+
+
+class _Gather(torch.autograd.Function):
+    """Rows of all processes, one after another; the gradient, the same in all, goes to whoever gave the row."""
+
+    @staticmethod
+    def forward(ctx: Any, own: Tensor, count: int, ranks: Ranks) -> Tensor:
+        """Gather rows padded to one length: collectives want equal ones."""
+        sizes = [count // ranks.world + (rank < count % ranks.world) for rank in range(ranks.world)]
+        ctx.start, ctx.length = sum(sizes[: ranks.rank]), len(own)
+        padded = own.new_zeros(sizes[0], *own.shape[1:])
+        padded[: len(own)] = own
+        found = [torch.empty_like(padded) for _ in sizes]
+        _collective(dist.all_gather, found, padded)
+        return torch.cat([rows[:size] for rows, size in zip(found, sizes, strict=True)])
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Take this process's rows: no sum, the others hold the same gradient."""
+        return grads[0][ctx.start : ctx.start + ctx.length], None, None
+
+
+def _flat(parameter: nn.Parameter, mine: bool) -> Tensor:
+    if parameter.grad is None or not mine:
+        return parameter.new_zeros(parameter.numel())
+    return parameter.grad.flatten()
+
+
+def _buckets(parts: Sequence[tuple[nn.Parameter, bool]]) -> Iterator[list[tuple[nn.Parameter, bool]]]:
+    """Yield (parameter, whether this process has a part in its sum) by the bucket."""
+    bucket: list[tuple[nn.Parameter, bool]] = []
+    size = 0
+    for parameter, mine in parts:
+        if bucket and size + parameter.numel() > BUCKET:
+            yield bucket
+            bucket, size = [], 0
+        bucket.append((parameter, mine))
+        size += parameter.numel()
+    if bucket:
+        yield bucket
+
+
+def _collective(call: Callable[..., Any], *args: Any, **kwargs: Any) -> None:
+    try:
+        call(*args, **kwargs)
+    except RuntimeError as error:  # gloo has no class of its own for a peer that is gone
+        raise LostProcessError((str(error) or "no answer").splitlines()[0]) from error
