@@ -14,9 +14,17 @@ from pipelines.config import Recipe
 from pipelines.search_space import Space, parse_space
 
 NAMES = {"top_blocks": "T"}  # of a key in the name of a row; others keep their last word
-READ_BY: Mapping[str, Sequence[str]] = dict.fromkeys(("layers", "hidden"), ("dnn",)) | dict.fromkeys(
-    ("encoder", "top_blocks", "encoder_lr", "weights", "frames", "checkpointing", "micro_batch"), TOWERS
-)
+# Settings of items that some kinds alone read (models/representation.py); all kinds read the others.
+READ_BY: Mapping[str, Sequence[str]] = {
+    "layers": ("dnn",),
+    "dropout": ("dnn",),
+    "hidden": ("dnn", "adapter"),
+    "mix": ("v", "dnn", "id+v"),
+    "inter": ("adapter",),
+    **dict.fromkeys(
+        ("encoder", "top_blocks", "encoder_lr", "weights", "frames", "checkpointing", "micro_batch"), TOWERS
+    ),
+}
 
 
 def parse_axes(words: Sequence[str]) -> Space:

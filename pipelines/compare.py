@@ -22,6 +22,7 @@ from pipelines.data.split import DataConfig
 from pipelines.experiment import Data, load_data, run_recipe
 from pipelines.significance import Test, compare_with_baseline
 from pipelines.tables import Plan, plan, print_groups
+from pipelines.towers import refuse_shallow
 
 WORDS: dict[Test, str] = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}
 
@@ -30,7 +31,7 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
     """Run every recipe with seeds 0 .. seeds-1 in `out/<name>-seed<k>`; finished runs are taken as they are.
 
     Raises:
-        ConfigError: no seeds, two recipes of one name, or feature files that are not there.
+        ConfigError: no seeds, two recipes of one name, or feature files that are not there or too shallow.
     """
     if seeds < 1:
         raise ConfigError(f"--seeds is {seeds}; a comparison needs at least 1")
@@ -43,6 +44,7 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
     for recipe in recipes:  # before hours of training, not after
         for feature in recipe.features:
             feature.resolve()
+        refuse_shallow(recipe)
     data: dict[DataConfig, Data] = {}
     rows = []
     for recipe in recipes:

@@ -102,7 +102,13 @@ def cost_summary(rows: Sequence[Row]) -> str:
         "extraction: once, waiting for decoders and encoding, of the feature files that are read; stored: their size",
         "encoded: items through the encoder in training",
     ]
-    devices = dict.fromkeys(record["device"] for row in rows for record in _records(row) if "device" in record)
+    records = [record for row in rows for record in _records(row) if "costs" in record]
+    if any(record["costs"]["peak_memory_of"] == "process" for record in records):
+        parts.append("peak: of the process, which may have made several runs, since this system tells no other")
+    devices = dict.fromkeys(
+        record["device"] + (f" in each of {count} processes" if (count := record["processes"]) > 1 else "")
+        for record in records
+    )
     return "; ".join([*parts, f"measured on {', '.join(devices)}"] if devices else parts)
 
 

@@ -18,7 +18,16 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 FORMS = (".svg", ".png")
-MARKS: dict[Kind | str, str] = {"id": "o", "v": "s", "dnn": "D", "id+v": "P", "top": "^", "e2e": "v", "-": "X"}
+MARKS: dict[Kind | str, str] = {
+    "id": "o",
+    "v": "s",
+    "dnn": "D",
+    "id+v": "P",
+    "adapter": "p",
+    "top": "^",
+    "e2e": "v",
+    "-": "X",
+}
 # Where a name may stand, from the point, in points: the first place where it covers nothing is taken.
 PLACES = [
     (8, -3),

@@ -188,7 +188,11 @@ class _Row:
 
 def _load(row: _Row, overrides: Sequence[str], axes: Sequence[str]) -> list[Recipe]:
     words = row.fitting(overrides)
-    base = load_recipe(row.path, words, row.changes)
+    try:
+        base = load_recipe(row.path, words, row.changes)
+    except ConfigError as error:
+        where = f"row {row.changes['name']!r}: " if row.changes else ""
+        raise ConfigError(f"{where}{error}") from error
     if not axes:
         return [base]
     return vary(base, lambda more: load_recipe(row.path, [*words, *more], row.changes), parse_axes(axes))

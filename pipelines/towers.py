@@ -155,14 +155,9 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
     items = recipe.items
     place = _activations_of(name, items, files)
     file, made = files[place], files[place].provenance.recipe
-    kept = made["top_blocks"]
-    if items.top_blocks == "all" or items.top_blocks > kept:
-        deeper = "kind 'e2e'" if items.top_blocks == "all" else f"`extract --top-blocks {items.top_blocks}`"
-        raise ConfigError(
-            f"items.top_blocks is {items.top_blocks}, but {file.path} holds what stands below the last {kept} blocks "
-            f"of {name!r}; use at most {kept}, or {deeper}"
-        )
+    _refuse_shallow(name, items, file)
     _refuse_frames(items, file)
+    kept = made["top_blocks"]
     encoder = _encoder_of(name, file, items.weights)
     prefix, module = encoder.split(kept, tokens=made.get("tokens"))
     if prefix.shape != file.shape[1:]:
@@ -177,6 +172,25 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
     lengths = _lengths(prefix, source, len(split.items))
     tower = Tower(source, module, (trained,), _last_blocks(encoder, items), lengths)
     return tower, _facts(encoder, items) | {"activations": file.provenance.fingerprint}
+
+
+def refuse_shallow(recipe: Recipe) -> None:
+    """Raise ConfigError as `open_towers` where a recipe of kind 'top' lacks its activations; loads no encoder."""
+    if recipe.items.kind != "top" or not recommenders()[recipe.model.name].uses_items:
+        return
+    files = [FeatureFile(feature.resolve()) for feature in recipe.features]
+    for name in recipe.items.encoders:
+        _refuse_shallow(name, recipe.items, files[_activations_of(name, recipe.items, files)])
+
+
+def _refuse_shallow(name: str, items: ItemsConfig, file: FeatureFile) -> None:
+    kept = file.provenance.recipe["top_blocks"]
+    if items.top_blocks == "all" or items.top_blocks > kept:
+        deeper = "kind 'e2e'" if items.top_blocks == "all" else f"`extract --top-blocks {items.top_blocks}`"
+        raise ConfigError(
+            f"items.top_blocks is {items.top_blocks}, but {file.path} holds what stands below the last {kept} blocks "
+            f"of {name!r}; use at most {kept}, or {deeper}"
+        )
 
 
 def _activations_of(name: str, items: ItemsConfig, files: Sequence[FeatureFile]) -> int:

@@ -83,6 +83,10 @@ def test_a_published_number_stays_with_the_recipe_as_it_stands(source: Path) -> 
 @pytest.mark.parametrize(
     ("axes", "message"),
     [
+        (
+            ["items.inter=true,false"],
+            r"--axis items\.inter: .* and adapter alone read it; .* or add items\.kind=adapter",
+        ),
         (["items.layers=1,2"], r"--axis items\.layers: recipe 'titles' has items\.kind 'v', and dnn alone read it"),
         (["items.kind"], r"--axis 'items\.kind' is not of the form key\.path=value,value"),
         (["items.kind=v", "items.kind=id"], r"--axis names 'items\.kind' twice"),
@@ -102,6 +106,14 @@ def test_axes_are_not_for_groups_nor_runs(source: Path, compared: Path, tmp_path
         plan([path], [], ["items.kind=id,v"])
     with pytest.raises(ConfigError, match=r"stays as it is; --set, --axis and --seeds are for recipes"):
         run_compare([compared / "runs" / "titles[kind=v]-seed0"], [], 1, tmp_path, "cpu", axes=["items.kind=id,v"])
+
+
+def test_activations_that_are_too_shallow_are_told_before_anything_is_trained(source: Path, tmp_path: Path) -> None:
+    with pytest.raises(
+        ConfigError, match=r"top_blocks is all, but .*cut\.h5 holds what stands below the last 2 blocks"
+    ):
+        run_compare([source], [], 1, tmp_path / "runs", "cpu", axes=["items.kind=id,top", "items.top_blocks=1,all"])
+    assert not (tmp_path / "runs").exists()
 
 
 # What rows cost.

@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import re
 import shlex
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -123,9 +124,13 @@ def run(arguments: list[str], here: Path) -> None:
         elif "--set" in line:
             place = line.index("--set") + 1
             line[place:place] = quick
+            line = [small for word in line for small in _small_encoder([word]) or [word]]
         elif any(word.endswith(".yaml") for word in line):
             line += ["--set", *quick]
         line += ["--device", "cpu"]
+    if "--plot" in line and find_spec("matplotlib") is None:  # an option of the installation
+        place = line.index("--plot")
+        del line[place : place + 2]
     assert run_pipeline.main(line) == 0, " ".join(line)
     _rename(here)
 
@@ -134,7 +139,7 @@ def _rename(here: Path) -> None:
     for path in here.glob("data/features/*-64px.*.h5"):
         path.rename(path.with_name(path.name.replace("-64px", "-224px")))
     for real, tiny in STAND_INS.items():
-        for path in (*here.glob(f"data/features/*.{tiny}.*.h5"), *here.glob(f"data/features/*.{tiny}-top*.h5")):
+        for path in here.glob(f"data/features/*.{tiny}[.-]*.h5"):  # vectors, -top2, -layers
             path.rename(path.with_name(path.name.replace(f".{tiny}", f".{real}")))
 
 
@@ -234,6 +239,10 @@ def test_recipes_page(here: Path) -> None:
     assert "scale=small" in (here / "t.md").read_text()
     assert (here / "runs" / "mixed" / "microlens-100k-gru4rec-id-seed0").is_dir()
     assert (here / "runs" / "search" / "best.yaml").is_file()
+    rows = {path.name.removeprefix("amazon-scientific-sasrec-v") for path in (here / "runs" / "axis").iterdir()}
+    assert len(rows) == 7 * 3
+    assert {"[kind=v]-seed0", "[kind=dnn,layers=3]-seed1", "[kind=e2e,T=all]-seed2"} <= rows
+    assert ",costs,train_s_per_epoch," in (here / "axis.csv").read_text()
     assert (here / "runs" / "top" / "metrics.json").is_file()
     assert (here / "runs" / "e2e" / "metrics.json").is_file()
     assert (here / "runs" / "e2e-video" / "metrics.json").is_file()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,14 +12,18 @@ import pytest
 import torch
 
 import pipelines
+from extract.encoders import ENCODERS
 from models import recommenders
 from models.base import PairBatch, TrainBatch
-from pipelines.config import Recipe, load_recipe
+from models.representation import TOWERS
+from pipelines.config import FeatureConfig, Recipe, load_recipe
 from pipelines.data.sides import side_features
 from pipelines.experiment import Data, build_model, load_data, open_features
 from pipelines.metrics import METRICS
 from pipelines.tables import SHIPPED, load_group, plan
+from pipelines.towers import open_towers
 from tests.small import item_ids, small_dataset, write, write_vectors
+from tests.test_towers_runs import media, write_activations
 
 FOLDER = Path(pipelines.__file__).parent / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
@@ -40,7 +46,14 @@ def small_scale(path: Path, folder: Path) -> Recipe:
     here = [f"data.folder={folder}", "data.min_item_interactions=0"]
     features = range(len(load_recipe(path).features))
     here += [f"features.{number}.path={folder / 'features.h5'}" for number in features]
-    return load_recipe(path, [*scale, *here])
+    recipe = load_recipe(path, [*scale, *here])
+    if recipe.items.kind != "top":
+        return recipe
+    assert isinstance(recipe.items.encoder, str)
+    assert isinstance(recipe.items.top_blocks, int)
+    cut = folder / f"{path.stem}.h5"
+    write_activations(cut, recipe.items.encoder, recipe.items.top_blocks)
+    return replace(recipe, features=(FeatureConfig(str(cut)),))
 
 
 def one_batch(data: Data, recipe: Recipe) -> TrainBatch | PairBatch:
@@ -57,7 +70,8 @@ def test_every_recipe_builds_its_model_and_has_a_loss_at_small_scale(path: Path,
     assert recipe.items.dim <= TWO_CORES
     data = load_data(recipe.data)
     sides = side_features(recipe.items.side, data.split, data.dataset)
-    model = build_model(recipe, data.split, open_features(recipe, data.split), sides)
+    files = open_features(recipe, data.split)
+    model = build_model(recipe, data.split, files, sides, open_towers(recipe, data.split, files, media))
     loss = model(one_batch(data, recipe)).loss.detach()
     assert torch.isfinite(loss)
     assert (float(loss) > 0) == (recipe.model.name not in ("popularity", "itemknn"))
@@ -72,12 +86,16 @@ def test_a_recipe_of_the_paper_says_where_its_numbers_are_from(path: Path) -> No
     if recipe.paper is None:
         assert "number" in " ".join(path.read_text(encoding="utf-8").splitlines()[:4])  # says that none is published
         return
-    assert re.fullmatch(r"arXiv 2309\.15379, Table \d+(, column frozen)?", recipe.paper.source)
+    assert re.fullmatch(r"arXiv 2309\.15379, Table \d+(, column (frozen|topT))?", recipe.paper.source)
     assert recipe.paper.source.split(", ")[1] in head
-    for name, value in recipe.paper.metrics.items():
+    check_published(recipe.paper.metrics)
+
+
+def check_published(values: Mapping[str, float]) -> None:
+    """Look at numbers that a paper may have: shares, and NDCG between the bounds that HR sets it."""
+    for name, value in values.items():
         assert name.partition("@")[0] in METRICS
         assert 0 < value < 1
-    values = recipe.paper.metrics
     assert values.get("NDCG@10", 0) < values["HR@10"] <= values.get("HR@20", 1)
     gained = values.get("HR@20", 0) - values["HR@10"]  # an added hit stands at 11 to 20, so its gain is bounded
     if "HR@20" in values:
@@ -87,22 +105,40 @@ def test_a_recipe_of_the_paper_says_where_its_numbers_are_from(path: Path) -> No
 
 @pytest.mark.parametrize("path", GROUPS, ids=lambda path: path.stem)
 def test_every_group_loads_at_both_scales(path: Path) -> None:
-    group, number = load_group(path), path.stem.replace("-", " ").capitalize()
+    group, number = load_group(path), " ".join(path.stem.split("-")[:2]).capitalize()
     if "amazon" in path.stem:  # no table of a paper, and small as it is
         full = small = plan([path], ["train.epochs=10"])
     else:
         assert re.fullmatch(rf"arXiv 2309\.15379, {number}(, column frozen)?", group.source)
         full, small = plan([path], []), plan([path], ["scale=small"])
-    assert [recipe.name for recipe in full.recipes] == [Path(name).stem for name in group.recipes]
+    assert [recipe.name for recipe in full.recipes] == [row.name or Path(row.recipe).stem for row in group.recipes]
     assert all(recipe.items.dim <= TWO_CORES and recipe.train.epochs <= 10 for recipe in small.recipes)
     assert full.baseline in [recipe.name for recipe in full.recipes]
 
 
 def test_every_recipe_stands_in_the_group_of_its_table() -> None:
-    members = {path: [(path.parent / name).resolve() for name in load_group(path).recipes] for path in GROUPS}
+    members = {path: [(path.parent / row.recipe).resolve() for row in load_group(path).recipes] for path in GROUPS}
     for path in RECIPES:
         assert any(path.resolve() in names for names in members.values()), path
         paper = load_recipe(path).paper
         if paper:
             table = paper.source.split(", ")[1].lower().replace(" ", "-")
-            assert path.resolve() in members[SHIPPED / f"{table}.yaml"], path
+            of_table = [names for group, names in members.items() if f"{group.stem}-".startswith(f"{table}-")]
+            assert any(path.resolve() in names for names in of_table), path
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=lambda path: path.stem)
+def test_rows_that_train_an_encoder(path: Path) -> None:
+    options = [] if "amazon" in path.stem else ["scale=small"]
+    for full, small in zip(plan([path], []).recipes, plan([path], options).recipes, strict=True):
+        if full.items.kind not in TOWERS:
+            continue
+        (encoder,), (tiny,) = ([ENCODERS[name] for name in recipe.items.encoders] for recipe in (full, small))
+        assert (tiny.weights, small.items.weights, tiny.modality) == (None, "random", encoder.modality)
+        assert full.items.encoder_lr == 1e-4
+        for recipe, spec in ((full, encoder), (small, tiny)):
+            (feature,) = recipe.features
+            made = f"{spec.name}-top{recipe.items.top_blocks}.*" if recipe.items.kind == "top" else f"/{spec.name}/"
+            assert made in feature.path, recipe.name
+        if full.paper is not None:
+            check_published(full.paper.metrics)

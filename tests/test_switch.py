@@ -1,4 +1,4 @@
-"""The switch is real: one recipe, items.kind flipped through all six, and what then learns."""
+"""The switch is real: one recipe, items.kind flipped through all of them, and what then learns."""
 
 from __future__ import annotations
 
@@ -8,9 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
+import numpy as np
 import pytest
 import torch
 
+from features.provenance import Provenance
+from features.store import FeatureRows, write_features
 from models.base import PairBatch, TrainBatch
 from models.representation import Kind
 from pipelines.config import Recipe, dump_yaml, load_recipe
@@ -23,13 +26,21 @@ from tests.test_towers_runs import changes, data, write_activations
 
 __all__ = ["data"]  # a fixture
 
-DIM = 8
+DIM, LAYERS = 8, 3
+
+
+def write_layers(path: Path) -> Path:
+    layers = np.random.default_rng(1).normal(size=(ITEMS, LAYERS, WIDTH)).astype(np.float32)
+    rows = FeatureRows(item_ids(), layers, np.zeros(ITEMS, np.uint8), *[[""] * ITEMS] * 3)
+    write_features(path, rows, Provenance("small", {"encoder": "noise", "layers": [1, 2, 3]}))
+    return path
 
 
 @pytest.fixture
 def recipe_file(data: Path, tmp_path: Path) -> Path:
     files = (
         write_vectors(tmp_path / "vectors.h5", "small", item_ids()),
+        write_layers(tmp_path / "layers.h5"),
         write_activations(tmp_path / "cut.h5", "bert-tiny", 2),
     )
     return write(tmp_path / "recipe.yaml", dump_yaml(plain_recipe(data, changes("id", "bert-tiny", 1, files))))
@@ -75,6 +86,12 @@ def test_what_learns_is_what_the_kind_says_and_the_record_names_it(
             assert (by_part, sum(items.values())) == ({"project": 6}, project + 2 * (DIM * DIM + DIM))
         case "id+v":
             assert (by_part, sum(items.values())) == ({"members": 3}, ITEMS * DIM + project)
+        case "adapter":  # down and up of each layer, its gates, and the projection
+            adapters = LAYERS * (2 * WIDTH * DIM + WIDTH + DIM)
+            assert (by_part, sum(items.values())) == (
+                {"side": 4 * LAYERS + 1, "project": 2},
+                adapters + LAYERS + project,
+            )
         case _:
             assert set(by_part) == {"tower", "project"}
             _, top = load_encoder("bert-tiny", "random", 0).split(1)

@@ -134,6 +134,52 @@ def test_groups_that_cannot_be_meant(here: Path, changes: dict[str, Any], messag
     assert "\n" not in str(caught.value)
 
 
+CHANGED = {
+    "recipe": "../content.yaml",
+    "name": "titles",
+    "set": {"features.0.path": "title.h5", "items.kind": "dnn", "items.layers": 1, "small.items.layers": 0},
+    "paper": {"source": SOURCE, "metrics": {"HR@10": 0.07}, "note": "of its own"},
+}
+
+
+def test_a_row_may_be_a_recipe_with_other_keys(here: Path) -> None:
+    rows = ["../ids.yaml", "../content.yaml", CHANGED, {**CHANGED, "name": "bare", "paper": None}]
+    rows.append({"recipe": "../ids.yaml", "name": "wide", "set": {"items.dim": 16}})
+    path = group(here, "changed", recipes=rows, baseline="titles")
+    made = {recipe.name: recipe for recipe in plan([path, path], []).recipes}
+    assert list(made) == ["ids", "content", "titles", "bare", "wide"]
+    titles = made["titles"]
+    assert (titles.items.kind, titles.items.layers, titles.items.dim) == ("dnn", 1, 8)
+    assert titles.features[0].path == "title.h5"
+    assert titles.paper is not None
+    assert (titles.paper.metrics, titles.paper.note) == ({"HR@10": 0.07}, "of its own")
+    assert made["bare"].paper is None
+    assert made["wide"].paper is None, "what was published is not of the changed row"
+    assert made["content"] == load_recipe(here / "content.yaml")
+    small = {recipe.name: recipe.items for recipe in plan([path], ["scale=small"]).recipes}
+    assert [(small[name].dim, small[name].layers) for name in ("content", "titles", "wide")] == [(2, 2), (2, 0), (4, 2)]
+    asked = plan([path], ["scale=small", "items.layers=3", "features.0.path=x.h5"]).recipes[2]
+    assert (asked.items.layers, asked.features[0].path) == (3, "x.h5"), "the command line has the last word"
+
+
+@pytest.mark.parametrize(
+    ("row", "message"),
+    [
+        ({**CHANGED, "name": ""}, r"row '\.\./content\.yaml' needs all of recipe, name and set, or a recipe alone"),
+        ({"recipe": "../ids.yaml", "name": "x"}, r"row 'x' needs all of recipe, name and set"),
+        ({**CHANGED, "sets": {}}, r"unknown key 'recipes\.1\.sets'; did you mean 'set'"),
+        ({"name": "x", "set": {"items.dim": 4}}, r"recipes\.1\.recipe is missing"),
+        ({**CHANGED, "recipe": "../contend.yaml"}, r"names '\.\./contend\.yaml', .*did you mean 'content\.yaml'"),
+        ({**CHANGED, "set": {"items.lairs": 1}}, r"^row 'titles': unknown key 'items\.lairs'; did you mean 'layers'"),
+        (3, r"recipes\.1 is 3: "),
+    ],
+)
+def test_rows_that_cannot_be_meant(here: Path, row: Any, message: str) -> None:
+    with pytest.raises(ConfigError, match=message) as caught:
+        plan([group(here, "bad", recipes=["../ids.yaml", row], baseline=None)], [])
+    assert "\n" not in str(caught.value)
+
+
 def test_a_group_in_place_of_a_recipe_and_files_that_are_neither(here: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"group\.yaml is a group of recipes; give it to `compare`"):
         load_recipe(here / "tables" / "group.yaml")
