@@ -134,7 +134,8 @@ def _rename(here: Path) -> None:
     for path in here.glob("data/features/*-64px.*.h5"):
         path.rename(path.with_name(path.name.replace("-64px", "-224px")))
     for real, tiny in STAND_INS.items():
-        for path in (*here.glob(f"data/features/*.{tiny}.*.h5"), *here.glob(f"data/features/*.{tiny}-top*.h5")):
+        patterns = (f"*.{tiny}.*.h5", f"*.{tiny}-top*.h5", f"*.{tiny}-layers.*.h5")
+        for path in (path for pattern in patterns for path in here.glob(f"data/features/{pattern}")):
             path.rename(path.with_name(path.name.replace(f".{tiny}", f".{real}")))
 
 
