@@ -77,7 +77,9 @@ class Ranks:
         """Give every process the first one's weights, which rounding may have made others."""
         if not self.alone:
             for tensor in model.state_dict().values():
-                _collective(dist.broadcast, tensor, src=0)
+                whole = tensor.contiguous()
+                _collective(dist.broadcast, whole, src=0)
+                tensor.copy_(whole)
 
     def join_gradients(self, shared: Sequence[nn.Parameter], rest: Sequence[nn.Parameter]) -> None:
         """Make all gradients those of one process, the same bits everywhere; None where no process has one.

@@ -9,11 +9,12 @@ gradients; what differs is where the inputs come from.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol
+from itertools import zip_longest
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +39,14 @@ class Source(Protocol):
         token ids) stay. What is returned is not written to again. Encoders that take several tensors get them as a
         tuple.
         """
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A source that may read inputs before they are asked for."""
+
+    def expect(self, items: Tensor) -> None:
+        """Take the items (n,) int64, on the CPU, that are likely to be read next; a hint, which changes no number."""
 
 
 @dataclass(frozen=True)
@@ -150,6 +159,11 @@ class TowerItems(ItemRepresentation):
             )
         self.ranks, self._stream = ranks, number * ranks.world + ranks.rank
 
+    def expect(self, items: Tensor) -> None:
+        """Let the source read ahead: the next batch is likely to ask for items (n,) int64, on the CPU."""
+        if isinstance(self.source, LooksAhead):
+            self.source.expect(self.ranks.share(torch.unique(items)))
+
     def _encode_all(self, distinct: Tensor) -> Tensor:
         if not len(distinct):
             return self.shift.new_zeros(0, self.dim)
@@ -157,7 +171,7 @@ class TowerItems(ItemRepresentation):
         if torch.is_grad_enabled() and self.config.micro_batch and len(pieces) > 1:
             vectors = torch.cat([checkpoint(self._encode, piece, use_reentrant=False) for piece in pieces])
         else:
-            vectors = torch.cat([self._encode(piece) for piece in pieces])
+            vectors = torch.cat([self._encode(piece) for piece in self._one_ahead(pieces)])
         # where items have lengths, pieces do not stand in the order of items
         return vectors if self._lengths is None else vectors[torch.argsort(torch.cat(pieces))]
 
@@ -170,6 +184,13 @@ class TowerItems(ItemRepresentation):
             return torch.split(items, most)
         groups = by_length(self._lengths(items).to(items.device), most)
         return tuple(items[group] for group in groups)
+
+    def _one_ahead(self, pieces: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the pieces, the source looking ahead to the one after each."""
+        for piece, following in zip_longest(pieces, pieces[1:]):
+            if following is not None and isinstance(self.source, LooksAhead):
+                self.source.expect(following.cpu())
+            yield piece
 
     def _encode(self, items: Tensor) -> Tensor:
         vectors: Tensor = self.project(self._normalised(self._raw(items)))

@@ -16,6 +16,7 @@ from torch import Tensor
 from features.errors import StoreError
 from features.precision import to_float32
 from features.store import AbsentPolicy, FeatureFile
+from pipelines.ahead import LookAhead
 
 RESIDENT_BYTES = 2**31  # a file up to this size is read into memory, or onto the GPU, once
 BLOCK = 2**22  # numbers that are copied at a time
@@ -26,7 +27,8 @@ class MappedActivations:
     """The activations of a dataset's items in a feature file (I, S, F), by dense index.
 
     Rows come in the type they are stored in; int8 rows come as float32. Where the file is larger than `resident_bytes`,
-    only the rows a batch needs are read, in the order of the file, through the page cache of the system.
+    only the rows a batch needs are read, in the order of the file, through the page cache of the system, which a thread
+    fills with the rows of the next batch.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class MappedActivations:
             self._filling = self._mean()
         width = file.dtype.itemsize if self._scales is None else 4  # int8 is kept as float32
         size = len(ids) * int(np.prod(file.shape[1:])) * width
+        self._ahead = LookAhead(file.path, self._mapped)
         self._resident: Tensor | None = None
         if size <= resident_bytes:
             self._resident = self._stored(np.arange(len(ids)))
@@ -67,6 +70,11 @@ class MappedActivations:
     def resident(self) -> bool:
         """Return whether all rows lie in memory."""
         return self._resident is not None
+
+    def expect(self, items: Tensor) -> None:
+        """Read items (n,) int64 ahead where they do not lie in memory."""
+        if self._resident is None:
+            self._ahead.expect(self._rows[items.numpy()])
 
     def read(self, items: Tensor) -> Tensor:
         """Return activations (n, S, F) of items (n,) int64, on their device; StoreError where one is not finite."""

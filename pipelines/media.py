@@ -14,6 +14,7 @@ from torch import Tensor
 from features.errors import ConfigError
 from features.provenance import canonical_json
 from features.store import FeatureFile
+from pipelines.ahead import LookAhead
 from pipelines.data.dataset import Dataset
 from pipelines.data.split import Split
 from pipelines.feature_config import FeatureConfig
@@ -76,12 +77,17 @@ class StoredPixels:
         self._inputs, self._cover = spec.inputs, spec.frames is None
         self._rows = file.locate(ids, "zero" if blank else "error")
         self._mapped = file.mapped()
+        self._ahead = LookAhead(file.path, self._mapped)
 
     @property
     def fingerprint(self) -> str:
         """Return a hash of the recipe of the pixels and of the pixels themselves."""
         made = [self.file.provenance.fingerprint, self.file.vectors_sha256]
         return hashlib.sha256(canonical_json(made).encode()).hexdigest()
+
+    def expect(self, items: Tensor) -> None:
+        """Read items (n,) int64 ahead."""
+        self._ahead.expect(self._rows[items.numpy()])
 
     def read(self, items: Tensor) -> Tensor:
         """Return (n, T, 3, H, W) float32 of items (n,) int64, covers (n, 3, H, W), on their device."""

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any, ClassVar, Literal, get_args
 
@@ -219,7 +220,10 @@ class _Epochs:
         self.arrays = [torch.from_numpy(array).to(device) for array in arrays]
         self.kind: type[PairBatch] | type[TrainBatch] = PairBatch if pairs else TrainBatch
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-        inside = {id(parameter) for tower in towers_of(model) for parameter in tower.parameters()}
+        self.towers = towers_of(model)
+        shown, real = (edges[1], np.ones_like(edges[1], bool)) if pairs else (windows.items, windows.mask)
+        self.shown, self.real = torch.from_numpy(shown), torch.from_numpy(real)  # on the CPU
+        inside = {id(parameter) for tower in self.towers for parameter in tower.parameters()}
         self.shared = [parameter for parameter in self.parameters if id(parameter) in inside]
         self.rest = [parameter for parameter in self.parameters if id(parameter) not in inside]
         self.steps = math.ceil(len(self.arrays[0]) / config.batch_size)
@@ -230,12 +234,19 @@ class _Epochs:
         self.model.train()
         total, positions = 0.0, 0
         with _randomness(self.seed, epoch, self.device) as generator:
-            order = torch.randperm(len(self.arrays[0]), generator=generator).to(self.device)
-            for step, rows in enumerate(torch.split(order, self.config.batch_size), start=1):
+            order = torch.randperm(len(self.arrays[0]), generator=generator)
+            later = torch.split(order, self.config.batch_size)[1:]
+            for step, rows in enumerate(torch.split(order.to(self.device), self.config.batch_size), start=1):
+                self._look_ahead(later[step - 1 : step])
                 loss, count = self._step(rows, epoch, step)
                 total, positions = total + loss * count, positions + count
                 self.progress(Progress(epoch, step, self.steps, None))
         return total / max(positions, 1), time.perf_counter() - began
+
+    def _look_ahead(self, following: Sequence[Tensor]) -> None:
+        """Tell the encoders which items the next batch shows; negatives that a loss draws are not known yet."""
+        for rows, tower in product(following, self.towers):
+            tower.expect(self.shown[rows][self.real[rows]])
 
     def _step(self, rows: Tensor, epoch: int, step: int) -> tuple[float, int]:
         batch = self.kind(*(array[rows] for array in self.arrays))
