@@ -146,6 +146,7 @@ class Padded:
         length = self.context or int(mask.any(dim=0).nonzero().max()) + 1
         missing = length - activations.shape[1]
         states = functional.pad(activations, (0, 0, 0, missing)) if missing > 0 else activations[:, :length]
+        states = states.contiguous()  # as a block gives them: a bias's gradient is summed in another order otherwise
         mask = functional.pad(mask, (0, missing)) if missing > 0 else mask[:, :length]
         if self.ids:
             return Tokens((states[..., 0].round().long() - 1).clamp(min=0), mask)
@@ -181,7 +182,13 @@ class Prefix(nn.Module):
         return self
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return activations (B, S, F) float32 of the batch that the encoder takes."""
+        """Return activations (B, S, F) float32 of the batch that the encoder takes.
+
+        Pixels are put in memory with their channels innermost, as activations lie that are read: convolutions round
+        otherwise in another order, and a block must give the same bits on either side of a cut.
+        """
+        if not isinstance(batch, Tokens):
+            batch = batch.movedim(PIXEL_CHANNELS, -1).contiguous().movedim(-1, PIXEL_CHANNELS)
         with torch.no_grad():
             return self.packing.pack(self.steps(batch)).float()
 

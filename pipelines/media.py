@@ -96,8 +96,6 @@ class StoredPixels:
         rows = self._rows[items.cpu().numpy()]
         pixels = torch.from_numpy(self._stored(rows)).to(items.device)
         values = normalise(pixels, self._inputs)
-        if self._cover:  # in memory as a stack of covers lies that `extract` encodes: convolutions then round alike
-            values = values.contiguous()
         if (rows < 0).any():
             values[torch.from_numpy(rows < 0).to(items.device)] = 0
         return values
