@@ -21,14 +21,17 @@ class LayerMix(nn.Module):
 
         mix(h) = gamma * sum over l of s_l h_l,    s = softmax(w)
 
-    w starts at zero, so that the mix starts as the mean, and gamma at 1. Deviations: no decay pulls the weights towards
-    the mean (vectors never decay here); layers are normalised as `items.normalise` says (there: LayerNorm, or none).
+    w starts at zero, so that the mix points where the mean does, and gamma so that it is as long as the layers are: a
+    mean is shorter, and what follows would learn slower from it than from one layer. Deviations: no decay pulls the
+    weights towards the mean (vectors never decay here); layers are normalised as `items.normalise` says (there:
+    LayerNorm, or none).
     """
 
-    def __init__(self, layers: int) -> None:
+    def __init__(self, frozen: Tensor) -> None:
+        """Take layers (n, L, F) to measure."""
         super().__init__()
-        self.weights = nn.Parameter(torch.zeros(layers))
-        self.gamma = nn.Parameter(torch.ones(()))
+        self.weights = nn.Parameter(torch.zeros(frozen.shape[1]))
+        self.gamma = nn.Parameter(torch.tensor(start_length(frozen.flatten(0, 1)) / start_length(frozen.mean(1))))
 
     def shares(self) -> Tensor:
         """Return s, (L,), which sums to 1."""
@@ -54,9 +57,9 @@ class FrozenItems(ItemRepresentation):
         super().__init__(len(frozen), dim)
         self.frozen: Tensor
         self.register_buffer("frozen", frozen, persistent=False)
-        self.mix = LayerMix(frozen.shape[1]) if frozen.ndim == 3 else None
         own = own_rows(frozen, present)
-        length = start_length(own if self.mix is None else own.mean(1))
+        self.mix = LayerMix(own) if frozen.ndim == 3 else None
+        length = start_length(own.flatten(0, -2))
         inner = frozen.shape[-1]
         if config.kind != "dnn":
             self.project: nn.Module = linear(inner, dim, config.init_std / length)

@@ -36,7 +36,7 @@ REPRESENTATIONS = {
     "id+v concat": ItemsConfig(kind="id+v", dim=16, fuse="concat"),
     "id+v gate": ItemsConfig(kind="id+v", dim=16, fuse="gate"),
     "v mix": ItemsConfig(kind="v", dim=16, mix=True),
-    "adapter": ItemsConfig(kind="adapter", dim=16),
+    "adapter": ItemsConfig(kind="adapter", dim=16, hidden=4),  # a bottleneck: the vectors have 12 numbers
     "top": ItemsConfig(kind="top", dim=16, encoder="toy"),
 }
 
@@ -105,8 +105,10 @@ def cluster_features(seed: int = 0) -> dict[str, torch.Tensor]:
 
 
 def cluster_layers() -> dict[str, torch.Tensor]:
-    """Return three layers (I, 3, F), each of which shows the cluster in a way of its own."""
-    return {"video": torch.stack([cluster_features(seed)["video"] for seed in range(3)], dim=1)}
+    """Return three layers (I, 3, F) of such vectors, at scales and with noise of their own."""
+    shown = cluster_features()["video"]
+    noise = torch.randn(2, *shown.shape, generator=torch.Generator().manual_seed(0))
+    return {"video": torch.stack([0.1 * (shown + noise[0]) - 9, shown, 10 * (shown + noise[1])], dim=1)}
 
 
 class InMemory:

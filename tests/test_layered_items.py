@@ -98,10 +98,13 @@ def test_the_mix_is_equation_1_of_elmo() -> None:
     torch.testing.assert_close(items.table(), mapped(mixed, of))
 
 
-def test_a_mix_starts_as_the_mean_of_the_layers() -> None:
+def test_a_mix_starts_as_the_mean_of_the_layers_at_their_length() -> None:
     config = ItemsConfig(kind="v", normalise="none")
     mixed, plain = make(replace(config, mix=True)), make(config, {"title": layers().mean(1)})
     torch.testing.assert_close(mixed.table(), plain.table())
+    assert isinstance(mixed, FrozenItems)
+    length = mixed.content(torch.arange(N)).square().sum(1).mean()
+    torch.testing.assert_close(length, layers().square().sum(2).mean())
 
 
 def test_a_mix_learns_which_layer_tells() -> None:
