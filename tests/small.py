@@ -13,7 +13,7 @@ from features.provenance import Provenance
 from features.store import FeatureRows, State, write_features
 from pipelines.config import Recipe, build_recipe
 
-USERS, ITEMS, WIDTH = 40, 30, 8
+USERS, ITEMS, WIDTH, LAYERS = 40, 30, 8, 3
 
 
 def write(path: Path, text: str) -> Path:
@@ -45,11 +45,25 @@ def small_dataset(folder: Path, *, seed: int = 0) -> Path:
 def write_vectors(path: Path, dataset: str, ids: Sequence[str], *, seed: int = 0, missing: Sequence[str] = ()) -> Path:
     """Write a feature file of normal vectors."""
     vectors: NDArray[Any] = np.random.default_rng(seed).normal(size=(len(ids), WIDTH)).astype(np.float32)
+    return _write(path, dataset, ids, vectors, missing, {"encoder": "noise", "seed": seed})
+
+
+def write_layers(
+    path: Path, dataset: str, ids: Sequence[str], *, missing: Sequence[str] = (), made: Mapping[str, Any] | None = None
+) -> Path:
+    """Write what `extract --layers` does, or, by another recipe `made`, what has its shape."""
+    layers: NDArray[Any] = np.random.default_rng(0).normal(size=(len(ids), LAYERS, WIDTH)).astype(np.float32)
+    return _write(path, dataset, ids, layers, missing, made or {"encoder": "noise", "layers": [1, 3, 5]})
+
+
+def _write(
+    path: Path, dataset: str, ids: Sequence[str], values: NDArray[Any], missing: Sequence[str], made: Mapping[str, Any]
+) -> Path:
     states = np.array([State.MISSING if item in missing else State.DONE for item in ids], dtype=np.uint8)
     reasons = ["no cover" if item in missing else "" for item in ids]
     path.parent.mkdir(parents=True, exist_ok=True)
-    rows = FeatureRows(list(ids), vectors, states, reasons, [""] * len(ids), [""] * len(ids))
-    write_features(path, rows, Provenance(dataset, {"encoder": "noise", "seed": seed}))
+    rows = FeatureRows(list(ids), values, states, reasons, [""] * len(ids), [""] * len(ids))
+    write_features(path, rows, Provenance(dataset, dict(made)))
     return path
 
 

@@ -18,13 +18,14 @@ from features.errors import ConfigError, StoreError
 from features.provenance import Provenance
 from features.store import FeatureFile, FeatureRows, State, write_features
 from models import towers
+from models.base import KINDS
 from pipelines.activations import MappedActivations
 from pipelines.config import build_recipe, load_recipe
 from pipelines.experiment import build_model, load_data, open_features, open_run, run_recipe
 from pipelines.media import TitleTokens, media_of
 from pipelines.towers import Media, load_encoder, open_towers
 from tests.checkerboard import InMemory
-from tests.small import ITEMS, item_ids, plain_recipe, recipe, small_dataset, write, write_vectors
+from tests.small import ITEMS, LAYERS, item_ids, plain_recipe, recipe, small_dataset, write, write_layers, write_vectors
 from tests.test_encoders import batch
 
 TITLES = [f"a {number} word{'s' * (number % 3)} " * (1 + number % 4) for number in range(ITEMS)]
@@ -146,10 +147,11 @@ def test_encoders_that_see_as_many_tokens_of_every_title_are_not_cut(data: Path)
 
 def test_one_recipe_takes_every_kind(data: Path, tmp_path: Path) -> None:
     vectors = write_vectors(tmp_path / "vectors.h5", "small", item_ids())
+    layers = write_layers(tmp_path / "layers.h5", "small", item_ids())
     file = write_activations(tmp_path / "cut.h5", "bert-tiny", 2)
     parts = {}
-    for kind in ("id", "v", "dnn", "id+v", "top", "e2e"):
-        made = recipe(data, changes(kind, "bert-tiny", 1, (vectors, file), encoder_lr=1e-4))
+    for kind in KINDS:
+        made = recipe(data, changes(kind, "bert-tiny", 1, (vectors, layers, file), encoder_lr=1e-4))
         run_recipe(replace(made, train=replace(made.train, epochs=1)), tmp_path / kind)
         record = json.loads((tmp_path / kind / "record.json").read_text())
         parts[kind] = record["parameter_counts"]
@@ -158,6 +160,7 @@ def test_one_recipe_takes_every_kind(data: Path, tmp_path: Path) -> None:
     assert parts["v"]["items"] == {"trained": 8 * 8 + 8, "frozen": 0}
     assert parts["id+v"]["items"]["trained"] == parts["id"]["items"]["trained"] + parts["v"]["items"]["trained"]
     assert parts["dnn"]["items"]["trained"] > parts["v"]["items"]["trained"]
+    assert parts["adapter"]["items"]["trained"] == LAYERS * (2 * 8 * 8 + 8 + 8 + 1) + 8 * 8 + 8
     encoder = load_encoder("bert-tiny", "random", 0)
     _, top = encoder.split(1)
     inside, whole = (sum(tensor.numel() for tensor in part.parameters()) for part in (top, encoder))

@@ -7,18 +7,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 
 from features.errors import ConfigError
-from features.provenance import Provenance
-from features.store import FeatureFile, FeatureRows, State, write_features
+from features.store import FeatureFile
 from pipelines.experiment import build_model, load_data, open_features, open_run, run_recipe
 from pipelines.vectors import read_vectors
-from tests.small import ITEMS, item_ids, recipe, small_dataset, write_vectors
-
-LAYERS, WIDTH = 3, 6
+from tests.small import ITEMS, LAYERS, item_ids, recipe, small_dataset, write_layers, write_vectors
 
 
 @pytest.fixture
@@ -26,15 +22,9 @@ def data(tmp_path: Path) -> Path:
     return small_dataset(tmp_path / "small")
 
 
-def write_layers(path: Path, *, missing: int = 0, made: dict[str, Any] | None = None) -> Path:
-    """Write what `extract --layers` does."""
-    values = np.random.default_rng(0).normal(size=(ITEMS, LAYERS, WIDTH)).astype(np.float32)
-    states = np.full(ITEMS, State.DONE, np.uint8)
-    states[:missing] = State.MISSING
-    reasons = ["gone" if state == State.MISSING else "" for state in states]
-    rows = FeatureRows(item_ids(), values, states, reasons, [""] * ITEMS, [""] * ITEMS)
-    write_features(path, rows, Provenance("small", made or {"encoder": "noise", "layers": [1, 3, 5]}))
-    return path
+@pytest.fixture
+def layers(tmp_path: Path) -> Path:
+    return write_layers(tmp_path / "layers.h5", "small", item_ids())
 
 
 def changes(files: list[Path], absent: str = "error", **items: Any) -> dict[str, Any]:
@@ -46,7 +36,10 @@ MIX, ADAPTER = {"kind": "v", "mix": True}, {"kind": "adapter", "hidden": 4}
 
 @pytest.mark.parametrize("items", [{"kind": "v"}, {"kind": "dnn"}, MIX, MIX | {"kind": "id+v"}, ADAPTER])
 def test_each_kind_takes_the_files_it_can_use(items: dict[str, Any], data: Path, tmp_path: Path) -> None:
-    files = [write_vectors(tmp_path / "vectors.h5", "small", item_ids()), write_layers(tmp_path / "layers.h5")]
+    files = [
+        write_vectors(tmp_path / "vectors.h5", "small", item_ids()),
+        write_layers(tmp_path / "layers.h5", "small", item_ids()),
+    ]
     made = recipe(data, changes(files, **items))
     split = load_data(made.data).split
     vectors, present = read_vectors(made, split, open_features(made, split))
@@ -58,7 +51,9 @@ def test_each_kind_takes_the_files_it_can_use(items: dict[str, Any], data: Path,
 
 @pytest.mark.parametrize("kind", ["id", "top", "e2e"])
 def test_other_kinds_read_none(kind: str, data: Path, tmp_path: Path) -> None:
-    made = recipe(data, changes([write_layers(tmp_path / "layers.h5")], kind=kind, mix=True, encoder="any"))
+    made = recipe(
+        data, changes([write_layers(tmp_path / "layers.h5", "small", item_ids())], kind=kind, mix=True, encoder="any")
+    )
     split = load_data(made.data).split
     assert read_vectors(made, split, open_features(made, split)) == ({}, {})
 
@@ -69,7 +64,7 @@ def test_other_kinds_read_none(kind: str, data: Path, tmp_path: Path) -> None:
         (
             {"kind": "v"},
             {"layers": [1]},
-            r"'v', but .*x\.h5 holds layers of shape \(3, 6\) .*set items\.mix=true, or",
+            r"'v', but .*x\.h5 holds layers of shape \(3, 8\) .*set items\.mix=true, or",
         ),
         ({"kind": "v"}, {"top_blocks": 1}, r"'v', but .*x\.h5 holds activations .*or use kind 'top' or 'e2e'"),
         (
@@ -77,7 +72,7 @@ def test_other_kinds_read_none(kind: str, data: Path, tmp_path: Path) -> None:
             {"top_blocks": 1},
             r"'v' with items\.mix, which reads layers, but .*x\.h5 holds activations",
         ),
-        (ADAPTER, {"top_blocks": 1}, r"'adapter', which reads layers, but .*x\.h5 holds activations of shape \(3, 6\)"),
+        (ADAPTER, {"top_blocks": 1}, r"'adapter', which reads layers, but .*x\.h5 holds activations of shape \(3, 8\)"),
         (ADAPTER, None, r"'adapter', which reads layers, but .*x\.h5 holds vectors of shape .*make a file of layers"),
     ],
 )
@@ -87,7 +82,7 @@ def test_files_of_another_kind_are_refused(
     if recipe_of_file is None:
         write_vectors(tmp_path / "x.h5", "small", item_ids())
     else:
-        write_layers(tmp_path / "x.h5", made=recipe_of_file)
+        write_layers(tmp_path / "x.h5", "small", item_ids(), made=recipe_of_file)
     with pytest.raises(ConfigError, match=message):
         run_recipe(recipe(data, changes([tmp_path / "x.h5"], **items)), tmp_path / "run")
     assert not (tmp_path / "run").exists()
@@ -99,8 +94,10 @@ def test_a_model_that_needs_vectors_names_what_it_takes(data: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("items", [MIX, ADAPTER], ids=["mix", "adapter"])
-def test_a_run_on_layers_is_trained_recorded_and_opened(items: dict[str, Any], data: Path, tmp_path: Path) -> None:
-    made = recipe(data, changes([write_layers(tmp_path / "layers.h5")], **items))
+def test_a_run_on_layers_is_trained_recorded_and_opened(
+    items: dict[str, Any], data: Path, layers: Path, tmp_path: Path
+) -> None:
+    made = recipe(data, changes([layers], **items))
     run_recipe(replace(made, train=replace(made.train, epochs=2, lr=0.05)), tmp_path / "run")
     opened = open_run(tmp_path / "run").model
     split = load_data(made.data).split
@@ -124,7 +121,7 @@ def test_items_without_a_vector_do_not_move_the_others(items: dict[str, Any], da
     if items == {"kind": "v"}:
         file = write_vectors(tmp_path / "x.h5", "small", item_ids(), missing=item_ids()[:10])
     else:
-        file = write_layers(tmp_path / "x.h5", missing=10)
+        file = write_layers(tmp_path / "x.h5", "small", item_ids(), missing=item_ids()[:10])
     tables = []
     for absent in ("zero", "mean"):
         made = recipe(data, changes([file], absent, **items))
