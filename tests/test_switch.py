@@ -8,12 +8,9 @@ from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
-import numpy as np
 import pytest
 import torch
 
-from features.provenance import Provenance
-from features.store import FeatureRows, write_features
 from models.base import PairBatch, TrainBatch
 from models.representation import Kind
 from pipelines.config import Recipe, dump_yaml, load_recipe
@@ -21,26 +18,19 @@ from pipelines.data.split import Split
 from pipelines.experiment import build_model, load_data, open_features, run_recipe
 from pipelines.media import media_of
 from pipelines.towers import load_encoder, open_towers
-from tests.small import ITEMS, WIDTH, item_ids, plain_recipe, write, write_vectors
+from tests.small import ITEMS, LAYERS, WIDTH, item_ids, plain_recipe, write, write_layers, write_vectors
 from tests.test_towers_runs import changes, data, write_activations
 
 __all__ = ["data"]  # a fixture
 
-DIM, LAYERS = 8, 3
-
-
-def write_layers(path: Path) -> Path:
-    layers = np.random.default_rng(1).normal(size=(ITEMS, LAYERS, WIDTH)).astype(np.float32)
-    rows = FeatureRows(item_ids(), layers, np.zeros(ITEMS, np.uint8), *[[""] * ITEMS] * 3)
-    write_features(path, rows, Provenance("small", {"encoder": "noise", "layers": [1, 2, 3]}))
-    return path
+DIM = 8
 
 
 @pytest.fixture
 def recipe_file(data: Path, tmp_path: Path) -> Path:
     files = (
         write_vectors(tmp_path / "vectors.h5", "small", item_ids()),
-        write_layers(tmp_path / "layers.h5"),
+        write_layers(tmp_path / "layers.h5", "small", item_ids()),
         write_activations(tmp_path / "cut.h5", "bert-tiny", 2),
     )
     return write(tmp_path / "recipe.yaml", dump_yaml(plain_recipe(data, changes("id", "bert-tiny", 1, files))))
