@@ -62,8 +62,9 @@ class TowerItems(ItemRepresentation):
     """A trained encoder and a linear map to D, as that of frozen vectors ('v').
 
     Frozen parts are in eval mode whatever mode the model is in (dropout off, BatchNorm by its running statistics): the
-    training code of MicroLens (arXiv 2309.15379) leaves them in training mode. They are no part of the state dict:
-    what they hold comes from the encoder's weights, which the run's record names by hash.
+    training code of MicroLens (arXiv 2309.15379) leaves them in training mode, which `bn_mode` 'batch' repeats for
+    BatchNorm. What is frozen is no part of the state dict: it comes from the encoder's weights, which the run's record
+    names by hash.
 
     Items of a batch are encoded in groups of like lengths where an input is as long as the longest item needs: the
     vector of an item is the same whatever stands beside it, and padding costs as much as what it pads.
@@ -105,6 +106,9 @@ class TowerItems(ItemRepresentation):
         """Set the mode of what trains; frozen parts stay in eval mode. No other place decides it."""
         super().train(mode)
         self.tower.eval()
+        if self.config.bn_mode == "batch":
+            for layer in _batch_norms(self.tower):
+                layer.train(mode)
         for module in self._trained:
             module.train(mode)
         return self
@@ -173,16 +177,19 @@ class TowerItems(ItemRepresentation):
 
     def _refuse_batch_norm(self, name: str) -> None:
         option = "micro_batch" if self.config.micro_batch else "checkpointing" if self.config.checkpointing else ""
-        layers = [layer for module in self._trained for layer in module.modules()]
-        if option and any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers):
+        frozen_too = self.config.bn_mode == "batch" and self.config.micro_batch
+        part = "whole" if frozen_too else "trained part"
+        if option and any(_batch_norms(module) for module in ([self.tower] if frozen_too else self._trained)):
             raise ValueError(
-                f"items.{option} encodes items twice, which BatchNorm in the trained part of {name!r} would count "
-                f"twice; leave items.{option} out"
+                f"items.{option} encodes items twice, which BatchNorm in the {part} of {name!r} would count twice; "
+                f"leave items.{option} out"
             )
 
     def _names_of_frozen(self) -> tuple[str, ...]:
-        """Return the names, as in this module's state dict, of the encoder's tensors that do not train."""
+        """Return the names, as in this module's state dict, of the encoder's tensors that training leaves alone."""
         trained = {id(t) for module in self._trained for t in (*module.parameters(), *module.buffers())}
+        if self.config.bn_mode == "batch":
+            trained |= {id(t) for layer in _batch_norms(self.tower) for t in layer.buffers()}
         state = self.tower.state_dict(prefix="tower.", keep_vars=True)
         return tuple(name for name, tensor in state.items() if id(tensor) not in trained)
 
@@ -227,6 +234,10 @@ def held_tables(model: nn.Module) -> Iterator[None]:
 def _length(vectors: Tensor) -> float:
     """Return the root mean square length; 1 where all are zero or alike: any start will do."""
     return float(vectors.square().sum(1).mean().sqrt()) or 1.0
+
+
+def _batch_norms(module: nn.Module) -> list[nn.Module]:
+    return [layer for layer in module.modules() if isinstance(layer, nn.modules.batchnorm._BatchNorm)]
 
 
 def _recompute(block: nn.Module) -> None:
