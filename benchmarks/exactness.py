@@ -245,7 +245,8 @@ def _encoder(name: str, titles: list[str] | None, arguments: argparse.Namespace)
 
 def _real_titles(folder: Path, items: int) -> list[str]:
     titles = read_dataset(folder).titles
-    return [" ".join(title.split()) for title in list(titles.values()) if title.strip()][:items]
+    plain = (" ".join(title.replace('"', " ").split()) for title in titles.values())  # nothing to quote in a table
+    return [title for title in plain if title][:items]
 
 
 def _arguments() -> argparse.Namespace:

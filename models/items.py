@@ -18,7 +18,8 @@ from models.adapters import AdapterItems, InterItems
 from models.frozen import FrozenItems, normalise
 from models.representation import CONTENT, TOWERS, Fuse, ItemRepresentation, ItemsConfig
 from models.seeding import seeded
-from models.towers import Tower, TowerItems
+from models.tower import Tower
+from models.towers import TowerItems
 
 __all__ = [
     "Categories",

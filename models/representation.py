@@ -16,6 +16,7 @@ Kind = Literal["id", "v", "dnn", "id+v", "adapter", "top", "e2e"]
 Fuse = Literal["sum", "concat", "mean", "gate"]
 Normalise = Literal["none", "l2", "standard"]
 Side = Literal["popularity", "tags"]
+BatchNormMode = Literal["eval", "batch"]
 
 CONTENT = ("v", "dnn", "id+v", "adapter")  # kinds made from frozen vectors or layers
 TOWERS = ("top", "e2e")  # kinds that train an encoder
@@ -57,6 +58,9 @@ class ItemsConfig:
         checkpointing: make its blocks' activations again in the backward pass instead of keeping them.
         micro_batch: items that are encoded at a time in training; None = all of a batch. The loss sees the whole batch
             all the same: each piece is encoded once more in the backward pass.
+        bn_mode: of BatchNorm in the frozen part: 'eval' normalises by its running statistics; 'batch', kind 'e2e' only,
+            by the batch at hand while the model trains, and lets the running ones follow, as the code of MicroLens
+            does. Encoders without BatchNorm take either.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -79,10 +83,12 @@ class ItemsConfig:
     frames: str | None = None
     checkpointing: bool = False
     micro_batch: int | None = None
+    bn_mode: BatchNormMode = "eval"
 
     def __post_init__(self) -> None:
         """Refuse values no representation can have."""
-        for name, known in (("kind", Kind), ("fuse", Fuse), ("normalise", Normalise)):
+        choices = (("kind", Kind), ("fuse", Fuse), ("normalise", Normalise), ("bn_mode", BatchNormMode))
+        for name, known in choices:
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"items.{name} is {getattr(self, name)!r}; known: {', '.join(get_args(known))}")
         if self.dim < 1 or self.layers < 0 or (self.hidden is not None and self.hidden < 1):
@@ -107,6 +113,12 @@ class ItemsConfig:
             raise ValueError(f"items.encoder_lr is {self.encoder_lr}; it must be above 0, or null for that of the rest")
         if self.micro_batch is not None and self.micro_batch < 1:
             raise ValueError(f"items.micro_batch is {self.micro_batch}; it must be at least 1, or null")
+
+        if self.kind == "top" and self.bn_mode == "batch":
+            raise ValueError(
+                "items.bn_mode is 'batch', which kind 'top' cannot have: it would make an item's activations depend on "
+                "its batch, and stored ones do not; use kind 'e2e', or bn_mode 'eval'"
+            )
 
     @property
     def reads_layers(self) -> bool:

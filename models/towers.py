@@ -9,12 +9,10 @@ gradients; what differs is where the inputs come from.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
-from functools import partial
 from itertools import zip_longest
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -22,76 +20,19 @@ from torch.utils.checkpoint import checkpoint
 
 from models.ranks import ALONE, Ranks, own_randomness
 from models.representation import ItemRepresentation, ItemsConfig, linear
+from models.tower import LooksAhead, Meter, Tower, batch_norms, by_length, recompute
 
 WITHOUT_GRAPH = 64  # items encoded at a time where nothing is kept for a backward pass, unless `micro_batch` says less
-BUCKET = 8  # lengths that count as alike
-TOGETHER = 32  # items that are encoded together at least, of whatever lengths
 SAMPLE = 32  # items that the scale of an encoder's vectors is taken from
-
-
-class Source(Protocol):
-    """Where an encoder's inputs come from: a file of activations, or decoded media."""
-
-    def read(self, items: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return inputs (n, ...) of items (n,) int64, each at most once and ascending, on the device of `items`.
-
-        In the precision in which they are stored: they become float32 at the encoder's door, whole numbers (pixels,
-        token ids) stay. What is returned is not written to again. Encoders that take several tensors get them as a
-        tuple.
-        """
-
-
-@runtime_checkable
-class LooksAhead(Protocol):
-    """A source that may read inputs before they are asked for."""
-
-    def expect(self, items: Tensor) -> None:
-        """Take the items (n,) int64, on the CPU, that are likely to be read next; a hint, which changes no number."""
-
-
-@dataclass(frozen=True)
-class Tower:
-    """An encoder, or its top, and what it reads.
-
-    Attributes:
-        source: of its inputs.
-        module: inputs (n, ...) -> (n, W) float32; on the CPU when built.
-        trained: the modules inside `module` that train; everything else of it is frozen.
-        blocks: modules inside `module`, called one after another, that `checkpointing` goes by.
-        lengths: of the inputs of items (n,) int64, (n,) int64 from 1 on, where `source` gives items together as long
-            an input as the longest of them needs; None where all inputs are alike.
-    """
-
-    source: Source
-    module: nn.Module
-    trained: tuple[nn.Module, ...]
-    blocks: tuple[nn.Module, ...] = ()
-    lengths: Callable[[Tensor], Tensor] | None = None
-
-
-@dataclass
-class Meter:
-    """What a trained encoder has done since it was last asked.
-
-    Attributes:
-        with_graph: items encoded for training, each as often as it was: again for the backward pass of `micro_batch`.
-        without_graph: items encoded to be looked at only.
-        read_s: seconds of reading inputs.
-        forward_s: seconds of the forward passes; on a GPU, of starting them.
-    """
-
-    with_graph: int = 0
-    without_graph: int = 0
-    read_s: float = 0.0
-    forward_s: float = 0.0
 
 
 class TowerItems(ItemRepresentation):
     """A trained encoder and a linear map to D, as that of frozen vectors ('v').
 
     Frozen parts are in eval mode whatever mode the model is in (dropout off, BatchNorm by its running statistics): the
-    training code of MicroLens (arXiv 2309.15379) leaves them in training mode. They are no part of the state dict:
-    what they hold comes from the encoder's weights, which the run's record names by hash.
+    training code of MicroLens (arXiv 2309.15379) leaves them in training mode, which `bn_mode` 'batch' repeats for
+    BatchNorm. What is frozen is no part of the state dict: it comes from the encoder's weights, which the run's record
+    names by hash.
 
     Items of a batch are encoded in groups of like lengths where an input is as long as the longest item needs: the
     vector of an item is the same whatever stands beside it, and padding costs as much as what it pads.
@@ -124,7 +65,7 @@ class TowerItems(ItemRepresentation):
             module.requires_grad_(True)
         self._refuse_batch_norm()
         for block in tower.blocks if config.checkpointing else ():
-            _recompute(block)
+            recompute(block)
         self._frozen = self._names_of_frozen()
         self.register_state_dict_post_hook(_leave_out_frozen)  # type: ignore[no-untyped-call]
         self.register_load_state_dict_pre_hook(_put_in_frozen)  # type: ignore[no-untyped-call]
@@ -135,6 +76,9 @@ class TowerItems(ItemRepresentation):
         """Set the mode of what trains; frozen parts stay in eval mode. No other place decides it."""
         super().train(mode)
         self.tower.eval()
+        if self.config.bn_mode == "batch":
+            for layer in batch_norms(self.tower):
+                layer.train(mode)
         for module in self._trained:
             module.train(mode)
         return self
@@ -152,9 +96,11 @@ class TowerItems(ItemRepresentation):
 
     def share(self, ranks: Ranks, number: int) -> None:
         """Encode only this process's share of the items from now on; see `share_out`."""
-        if not ranks.alone and self._trains_batch_norm():
+        counting = (self.tower,) if self.config.bn_mode == "batch" else self._trained
+        if not ranks.alone and any(batch_norms(module) for module in counting):
+            part = "" if self.config.bn_mode == "batch" else " in the trained part"
             raise ValueError(
-                f"BatchNorm in the trained part of {self.name!r} would see 1/{ranks.world} of a batch in each of "
+                f"BatchNorm{part} of {self.name!r} would see 1/{ranks.world} of a batch in each of "
                 f"{ranks.world} processes; train it with one process"
             )
         self.ranks, self._stream = ranks, number * ranks.world + ranks.rank
@@ -238,40 +184,21 @@ class TowerItems(ItemRepresentation):
 
     def _refuse_batch_norm(self) -> None:
         option = "micro_batch" if self.config.micro_batch else "checkpointing" if self.config.checkpointing else ""
-        if option and self._trains_batch_norm():
+        whole = self.config.bn_mode == "batch" and bool(self.config.micro_batch)
+        if option and any(batch_norms(module) for module in ((self.tower,) if whole else self._trained)):
+            part = "whole" if whole else "trained part"
             raise ValueError(
-                f"items.{option} encodes items twice, which BatchNorm in the trained part of {self.name!r} would count "
+                f"items.{option} encodes items twice, which BatchNorm in the {part} of {self.name!r} would count "
                 f"twice; leave items.{option} out"
             )
 
-    def _trains_batch_norm(self) -> bool:
-        layers = [layer for module in self._trained for layer in module.modules()]
-        return any(isinstance(layer, nn.modules.batchnorm._BatchNorm) for layer in layers)
-
     def _names_of_frozen(self) -> tuple[str, ...]:
-        """Return the names, as in this module's state dict, of the encoder's tensors that do not train."""
+        """Return the names, as in this module's state dict, of the encoder's tensors that training leaves alone."""
         trained = {id(t) for module in self._trained for t in (*module.parameters(), *module.buffers())}
+        if self.config.bn_mode == "batch":
+            trained |= {id(t) for layer in batch_norms(self.tower) for t in layer.buffers()}
         state = self.tower.state_dict(prefix="tower.", keep_vars=True)
         return tuple(name for name, tensor in state.items() if id(tensor) not in trained)
-
-
-def by_length(lengths: Tensor, most: int) -> list[Tensor]:
-    """Return the places 0..n-1 in groups of like lengths, the longest first; each ascending and of at most `most`.
-
-    What has too few of its own length is filled up with shorter ones: small groups cost more than padding.
-
-    Args:
-        lengths: (n,) int64.
-        most: members of a group, at least 1.
-    """
-    classes, order = torch.sort(-(-lengths // BUCKET), descending=True, stable=True)
-    ends = torch.searchsorted(-classes, -classes, right=True).tolist()  # of the class of each place
-    groups, start = [], 0
-    while start < len(order):
-        end = min(max(ends[start], start + TOGETHER), start + most, len(order))
-        groups.append(order[start:end].sort().values)
-        start = end
-    return groups
 
 
 def towers_of(model: nn.Module) -> list[TowerItems]:
@@ -318,17 +245,6 @@ def held_tables(model: nn.Module) -> Iterator[None]:
 def _length(vectors: Tensor) -> float:
     """Return the root mean square length; 1 where all are zero or alike: any start will do."""
     return float(vectors.square().sum(1).mean().sqrt()) or 1.0
-
-
-def _recompute(block: nn.Module) -> None:
-    """Let a block keep only its inputs for the backward pass; what is inside is made again there."""
-    block.forward = partial(_rerun, block.forward)
-
-
-def _rerun(forward: Any, *args: Any, **kwargs: Any) -> Any:
-    if not torch.is_grad_enabled():
-        return forward(*args, **kwargs)
-    return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
 
 def _leave_out_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:

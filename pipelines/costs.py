@@ -10,7 +10,8 @@ from torch import nn
 from features.store import FeatureFile
 from models import recommenders
 from models.representation import CONTENT
-from models.towers import Tower, towers_of
+from models.tower import Tower
+from models.towers import towers_of
 from pipelines.config import Recipe
 from pipelines.train import FitResult
 from pipelines.vectors import content_of

@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from features.errors import ConfigError
+from features.provenance import canonical_json
 from features.store import FeatureFile
 from models import recommenders
 from models.representation import ItemsConfig
-from models.towers import Source, Tower
+from models.tower import Source, Tower
 from pipelines.activations import MappedActivations
 from pipelines.config import Recipe
 from pipelines.data.split import Split
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
     from extract.encoder import Encoder
     from extract.split import Prefix
 
+SEEN = ("inputs", "tokenizer", "arch", "pooling")  # of an encoder's recipe: what it sees, and how
+OF_A_CUT = ("top_blocks", "tokens")  # what may differ between files of one encoder that stand for each other
 AT_ONCE = 256  # items whose lengths are measured together
 
 
@@ -194,21 +197,24 @@ def _refuse_shallow(name: str, items: ItemsConfig, file: FeatureFile) -> None:
 
 
 def _activations_of(name: str, items: ItemsConfig, files: Sequence[FeatureFile]) -> int:
-    """Return the number of the file with the activations of an encoder."""
-    found = [
-        number
-        for number, file in enumerate(files)
-        if file.provenance.recipe.get("encoder") == name and "top_blocks" in file.provenance.recipe
-    ]
-    if len(found) == 1:
-        return found[0]
-    if found:
-        names = ", ".join(files[number].path.name for number in found)
-        raise ConfigError(f"{len(found)} feature files hold activations of {name!r} ({names}); name one under features")
-    raise ConfigError(
-        f"items.kind is 'top', but none of the {len(files)} feature files holds activations of encoder {name!r}; make "
-        f"one with `extract --encoders {name} --top-blocks {items.top_blocks}` and name it under features"
-    )
+    """Return the number of the file with an encoder's activations: of several cuts, the smallest that has T blocks."""
+    made = [file.provenance.recipe for file in files]
+    found = [at for at, recipe in enumerate(made) if recipe.get("encoder") == name and "top_blocks" in recipe]
+    if not found:
+        raise ConfigError(
+            f"items.kind is 'top', but none of the {len(files)} feature files holds activations of encoder {name!r}; "
+            f"make one with `extract --encoders {name} --top-blocks {items.top_blocks}` and name it under features"
+        )
+    cuts = {made[at]["top_blocks"]: at for at in found}
+    apart = {canonical_json({key: made[at][key] for key in made[at] if key not in OF_A_CUT}) for at in found}
+    if len(cuts) < len(found) or len(apart) > 1:
+        names = ", ".join(files[at].path.name for at in found)
+        raise ConfigError(
+            f"{len(found)} feature files hold activations of {name!r} ({names}) that differ in more than where they "
+            "are cut; name one under features"
+        )
+    enough = [cut for cut in cuts if items.top_blocks != "all" and cut >= items.top_blocks]
+    return cuts[min(enough, default=max(cuts))]  # the deepest, where none is deep enough: it is refused with its T
 
 
 def _refuse_frames(items: ItemsConfig, file: FeatureFile) -> None:
@@ -235,6 +241,11 @@ def _encoder_of(name: str, file: FeatureFile, weights: str) -> Encoder:
             f"items.weights {weights!r} of {name!r} have sha256 {encoder.weights_sha256[:12]}, {file.path} was made "
             f"with {file.provenance.weights_sha256[:12]}; name those weights, or extract again"
         )
+    now = encoder.recipe()
+    other = [key for key in SEEN if canonical_json(now[key]) != canonical_json(made.get(key))]
+    if other:
+        both = "; ".join(f"{key} {made.get(key)}, not {now[key]}" for key in other)
+        raise ConfigError(f"{file.path} was made by another {name!r} ({both}); extract again")
     return encoder
 
 

@@ -17,7 +17,7 @@ from models import build_recommender, recommenders
 from models.base import PairBatch, Recommender, TrainBatch
 from models.items import ItemsConfig, build_items
 from models.sequential import SequentialRecommender
-from models.towers import Tower
+from models.tower import Tower
 from pipelines.data.split import EvalPart, Split, TrainWindows
 from pipelines.data.vocabulary import Vocabulary
 from pipelines.experiment import training_facts

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +21,7 @@ from extract.extractor import extract, extract_all, prepare_all
 from extract.farm import Order, work
 from extract.options import ExtractOptions, ExtractReport
 from extract.outputs import longest_title
+from features.atomic import fsync_file
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile
 from tests.media import pictures, write_clip, write_cover
@@ -156,6 +158,30 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     assert all(
         report.unchanged for report in extract_all(catalog, specs, options(tmp_path / "halved", dtype="float16"))
     )
+
+
+@pytest.mark.parametrize("name", ["resnet-tiny", "minilm-tiny"])
+def test_a_disk_that_fills_up_meanwhile_leaves_no_file(
+    tmp_path: Path, catalog: Catalog, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = FeatureFile(extract(catalog, ENCODERS[name], options(tmp_path / "unbroken")).path).vectors_sha256
+    room = 3
+
+    def fill(path: Path) -> None:
+        nonlocal room
+        room -= 1
+        if room < 0:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        fsync_file(path)
+
+    out = tmp_path / "out"
+    with monkeypatch.context() as patched:
+        patched.setattr("features.layout.fsync_file", fill)
+        with pytest.raises(StoreError, match=r"cannot write .*No space left on device.*free some disk space"):
+            extract(catalog, ENCODERS[name], options(out))
+    assert not list(out.glob("*.h5"))
+    again = extract(catalog, ENCODERS[name], options(out))
+    assert FeatureFile(again.path).vectors_sha256 == expected
 
 
 def test_shards_of_large_rows_are_small(tmp_path: Path, catalog: Catalog, monkeypatch: pytest.MonkeyPatch) -> None:

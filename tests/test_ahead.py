@@ -14,7 +14,7 @@ from torch import Tensor
 
 from features.store import FeatureFile
 from models import towers
-from models.towers import LooksAhead
+from models.tower import LooksAhead
 from pipelines import ahead
 from pipelines.activations import MappedActivations
 from pipelines.ahead import LookAhead

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 
 from features.errors import ConfigError
 from models.ranks import ALONE, Ranks, own_randomness
-from models.towers import Tower, share_out
+from models.tower import Tower
+from models.towers import share_out
 from pipelines.config import build_recipe, dump_yaml
 from pipelines.experiment import run_recipe
 from pipelines.processes import _device, refuse_recipe, share_model

@@ -16,7 +16,8 @@ from torch import Tensor, nn
 from models import build_recommender, recommenders, towers
 from models.base import Recommender
 from models.items import ItemsConfig, build_items
-from models.towers import BUCKET, TOGETHER, Tower, TowerItems, by_length, held_tables
+from models.tower import BUCKET, TOGETHER, Tower, by_length
+from models.towers import TowerItems, held_tables
 from pipelines.evaluate import evaluate
 from pipelines.experiment import training_facts
 from pipelines.optimizers import build_optimizer
@@ -181,6 +182,44 @@ def test_frozen_parts_stay_in_eval_mode_and_untrained() -> None:
     assert made.eval().train().items.tower.steps[0].training is False
     moved = {name for name, tensor in whole.state_dict().items() if not torch.equal(tensor, before[name])}
     assert moved == {name for name, _ in whole.named_parameters() if name.split(".")[1] in ("4", "5")}
+
+
+def normed(**options: Any) -> Recommender:
+    """Return a model whose encoder has BatchNorm and dropout below its last block."""
+    whole = Transformer(dropout=0.5)
+    whole.steps.insert(1, nn.BatchNorm1d(FRAMES))
+    return model(Tower(InMemory(frames()), whole, (whole.steps[-2:],)), kind="e2e", **options)
+
+
+def test_batch_norm_of_the_frozen_part_may_go_by_the_batch(tmp_path: Path) -> None:
+    still, moving = normed(), normed(bn_mode="batch")
+    norms = [made.items.tower.steps[1] for made in (still, moving)]
+    first, some = [norm.running_mean.clone() for norm in norms], torch.arange(5)
+    assert torch.equal(*first)  # nothing was counted while the model was built
+    for made, mode in ((still, False), (moving, True)):
+        inside = [(name, module.training) for name, module in made.train().items.tower.steps[:-2].named_modules()]
+        assert {name for name, training in inside if name and training} == ({"1"} if mode else set())
+        assert not any(module.training for module in made.eval().items.tower.modules())
+        assert not any(parameter.requires_grad for parameter in made.items.tower.steps[1].parameters())
+        steps(made, 2)
+    assert torch.equal(norms[0].running_mean, first[0])
+    assert not torch.equal(norms[1].running_mean, first[1])
+    state = moving.state_dict()
+    assert {name for name in set(state) - set(still.state_dict()) if ".steps.1." in name} == set(state) - set(
+        still.state_dict()
+    )
+    again = normed(bn_mode="batch", weights="random").eval()
+    again.load_state_dict(state)
+    with torch.no_grad():
+        assert torch.equal(again.items(some), moving.eval().items(some))
+        assert torch.allclose(moving.items(some)[:2], moving.items(some[:2]), atol=1e-6)
+
+
+def test_batch_norm_by_the_batch_and_pieces_do_not_go_together() -> None:
+    normed(bn_mode="batch", checkpointing=True)  # the frozen part is not run again
+    normed(micro_batch=4)
+    with pytest.raises(ValueError, match=r"items\.micro_batch .* BatchNorm in the whole of 'toy' would count twice"):
+        normed(bn_mode="batch", micro_batch=4)
 
 
 def test_a_checkpoint_leaves_frozen_weights_out_and_takes_its_own() -> None:
@@ -429,6 +468,11 @@ def test_the_softmax_over_all_items_trains_in_pieces() -> None:
         ({"top_blocks": 0}, "items.top_blocks is 0; it must be at least 1, or 'all'"),
         ({"encoder_lr": 0.0}, "items.encoder_lr is 0.0"),
         ({"micro_batch": 0}, "items.micro_batch is 0"),
+        ({"bn_mode": "train"}, "items.bn_mode is 'train'; known: eval, batch"),
+        (
+            {"kind": "top", "encoder": "a", "bn_mode": "batch"},
+            "bn_mode is 'batch', which kind 'top' cannot have: .*e2e",
+        ),
     ],
 )
 def test_impossible_options_are_refused_with_their_value(options: dict[str, Any], message: str) -> None:

@@ -225,13 +225,12 @@ def refused(data: Path, wanted: dict[str, Any], message: str, media: Media | Non
 def test_what_cannot_be_meant_is_told_before_anything_is_written(data: Path, tmp_path: Path) -> None:
     vectors = write_vectors(tmp_path / "vectors.h5", "small", item_ids())
     file = write_activations(tmp_path / "cut.h5", "bert-tiny", 1)
-    twin = write_activations(tmp_path / "twin.h5", "bert-tiny", 2)
+    twin = write_activations(tmp_path / "twin.h5", "bert-tiny", 2, dtype="float16")
     top = {"kind": "top", "name": "bert-tiny"}
     none = r"none of the 1 feature files holds activations of encoder 'bert-tiny'; make one with .*--top-blocks 1`"
     refused(data, changes(**top, files=(vectors,)), none)
-    refused(
-        data, changes(**top, files=(file, twin)), r"2 feature files hold activations of 'bert-tiny' \(cut\.h5, twin"
-    )
+    differ = r"2 feature files hold activations of 'bert-tiny' \(cut\.h5, twin\.h5\) that differ in more"
+    refused(data, changes(**top, files=(file, twin)), differ)
     refused(
         data, changes(**top, count=2, files=(file,)), r"top_blocks is 2, .*below the last 1 blocks .*--top-blocks 2`"
     )
@@ -248,6 +247,34 @@ def test_what_cannot_be_meant_is_told_before_anything_is_written(data: Path, tmp
     refused(
         data, changes("e2e", "bert-tiny"), r"29 of 30 items have no title, first '001', and kind 'e2e' encodes every"
     )
+
+
+def test_the_file_with_the_fewest_blocks_that_serve_is_taken(data: Path, tmp_path: Path) -> None:
+    files = [write_activations(tmp_path / f"{count}.h5", "resnet-tiny", count) for count in (4, 2, 3)]
+    for count, served in ((1, 2), (2, 2), (3, 3), (4, 4)):
+        made = recipe(data, changes("top", "resnet-tiny", count, tuple(files)))
+        split = load_data(made.data).split
+        (facts,) = open_towers(made, split, [FeatureFile(file) for file in files], media).facts
+        assert facts["activations"] == FeatureFile(tmp_path / f"{served}.h5").provenance.fingerprint
+    wanted = changes("top", "resnet-tiny", 5, tuple(files))
+    refused(data, wanted, r"top_blocks is 5, but .*4\.h5 holds what stands below the last 4 blocks of 'resnet-tiny'")
+    twice = write_activations(tmp_path / "again.h5", "resnet-tiny", 2)
+    refused(data, changes("top", "resnet-tiny", 1, (*files, twice)), r"4 feature files hold .*name one under features")
+
+
+@pytest.mark.parametrize(("key", "value"), [("pooling", "maximum"), ("inputs", {"max_tokens": 7}), ("tokenizer", "t")])
+def test_activations_of_another_recipe_are_refused(key: str, value: Any, data: Path, tmp_path: Path) -> None:
+    held = FeatureFile(write_activations(tmp_path / "cut.h5", "bert-tiny", 1))
+    rows = FeatureRows(list(held.columns.ids), held.read(held.columns.ids), held.columns.states, *[[""] * ITEMS] * 3)
+    other = replace(held.provenance, recipe={**held.provenance.recipe, key: value})
+    write_features(tmp_path / "o.h5", rows, other)
+    wanted = changes("top", "bert-tiny", files=(tmp_path / "o.h5",))
+    refused(data, wanted, rf"o\.h5 was made by another 'bert-tiny' \({key} .*, not .*\); extract again")
+
+
+def test_an_item_without_activations_is_refused(data: Path, tmp_path: Path) -> None:
+    file = write_activations(tmp_path / "cut.h5", "bert-tiny", 1, missing=2)
+    refused(data, changes("top", "bert-tiny", files=(file,)), r"cut\.h5 lacks 2 of 30 items, first '000' \(missing")
 
 
 def test_activations_of_other_weights_are_refused(data: Path, tmp_path: Path) -> None:
