@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -31,6 +30,7 @@ from pipelines.data.split import Split
 from pipelines.evaluate import Mask, evaluate
 from pipelines.metrics import DEFAULT, METRICS
 from pipelines.optimizers import OptimizerName, build_optimizer, clip_gradients
+from pipelines.randomness import epoch_randomness
 
 Precision = Literal["float32", "bfloat16"]
 
@@ -233,7 +233,7 @@ class _Epochs:
         began = time.perf_counter()
         self.model.train()
         total, positions = 0.0, 0
-        with _randomness(self.seed, epoch, self.device) as generator:
+        with epoch_randomness(self.seed, epoch, self.device) as generator:
             order = torch.randperm(len(self.arrays[0]), generator=generator)
             later = torch.split(order, self.config.batch_size)[1:]
             for step, rows in enumerate(torch.split(order.to(self.device), self.config.batch_size), start=1):
@@ -271,16 +271,6 @@ class _Epochs:
 
 def _silent(_: Progress) -> None:
     """Report nothing."""
-
-
-@contextmanager
-def _randomness(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Give an epoch its own generator; dropout, which only knows the global ones, starts from the same seed inside."""
-    value = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
-    devices = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(value)
-        yield torch.Generator().manual_seed(value)
 
 
 def _validate(
