@@ -21,6 +21,7 @@ READ_BY: Mapping[str, Sequence[str]] = {
     "hidden": ("dnn", "adapter"),
     "mix": ("v", "dnn", "id+v"),
     "inter": ("adapter",),
+    "bn_mode": ("e2e",),
     **dict.fromkeys(
         ("encoder", "top_blocks", "encoder_lr", "weights", "frames", "checkpointing", "micro_batch"), TOWERS
     ),

@@ -6,17 +6,19 @@ import csv
 import json
 import statistics
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from features.errors import ConfigError
+from models.representation import ItemsConfig, Kind
+from pipelines.axes import READ_BY
 from pipelines.compare import finished_rows, run_compare
 from pipelines.compare_costs import cost_summary, cost_table, costs, frozen_row
 from pipelines.compare_output import write_csv
-from pipelines.compare_plot import check_plot, short_names, write_plot
+from pipelines.compare_plot import MARKS, check_plot, short_names, write_plot
 from pipelines.compare_tables import Comparison, Row
 from pipelines.config import dump_yaml
 from pipelines.tables import plan
@@ -72,6 +74,17 @@ def test_rows_are_named_after_what_their_kind_reads(source: Path) -> None:
     ]
     made = plan([source], ["items.dim=4"], KINDS).recipes[-2]
     assert (made.items.kind, made.items.top_blocks, made.items.dim) == ("e2e", 1, 4)
+
+
+def test_every_setting_of_items_says_who_reads_it() -> None:
+    read_by_all = {"kind", "dim", "fuse", "side", "normalise", "init_std"}
+    assert {entry.name for entry in fields(ItemsConfig)} == read_by_all | set(READ_BY)
+    assert {kind for kinds in READ_BY.values() for kind in kinds} <= set(get_args(Kind))
+
+
+def test_every_kind_has_a_mark_of_its_own() -> None:
+    assert len(set(MARKS.values())) == len(MARKS)
+    assert set(MARKS) == {*get_args(Kind), "-"}
 
 
 def test_a_published_number_stays_with_the_recipe_as_it_stands(source: Path) -> None:
