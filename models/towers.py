@@ -21,7 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from models.representation import ItemRepresentation, ItemsConfig, linear
 
 WITHOUT_GRAPH = 64  # items encoded at a time where nothing is kept for a backward pass, unless `micro_batch` says less
-BUCKET = 8  # lengths that count as alike
+BUCKET = 16  # lengths that count as alike, and are padded to the same
 TOGETHER = 32  # items that are encoded together at least, of whatever lengths
 SAMPLE = 32  # items that the scale of an encoder's vectors is taken from
 
