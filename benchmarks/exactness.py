@@ -11,6 +11,7 @@ once as kind 'top' and once as kind 'e2e'. Printed per cut and type of file:
 - losses: the largest difference of a step's loss, relative;
 - weights: the largest over the trained tensors (BatchNorm's statistics among them) of max |difference| / max |entry|,
   without the biases of attention's keys: softmax does not see them, and Adam makes steps of what their gradients round;
+- worst: that tensor;
 - bits: whether losses and all trained tensors are equal bit for bit;
 - seconds that a step takes in each kind, evaluation left out.
 """
@@ -217,7 +218,19 @@ def main() -> None:
     arguments = _arguments()
     torch.set_num_threads(arguments.threads)
     titles = _real_titles(arguments.data, arguments.items) if arguments.data else None
-    columns = ["encoder", "T", "cut at", "file", "vectors", "losses", "weights", "bits", "top s/step", "e2e s/step"]
+    columns = [
+        "encoder",
+        "T",
+        "cut at",
+        "file",
+        "vectors",
+        "losses",
+        "weights",
+        "worst",
+        "bits",
+        "top s/step",
+        "e2e s/step",
+    ]
     rows = []
     for name in arguments.encoders.split(","):
         rows += _encoder(name, titles, arguments)
@@ -237,7 +250,11 @@ def _encoder(name: str, titles: list[str] | None, arguments: argparse.Namespace)
                 top = corpus.train("top", count, corpus.cut(cached, dtype), arguments.steps)
                 found = difference(top, whole[count])
                 row = [name, str(count), str(cached), dtype, f"{found.vectors:.1e}", f"{found.losses:.1e}"]
-                row += [f"{found.weights:.1e}", "equal" if found.bits else "not equal"]
+                row += [
+                    f"{found.weights:.1e}",
+                    found.worst if found.weights else "",
+                    "equal" if found.bits else "not equal",
+                ]
                 rows.append([*row, f"{found.top_s:.3f}", f"{found.e2e_s:.3f}"])
                 print("\t".join(rows[-1]), file=sys.stderr, flush=True)
     return rows

@@ -21,6 +21,7 @@ from features.errors import ConfigError
 
 Cut: TypeAlias = int | Literal["all"]
 PIXEL_CHANNELS = -3  # of frames and covers
+LANES = 16  # float32 numbers that AVX-512 adds at a time
 
 
 @dataclass(frozen=True)
@@ -125,11 +126,19 @@ class Padded:
     """A title's tokens, padded with rows of zeros, which also tell where it ends: no row of a token is all zeros.
 
     Token ids, where there is no prefix, are stored as id + 1 in float32.
+
+    Attributes:
+        shape: (S, F).
+        context: tokens that the model always sees; 0: as many as the longest title of the batch has, up to a multiple
+            of `LANES`: processors add so many numbers at a time, and sums over more zeros then have the same bits.
+        ids: whether token ids are stored.
+        limit: tokens that the model sees at most.
     """
 
     shape: tuple[int, int]
     context: int
     ids: bool
+    limit: int
 
     def pack(self, state: Any) -> Tensor:
         """Return (B, S, F); ValueError for a title longer than S."""
@@ -141,9 +150,9 @@ class Padded:
         return functional.pad(states, (0, 0, 0, self.shape[0] - states.shape[1]))
 
     def unpack(self, activations: Tensor) -> Any:
-        """Return the state at the length at which the library would see these titles."""
+        """Return the state at the length at which the prefix saw these titles."""
         mask = self._mask(activations)
-        length = self.context or int(mask.any(dim=0).nonzero().max()) + 1
+        length = self._length(mask)
         missing = length - activations.shape[1]
         states = functional.pad(activations, (0, 0, 0, missing)) if missing > 0 else activations[:, :length]
         states = states.contiguous()  # as a block gives them: a bias's gradient is summed in another order otherwise
@@ -151,6 +160,17 @@ class Padded:
         if self.ids:
             return Tokens((states[..., 0].round().long() - 1).clamp(min=0), mask)
         return Words(states, mask)
+
+    def padded(self, titles: Tokens) -> Tokens:
+        """Return tokens of a batch at the length at which the model is to see them."""
+        missing = self._length(titles.mask) - titles.mask.shape[1]
+        if missing <= 0:
+            return titles
+        return Tokens(functional.pad(titles.ids, (0, missing)), functional.pad(titles.mask, (0, missing)))
+
+    def _length(self, mask: Tensor) -> int:
+        longest = int(mask.any(dim=0).nonzero().max()) + 1
+        return self.context or max(longest, min(-(-longest // LANES) * LANES, self.limit))
 
     def lengths(self, titles: Tokens | Tensor) -> Tensor:
         """Return the number of tokens, (B,) int64, of titles, or of their activations (B, S, F)."""
@@ -185,9 +205,13 @@ class Prefix(nn.Module):
         """Return activations (B, S, F) float32 of the batch that the encoder takes.
 
         Pixels are put in memory with their channels innermost, as activations lie that are read: convolutions round
-        otherwise in another order, and a block must give the same bits on either side of a cut.
+        otherwise in another order, and a block must give the same bits on either side of a cut. So must a title,
+        whatever stands beside it.
         """
-        if not isinstance(batch, Tokens):
+        if isinstance(batch, Tokens):
+            assert isinstance(self.packing, Padded)
+            batch = self.packing.padded(batch)
+        else:
             batch = batch.movedim(PIXEL_CHANNELS, -1).contiguous().movedim(-1, PIXEL_CHANNELS)
         with torch.no_grad():
             return self.packing.pack(self.steps(batch)).float()
@@ -252,7 +276,7 @@ def _packing(encoder: Encoder, parts: Parts, cut: int, tokens: int | None) -> Pa
     if isinstance(state, Tokens | Words):
         limit = getattr(encoder.spec.inputs, "max_tokens", 0)
         width = 1 if isinstance(state, Tokens) else state.states.shape[-1]
-        return Padded((tokens or limit, width), parts.context, ids=isinstance(state, Tokens))
+        return Padded((tokens or limit, width), parts.context, isinstance(state, Tokens), limit)
     if isinstance(state, list):
         return SideBySide(tuple(tuple(tensor.shape[1:]) for tensor in state))
     tensor, *constants = state if isinstance(state, tuple) else (state,)

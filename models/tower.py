@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-BUCKET = 8  # lengths that count as alike
+BUCKET = 16  # lengths that count as alike, and are padded to the same
 TOGETHER = 32  # items that are encoded together at least, of whatever lengths
 
 

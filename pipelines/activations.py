@@ -76,22 +76,31 @@ class MappedActivations:
         if self._resident is None:
             self._ahead.expect(self._rows[items.numpy()])
 
-    def read(self, items: Tensor) -> Tensor:
-        """Return activations (n, S, F) of items (n,) int64, on their device; StoreError where one is not finite."""
+    def read(self, items: Tensor, tokens: int | None = None) -> Tensor:
+        """Return activations (n, S, F) of items (n,) int64, on their device.
+
+        Args:
+            items: dense indices.
+            tokens: return the first so many of the S only; None = all.
+
+        Raises:
+            StoreError: one is not finite.
+        """
         if self._resident is None:
-            return self._stored(items.cpu().numpy()).to(items.device)
+            return self._stored(items.cpu().numpy(), tokens).to(items.device)
         if self._resident.device != items.device and _fits(self._resident, items.device):
             self._resident = self._resident.to(items.device)
-        return self._resident[items.to(self._resident.device)].to(items.device)
+        return self._resident[:, :tokens][items.to(self._resident.device)].to(items.device)
 
-    def _stored(self, items: NDArray[np.int64]) -> Tensor:
+    def _stored(self, items: NDArray[np.int64], tokens: int | None = None) -> Tensor:
         rows = self._rows[items]
         kind = self.file.dtype if self._scales is None else np.float32
-        result = np.zeros((len(items), *self.file.shape[1:]), kind)
-        for places, values in self._blocks(rows):
+        count, width = self.file.shape[1:]
+        result = np.zeros((len(items), min(tokens or count, count), width), kind)
+        for places, values in self._blocks(rows, tokens):
             result[places] = values
         if self._filling is not None:
-            result[rows < 0] = self._filling.astype(kind)
+            result[rows < 0] = self._filling[:tokens].astype(kind)
         found = torch.from_numpy(result)
         if not bool(torch.isfinite(found).all()):
             raise StoreError(f"{self.file.path} holds activations that are not finite; see `features verify`")
@@ -105,14 +114,16 @@ class MappedActivations:
         mean: NDArray[np.float32] = (total / int((self._rows >= 0).sum())).astype(np.float32)
         return mean
 
-    def _blocks(self, rows: NDArray[np.int64]) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
+    def _blocks(
+        self, rows: NDArray[np.int64], tokens: int | None = None
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
         """Yield (places in `rows`, their values) some megabytes at a time, as they lie on the disk; not rows of -1."""
         order = np.argsort(rows, kind="stable")
         order = order[rows[order] >= 0]
         step = max(1, BLOCK // int(np.prod(self.file.shape[1:])))
         for start in range(0, len(order), step):
             places = order[start : start + step]
-            stored = self._mapped[rows[places]]
+            stored = self._mapped[rows[places], :tokens]
             yield places, stored if self._scales is None else to_float32(stored, self._scales[rows[places]])
 
 

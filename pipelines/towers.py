@@ -137,6 +137,23 @@ class Lengths:
         return self._known[items]
 
 
+class CutTitles:
+    """Activations of titles, read as far as the longest that is asked for goes: the rest is padding."""
+
+    def __init__(self, activations: MappedActivations, lengths: Lengths) -> None:
+        """Take the activations, and the tokens of each item in them."""
+        self.file = activations.file
+        self._activations, self._lengths = activations, lengths
+
+    def read(self, items: Tensor) -> Tensor:
+        """Return activations (n, tokens, F) of items (n,) int64, on their device."""
+        return self._activations.read(items, int(self._lengths(items).max()))
+
+    def expect(self, items: Tensor) -> None:
+        """Read items (n,) int64 ahead where they do not lie in memory."""
+        self._activations.expect(items)
+
+
 def _lengths(prefix: Prefix, source: Source, n_items: int) -> Lengths | None:
     """Return the lengths of titles; None for pixels, and where an encoder sees as many tokens of every title."""
     from extract.split import Padded
@@ -171,8 +188,9 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
     trained = module
     if kept != items.top_blocks:  # the blocks between run frozen
         _, trained = encoder.split(items.top_blocks, tokens=made.get("tokens"))
-    source = MappedActivations(file, split.items.ids, absent=recipe.features[place].absent)
-    lengths = _lengths(prefix, source, len(split.items))
+    activations = MappedActivations(file, split.items.ids, absent=recipe.features[place].absent)
+    lengths = _lengths(prefix, activations, len(split.items))
+    source = activations if lengths is None else CutTitles(activations, lengths)
     tower = Tower(source, module, (trained,), _last_blocks(encoder, items), lengths)
     return tower, _facts(encoder, items) | {"activations": file.provenance.fingerprint}
 

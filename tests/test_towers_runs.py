@@ -134,6 +134,9 @@ def test_titles_are_encoded_beside_titles_of_their_length(kind: str, data: Path,
     assert tower.lengths is not None
     for _ in range(2):
         assert tower.lengths(torch.arange(ITEMS)).tolist() == [words + marks for words in wanted]
+    if kind == "top":  # no padding is read
+        shortest = int(torch.tensor(wanted).argmin())
+        assert tower.source.read(torch.tensor([shortest])).shape[1] == min(wanted) + marks  # type: ignore[union-attr]
     alone = [tower.module(tower.source.read(torch.tensor([item]))) for item in range(ITEMS)]
     together = tower.module(tower.source.read(torch.arange(ITEMS)))
     torch.testing.assert_close(together, torch.cat(alone))
@@ -308,6 +311,8 @@ def test_mapped_rows_are_those_of_the_store(dtype: str, tmp_path: Path) -> None:
     assert mapped.read(some).dtype == {"float16": torch.float16}.get(dtype, torch.float32)
     assert torch.equal(mapped.read(some).float(), expected)
     assert torch.equal(resident.read(some), mapped.read(some))
+    for source in (mapped, resident):
+        assert torch.equal(source.read(some, 3), mapped.read(some)[:, :3])
     kept = mapped.read(some)
     mapped.read(torch.arange(4))
     assert torch.equal(kept.float(), expected), "what is read is not written to again"
