@@ -13,7 +13,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import build_recommender, recommenders, towers
+from models import build_recommender, recommenders
+from models import tower as tower_parts
 from models.base import Recommender
 from models.items import ItemsConfig, build_items
 from models.tower import BUCKET, TOGETHER, Tower, by_length
@@ -300,7 +301,7 @@ def test_a_few_long_ones_do_not_make_all_long() -> None:
 
 @pytest.mark.parametrize("options", [{}, {"micro_batch": 7}, {"checkpointing": True}])
 def test_items_of_like_lengths_go_together(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(towers, "TOGETHER", 8)
+    monkeypatch.setattr(tower_parts, "TOGETHER", 8)
     lengths = torch.arange(ITEMS).mul(7).remainder(31) + 1
     plain, grouped = model(top(2, dropout=0.0), **options), top(2, dropout=0.0)
     grouped = model(replace(grouped, lengths=lambda items: lengths[items]), **options)
