@@ -205,16 +205,20 @@ class Prefix(nn.Module):
         """Return activations (B, S, F) float32 of the batch that the encoder takes.
 
         Pixels are put in memory with their channels innermost, as activations lie that are read: convolutions round
-        otherwise in another order, and a block must give the same bits on either side of a cut. So must a title,
-        whatever stands beside it.
+        otherwise in another order, and a block must give the same bits on either side of a cut, whatever else is in
+        its batch.
         """
+        alone = isinstance(batch, Tensor) and len(batch) == 1 and batch.device.type == "cpu"
         if isinstance(batch, Tokens):
             assert isinstance(self.packing, Padded)
             batch = self.packing.padded(batch)
         else:
+            if alone:  # oneDNN has other convolutions for one item than for several
+                batch = torch.cat([batch, batch])
             batch = batch.movedim(PIXEL_CHANNELS, -1).contiguous().movedim(-1, PIXEL_CHANNELS)
         with torch.no_grad():
-            return self.packing.pack(self.steps(batch)).float()
+            activations = self.packing.pack(self.steps(batch)).float()
+        return activations[:1] if alone else activations
 
 
 class Top(nn.Module):
