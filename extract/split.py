@@ -129,8 +129,8 @@ class Padded:
 
     Attributes:
         shape: (S, F).
-        context: tokens that the model always sees; 0: as many as the longest title of the batch has, up to a multiple
-            of `LANES`: processors add so many numbers at a time, and sums over more zeros then have the same bits.
+        context: tokens that the model always sees; 0: as many as the longest title has, up to a multiple of `LANES`:
+            processors add so many numbers at a time, and sums over more zeros have the same bits.
         ids: whether token ids are stored.
         limit: tokens that the model sees at most.
     """
@@ -163,9 +163,7 @@ class Padded:
 
     def padded(self, titles: Tokens) -> Tokens:
         """Return tokens of a batch at the length at which the model is to see them."""
-        missing = self._length(titles.mask) - titles.mask.shape[1]
-        if missing <= 0:
-            return titles
+        missing = max(0, self._length(titles.mask) - titles.mask.shape[1])
         return Tokens(functional.pad(titles.ids, (0, missing)), functional.pad(titles.mask, (0, missing)))
 
     def _length(self, mask: Tensor) -> int:
@@ -204,17 +202,20 @@ class Prefix(nn.Module):
     def forward(self, batch: Batch) -> Tensor:
         """Return activations (B, S, F) float32 of the batch that the encoder takes.
 
-        Pixels are put in memory with their channels innermost, as activations lie that are read: convolutions round
-        otherwise in another order, and a block must give the same bits on either side of a cut. So must a title,
-        whatever stands beside it.
+        Pixels are put in memory with their channels innermost, as stored activations lie: convolutions round otherwise
+        in another order, and an item must give the same bits on either side of a cut and in every batch.
         """
+        alone = isinstance(batch, Tensor) and len(batch) == 1 and batch.device.type == "cpu"
         if isinstance(batch, Tokens):
             assert isinstance(self.packing, Padded)
             batch = self.packing.padded(batch)
         else:
+            if alone:  # oneDNN has other convolutions for one item than for several
+                batch = torch.cat([batch] * 2)
             batch = batch.movedim(PIXEL_CHANNELS, -1).contiguous().movedim(-1, PIXEL_CHANNELS)
         with torch.no_grad():
-            return self.packing.pack(self.steps(batch)).float()
+            activations = self.packing.pack(self.steps(batch)).float()
+        return activations[:1] if alone else activations
 
 
 class Top(nn.Module):

@@ -1,9 +1,8 @@
 """A top trained over stored activations is the same blocks trained end to end: fifty steps, every family, every cut.
 
 The files are those that `extract` writes, in batches of two; training's are of up to a dozen. On the machine where
-these tests were written losses and weights are equal bit for bit, but where a title's prefix has attention: how far a
-title is padded depends on its batch, and sums over more zeros round otherwise. Other processors may round otherwise,
-too: hence the tolerance.
+these tests were written losses and all trained tensors are equal bit for bit. Other processors may round otherwise:
+hence the tolerance.
 """
 
 from __future__ import annotations
