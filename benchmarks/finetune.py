@@ -109,6 +109,7 @@ def _extracted(name: str, options: list[str], arguments: argparse.Namespace) -> 
     command += ["--workers", str(arguments.workers), "--json"]
     if name != "pixels":
         command += ["--weights", arguments.weights, "--batch-size", "4"]
+        command += ["--precision", {"bfloat16": "bf16"}.get(arguments.precision, arguments.precision)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     report = json.loads(done.stdout)[0]
     made = {"path": report["path"], "seconds": report["seconds"], "items": report["counts"]["done"]}

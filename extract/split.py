@@ -257,8 +257,7 @@ def split(encoder: Encoder, count: Cut, *, tokens: int | None = None) -> tuple[P
 
 def _place(encoder: Encoder, steps: Sequence[nn.Module], count: int) -> int:
     """Return the number of the step that holds the first of the last `count` blocks."""
-    most = len(encoder.blocks())
-    name = encoder.spec.name
+    most, name = len(encoder.blocks()), encoder.spec.name
     if not most:
         raise ConfigError(f"encoder {name!r} has no block list and cannot be cut; choose one that `encoders` lists")
     if not 1 <= count <= most:
