@@ -84,6 +84,29 @@ class Block(nn.Module):
             states = states if self.pre else norm(states)
         return states
 
+    def newest(self, states: Tensor, visible: Tensor, slots: Tensor, last: Tensor) -> Tensor:
+        """Return (B, D), what `forward` gives for the newest slot of each history; without dropout.
+
+        Args:
+            states: (R, D).
+            visible: (B, 1, 1, L) bool, what those slots see.
+            slots: (R,) int64, as in `forward`.
+            last: (B,) int64, the rows of those slots.
+        """
+        dim, own = states.shape[1], states[last]
+        keys = self.norms[0](states) if self.pre else states
+        weight, bias = self.qkv.weight, self.qkv.bias
+        query = functional.linear(keys[last], weight[:dim], bias[:dim]).view(len(last), 1, self.heads, -1)
+        padded = states.new_zeros(visible.shape[0] * visible.shape[-1], 2 * dim)
+        padded = padded.index_copy(0, slots, functional.linear(keys, weight[dim:], bias[dim:]))
+        key, value = padded.view(len(last), -1, 2, self.heads, dim // self.heads).permute(2, 0, 3, 1, 4)
+        mixed = functional.scaled_dot_product_attention(query.transpose(1, 2), key, value, attn_mask=visible)
+        own = own + self.out(mixed.transpose(1, 2).reshape(len(last), dim))
+        own = own if self.pre else self.norms[0](own)
+        change = self._feed(self.norms[1](own) if self.pre else own, visible, slots)
+        result: Tensor = own + change if self.pre else self.norms[1](own + change)
+        return result
+
     def _attend(self, states: Tensor, visible: Tensor, slots: Tensor) -> Tensor:
         batch, length, dim = visible.shape[0], visible.shape[-1], states.shape[1]
         projected = self.qkv(states)
@@ -125,6 +148,27 @@ class SASRec(SequentialRecommender):
         Short histories are most of the data, so all but the attention itself runs on the real slots alone.
         """
         batch, length, dim = vectors.shape
+        states, visible, slots = self._start(vectors, mask)
+        for block in self.blocks:
+            states = block(states, visible, slots)
+        states = self.norm(states) if self.config.norm == "pre" else states
+        return states.new_zeros(batch * length, dim).index_copy(0, slots, states).view(batch, length, dim)
+
+    def newest(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Return (B, D) states of the last slots; the last block makes no others."""
+        if self.training or not bool(mask[:, -1].all()):  # dropout, or a history without an item
+            return super().newest(vectors, mask)
+        states, visible, slots = self._start(vectors, mask)
+        last = self.blocks[-1]
+        assert isinstance(last, Block)
+        for block in self.blocks[:-1]:
+            states = block(states, visible, slots)
+        states = last.newest(states, visible[:, :, -1:], slots, mask.sum(1).cumsum(0) - 1)
+        return self.norm(states) if self.config.norm == "pre" else states
+
+    def _start(self, vectors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Return what the blocks take: states (R, D), what sees what (B, 1, L, L), and the real slots (R,)."""
+        batch, length, dim = vectors.shape
         slots = mask.flatten().nonzero()[:, 0]
         states = (vectors + self.positions[-length:]).view(batch * length, dim)[slots]
         if self.config.norm == "post":
@@ -132,11 +176,7 @@ class SASRec(SequentialRecommender):
         states = functional.dropout(states, self.config.dropout, self.training)
         causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
         itself = torch.eye(length, dtype=torch.bool, device=mask.device)  # no row without a key: some kernels give NaN
-        visible = (causal & mask[:, None, :] | itself)[:, None]
-        for block in self.blocks:
-            states = block(states, visible, slots)
-        states = self.norm(states) if self.config.norm == "pre" else states
-        return states.new_zeros(batch * length, dim).index_copy(0, slots, states).view(batch, length, dim)
+        return states, (causal & mask[:, None, :] | itself)[:, None], slots
 
 
 MODEL = SASRec

@@ -49,6 +49,10 @@ class SequentialRecommender(Recommender):
         Histories end in the last slot. States of padded slots may be anything finite.
         """
 
+    def newest(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Return (B, D), the states of `encode` in the last slots; models override it that can make these alone."""
+        return self.encode(vectors, mask)[:, -1]
+
     def forward(self, batch: TrainBatch) -> TrainOutput:
         """Return the loss over all real positions: each state against the next item."""
         real = batch.mask[:, :-1]
@@ -56,7 +60,7 @@ class SequentialRecommender(Recommender):
         users = batch.users.repeat_interleave(real.sum(1), output_size=positions)
         needed = self.objective.candidates(batch.items, batch.mask, users)
         vectors = self.items(needed.items)
-        states = self._states(vectors, needed.slots[:, :-1], real)
+        states = self.encode(self._inputs(vectors, needed.slots[:, :-1], real), real)
         loss = self.objective(states[real], vectors, needed.slots[:, 1:][real], users, needed)
         return TrainOutput(loss, positions)
 
@@ -67,13 +71,13 @@ class SequentialRecommender(Recommender):
             vectors = torch.zeros(1, self.items.dim, device=batch.items.device)
         else:
             vectors = self.items(distinct.items)
-        return self._states(vectors, distinct.slots, batch.mask)[:, -1]
+        return self.newest(self._inputs(vectors, distinct.slots, batch.mask), batch.mask)
 
     def item_vectors(self) -> Tensor:
         """Return (I, D) vectors of all items."""
         return self.items.table()
 
-    def _states(self, vectors: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
+    def _inputs(self, vectors: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
         if mask.shape[1] > self.config.max_length:
             raise ValueError(f"histories of {mask.shape[1]} items; max_length is {self.config.max_length}")
-        return self.encode(vectors[slots] * mask[:, :, None], mask)
+        return vectors[slots] * mask[:, :, None]
