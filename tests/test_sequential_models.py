@@ -153,3 +153,14 @@ def test_youtube_on_all_others_is_the_loss_of_those_rows() -> None:
 def test_impossible_settings_are_refused(name: str, options: dict[str, object], match: str) -> None:
     with pytest.raises(ValueError, match=match):
         build(name, "id", **options)
+
+
+@pytest.mark.parametrize("norm", ["post", "pre"])
+@pytest.mark.parametrize("layers", [1, 3])
+@pytest.mark.parametrize("histories", [HISTORIES, [*HISTORIES, []]])
+def test_sasrec_makes_the_newest_state_alone(norm: str, layers: int, histories: list[list[int]]) -> None:
+    model, _ = made("sasrec", norm=norm, layers=layers, heads=4)
+    items, mask = (torch.from_numpy(array) for array in left_pad(histories, LENGTH))
+    inputs = model.items.table()[items] * mask[:, :, None]
+    with torch.no_grad():
+        torch.testing.assert_close(model.newest(inputs, mask), model.encode(inputs, mask)[:, -1], atol=1e-5, rtol=1e-5)
