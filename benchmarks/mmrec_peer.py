@@ -65,9 +65,9 @@ def build(name: str, settings: dict[str, Any]) -> tuple[Any, Any]:
     data.pretrain_setup()
     kind = get_model(name)
     if name == "MMGCN":
-        module = sys.modules[kind.__module__]
-        branch, width = module.GCN, config["embedding_size"]
-        module.GCN = lambda *args, **options: branch(*args, **options | {"dim_latent": width})
+        branch, width = sys.modules[kind.__module__].GCN, config["embedding_size"]
+        begin = branch.__init__
+        branch.__init__ = lambda *args, **options: begin(*args, **options | {"dim_latent": width})
     model = kind(config, data).to(config["device"])
     return get_trainer()(config, model, False), data
 

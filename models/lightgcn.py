@@ -69,8 +69,8 @@ class LightGCN(GraphRecommender):
         of_users, of_items = first_users, first_items
         for _ in range(self.config.layers):
             of_users, of_items = (
-                first_users + self.to_users(of_items, self.weights),
-                first_items + self.to_items(of_users, self.weights_t),
+                self.to_users(of_items, self.weights).add_(first_users),  # in the memory the product was made in
+                self.to_items(of_users, self.weights_t).add_(first_items),
             )
         of_users = of_users if users is None else of_users.index_select(0, users)
         of_items = of_items if items is None else of_items.index_select(0, items)

@@ -74,10 +74,14 @@ class Convolution(nn.Module):
 
     def forward(self, around: Tensor, vectors: Tensor, ids: Tensor) -> Tensor:
         """Return the next vectors (n, D) from the mean of the neighbours, the nodes' own, and their id vectors."""
-        around = functional.leaky_relu(self.neighbours(around))
-        own = functional.leaky_relu(self.own(vectors)) + ids
-        mixed = self.combine(torch.cat([around, own], dim=1)) if self.concat else self.combine(around) + own
-        return functional.leaky_relu(mixed)
+        around = functional.leaky_relu(self.neighbours(around), inplace=True)
+        own = functional.leaky_relu(self.own(vectors), inplace=True) + ids
+        if not self.concat:
+            return functional.leaky_relu(self.combine(around) + own, inplace=True)
+        width = around.shape[1]  # W [around, own] without making the pair: two products, one sum
+        of_around, of_own = self.combine.weight[:, :width], self.combine.weight[:, width:]
+        mixed = torch.addmm(functional.linear(around, of_around, self.combine.bias), own, of_own.T)
+        return functional.leaky_relu(mixed, inplace=True)
 
 
 class Branch(nn.Module):
