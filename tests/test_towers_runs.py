@@ -17,7 +17,7 @@ from extract.encoder import Encoder
 from features.errors import ConfigError, StoreError
 from features.provenance import Provenance
 from features.store import FeatureFile, FeatureRows, State, write_features
-from models import towers
+from models import tower as tower_parts
 from models.base import KINDS
 from pipelines.activations import MappedActivations
 from pipelines.config import build_recipe, load_recipe
@@ -177,7 +177,9 @@ def test_one_recipe_takes_every_kind(data: Path, tmp_path: Path) -> None:
 def test_blocks_of_the_libraries_are_made_again(name: str, data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     split = load_data(recipe(data).data).split
     runs: list[Any] = []
-    monkeypatch.setattr(towers, "checkpoint", lambda block, *a, **k: runs.append(block) or checkpoint(block, *a, **k))
+    monkeypatch.setattr(
+        tower_parts, "checkpoint", lambda block, *a, **k: runs.append(block) or checkpoint(block, *a, **k)
+    )
     found = []
     for options in ({}, {"checkpointing": True}):
         made = recipe(data, changes("e2e", name, 2, **options))
