@@ -119,7 +119,8 @@ def _extracted(name: str, options: list[str], arguments: argparse.Namespace) -> 
 
 
 def _in_process(row: str, arguments: argparse.Namespace, files: dict[str, dict[str, Any]]) -> dict[str, Any]:
-    passed = [f"--{name.replace('_', '-')}={value}" for name, value in vars(arguments).items() if _given(name, value)]
+    given = [(name.replace("_", "-"), value) for name, value in vars(arguments).items() if _given(name, value)]
+    passed = [f"--{name}" if value is True else f"--{name}={value}" for name, value in given]
     paths = json.dumps([made["path"] for made in files.values()])
     done = subprocess.run(
         [sys.executable, __file__, *passed, "--measure", row, "--files", paths], capture_output=True, text=True
