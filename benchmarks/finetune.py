@@ -221,7 +221,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True, help="folder of the corpus and the files; kept")
     parser.add_argument("--data", type=Path, help="dataset folder instead of the synthetic corpus")
-    parser.add_argument("--titles", action="store_true", help="the encoder reads titles, so that there are no pixels")
+    parser.add_argument("--titles", action="store_true", help="the encoder reads titles, of --data; no pixels")
     parser.add_argument("--items", type=int, default=48, help="clips of the synthetic corpus")
     parser.add_argument("--users", type=int, default=200, help="users of the synthetic corpus")
     parser.add_argument("--encoder", required=True)
@@ -237,7 +237,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     parser.add_argument("--files", default="[]", help=argparse.SUPPRESS)
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if arguments.titles and not arguments.data:
+        parser.error("--titles needs --data: in the synthetic corpus a title is blank on purpose")
+    return arguments
 
 
 if __name__ == "__main__":
