@@ -45,7 +45,7 @@ from pipelines.data.synthetic import CorpusSize, make_corpus
 
 ROWS = "v,dnn,top:1,top:2,e2e:1,e2e:2,e2e:all"
 COLUMNS = (
-    "items",
+    "row",
     "step (s)",
     "steps",
     "items/step",
