@@ -90,7 +90,7 @@ class FrozenItems(ItemRepresentation):
 
 
 def start_length(vectors: Tensor) -> float:
-    """Return the root mean square length of vectors (n, F); 1 where all are zero: any start will do."""
+    """Return the root mean square length of vectors (n, F); 1 where all are zero or alike: any start will do."""
     return float(vectors.square().sum(1).mean().sqrt()) or 1.0
 
 

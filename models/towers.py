@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from models.frozen import start_length
 from models.ranks import ALONE, Ranks, own_randomness
 from models.representation import ItemRepresentation, ItemsConfig, linear
 from models.tower import LooksAhead, Meter, Tower, batch_norms, by_length, recompute
@@ -176,10 +177,10 @@ class TowerItems(ItemRepresentation):
             )
         standard = self.config.normalise == "standard"
         shift = vectors.mean(0) if standard else torch.zeros(vectors.shape[1])
-        gain = vectors.shape[1] ** 0.5 / _length(vectors - shift) if standard else 1.0
+        gain = vectors.shape[1] ** 0.5 / start_length(vectors - shift) if standard else 1.0
         self.register_buffer("shift", shift)  # in the state dict: the weights they were taken from will have moved on
         self.register_buffer("gain", torch.tensor(gain))
-        length = _length(self._normalised(vectors))
+        length = start_length(self._normalised(vectors))
         self.project = linear(vectors.shape[1], self.dim, self.config.init_std / length)
 
     def _refuse_batch_norm(self) -> None:
@@ -240,11 +241,6 @@ def held_tables(model: nn.Module) -> Iterator[None]:
     finally:
         for tower in towers:
             tower._held = None
-
-
-def _length(vectors: Tensor) -> float:
-    """Return the root mean square length; 1 where all are zero or alike: any start will do."""
-    return float(vectors.square().sum(1).mean().sqrt()) or 1.0
 
 
 def _leave_out_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:

@@ -11,6 +11,7 @@ import subprocess
 import threading
 import time
 from collections import Counter
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -62,6 +63,15 @@ def whole(catalog: Catalog, tmp_path_factory: pytest.TempPathFactory) -> dict[st
     return hashes(folder)
 
 
+def at_once(ask: Callable[[], None], count: int) -> None:
+    """Call `ask` in so many threads, and wait for them."""
+    threads = [threading.Thread(target=ask) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
 # ---- claims
 
 
@@ -74,11 +84,7 @@ def test_one_of_many_gets_a_claim_and_gives_it_back(tmp_path: Path) -> None:
             got.append(mine)
             ready.wait()  # all have asked before the first gives back
 
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(ask, 8)
     assert sorted(got) == [False] * 7 + [True]
     assert not list((tmp_path / "c").iterdir())
     with claims.take("1-3") as mine:
@@ -148,11 +154,7 @@ def test_of_many_that_see_a_worker_dead_one_takes_over(tmp_path: Path, monkeypat
             ready.wait()
 
     monkeypatch.setattr(Claims, "_is_stale", all_have_seen)
-    threads = [threading.Thread(target=ask) for _ in range(8)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    at_once(ask, 8)
     assert sorted(got) == [False] * 7 + [True]
 
 
