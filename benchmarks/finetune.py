@@ -38,6 +38,7 @@ import torch
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from features.atomic import whole_folder
 from features.errors import FreezeframeError
 from pipelines.config import Recipe, build_recipe
 from pipelines.console import table
@@ -65,7 +66,8 @@ def main() -> None:
         return
     data = arguments.data or arguments.out / "corpus"
     if not data.is_dir():
-        make_corpus(data, seed=0, size=CorpusSize(items=arguments.items, users=arguments.users))
+        with whole_folder(data) as fresh:  # half a corpus would pass for a whole
+            make_corpus(fresh, seed=0, size=CorpusSize(items=arguments.items, users=arguments.users))
     arguments.data = data
     files = _extract(arguments)
     machine = f"{platform.machine()}, {os.cpu_count()} cores, {arguments.threads} threads, {arguments.device}"

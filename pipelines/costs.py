@@ -14,7 +14,7 @@ from models.tower import Tower
 from models.towers import towers_of
 from pipelines.config import Recipe
 from pipelines.train import FitResult
-from pipelines.vectors import content_of
+from pipelines.vectors import content_for, content_of
 
 
 def files_read(recipe: Recipe, files: Sequence[FeatureFile], towers: Mapping[str, Tower]) -> list[FeatureFile]:
@@ -28,8 +28,7 @@ def files_read(recipe: Recipe, files: Sequence[FeatureFile], towers: Mapping[str
     if not recommenders()[recipe.model.name].uses_items:
         return []
     if recipe.items.kind in CONTENT:
-        wanted = "layers" if recipe.items.reads_layers else "vectors"
-        return [file for file in files if content_of(file) == wanted]
+        return [file for file in files if content_of(file) == content_for(recipe.items)]
     sources = [getattr(tower.source, "file", None) for tower in towers.values()]
     return [source for source in sources if isinstance(source, FeatureFile)]
 

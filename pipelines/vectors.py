@@ -11,7 +11,7 @@ from torch import Tensor
 from features.errors import ConfigError
 from features.store import FeatureFile
 from models import recommenders
-from models.representation import CONTENT
+from models.representation import CONTENT, ItemsConfig
 from pipelines.config import Recipe
 from pipelines.data.split import Split
 
@@ -37,7 +37,7 @@ def read_vectors(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> 
     items = recipe.items
     if items.kind not in CONTENT or not recommenders()[recipe.model.name].uses_items:
         return {}, {}
-    wanted = "layers" if items.reads_layers else "vectors"
+    wanted = content_for(items)
     if files and all(content_of(file) != wanted for file in files):
         raise ConfigError(_refusal(recipe, files[0]))
     vectors, present = {}, {}
@@ -47,6 +47,11 @@ def read_vectors(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> 
             vectors[name] = torch.from_numpy(file.read(split.items.ids, absent=feature.absent))
             present[name] = torch.from_numpy(file.done(split.items.ids))
     return vectors, present
+
+
+def content_for(items: ItemsConfig) -> str:
+    """Return what kinds made from frozen content read: 'vectors' or 'layers'."""
+    return "layers" if items.reads_layers else "vectors"
 
 
 def content_of(file: FeatureFile) -> str:
