@@ -61,10 +61,12 @@ class MappedActivations:
             self._filling = self._mean()
         width = file.dtype.itemsize if self._scales is None else 4  # int8 is kept as float32
         size = len(ids) * int(np.prod(file.shape[1:])) * width
-        self._ahead = LookAhead(file.path, self._mapped)
         self._resident: Tensor | None = None
         if size <= resident_bytes:
             self._resident = self._stored(np.arange(len(ids)))
+            del self._mapped  # while it stands, its pages count as memory of the process, too
+        else:
+            self._ahead = LookAhead(file.path, self._mapped)
 
     @property
     def resident(self) -> bool:
@@ -98,13 +100,12 @@ class MappedActivations:
         count, width = self.file.shape[1:]
         result = np.zeros((len(items), min(tokens or count, count), width), kind)
         for places, values in self._blocks(rows, tokens):
+            if not np.isfinite(values).all():  # here and not at the end, where it would take memory for all at once
+                raise StoreError(f"{self.file.path} holds activations that are not finite; see `features verify`")
             result[places] = values
         if self._filling is not None:
             result[rows < 0] = self._filling[:tokens].astype(kind)
-        found = torch.from_numpy(result)
-        if not bool(torch.isfinite(found).all()):
-            raise StoreError(f"{self.file.path} holds activations that are not finite; see `features verify`")
-        return found
+        return torch.from_numpy(result)
 
     def _mean(self) -> NDArray[np.float32]:
         """Return the mean (S, F) of the rows that are there."""
