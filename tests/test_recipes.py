@@ -29,6 +29,7 @@ FOLDER = Path(pipelines.__file__).parent / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))
 GROUPS = sorted(SHIPPED.glob("*.yaml"))
 TWO_CORES = 512  # the widest item vector that is small
+SMALL_ALREADY = ("amazon", "synthetic")  # groups that have no other scale
 
 
 @pytest.fixture(scope="module")
@@ -108,7 +109,7 @@ def check_published(values: Mapping[str, float]) -> None:
 @pytest.mark.parametrize("path", GROUPS, ids=lambda path: path.stem)
 def test_every_group_loads_at_both_scales(path: Path) -> None:
     group, number = load_group(path), " ".join(path.stem.split("-")[:2]).capitalize()
-    if "amazon" in path.stem:  # no table of a paper, and small as it is
+    if path.stem.startswith(SMALL_ALREADY):  # and no table of a paper
         full = small = plan([path], ["train.epochs=10"])
     else:
         assert re.fullmatch(rf"arXiv 2309\.15379, {number}(, column frozen)?", group.source)
@@ -129,9 +130,19 @@ def test_every_recipe_stands_in_the_group_of_its_table() -> None:
             assert any(path.resolve() in names for names in of_table), path
 
 
-@pytest.mark.parametrize("path", GROUPS, ids=lambda path: path.stem)
+def test_synthetic_rows_are_of_one_random_encoder() -> None:
+    rows = plan([SHIPPED / "synthetic-fine-tuning.yaml"], []).recipes
+    assert [row.items.kind for row in rows] == ["id", "v", "dnn", "dnn", "dnn", "top", "top", "e2e"]
+    for row in rows:
+        assert row.data.folder == "demo/corpus"
+        assert all("synthetic-demo.video" in feature.path for feature in row.features)
+        if row.items.kind in TOWERS:
+            assert (row.items.encoder, row.items.weights) == ("videomae-tiny", "random")
+
+
+@pytest.mark.parametrize("path", [path for path in GROUPS if "synthetic" not in path.stem], ids=lambda path: path.stem)
 def test_rows_that_train_an_encoder(path: Path) -> None:
-    paper = "amazon" not in path.stem  # whose recipes have no small scale
+    paper = not path.stem.startswith(SMALL_ALREADY)  # whose recipes have no small scale
     for full, small in zip(plan([path], []).recipes, plan([path], ["scale=small"] * paper).recipes, strict=True):
         if full.items.kind not in TOWERS:
             continue
