@@ -83,11 +83,11 @@ def _extract(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
     rows = arguments.rows.split(",")
     cuts = [int(row.partition(":")[2]) for row in rows if row.startswith("top")]
     wanted: dict[str, list[str]] = {"vectors": []} if {"v", "dnn"} & set(rows) else {}
-    if cuts:
-        wanted[f"top {max(cuts)}"] = ["--top-blocks", str(max(cuts)), "--dtype", arguments.dtype]
+    for cut in cuts:  # each its own: from a deeper one the blocks between would run at every step
+        wanted[f"top:{cut}"] = ["--top-blocks", str(cut), "--dtype", arguments.dtype]
     if any(row.startswith("e2e") for row in rows) and not arguments.titles:
         wanted["pixels"] = ["--pixels"]
-    found = {name: _extracted(name.split()[0], options, arguments) for name, options in wanted.items()}
+    found = {name: _extracted(name.replace(":", "-"), options, arguments) for name, options in wanted.items()}
     parts = ("decode", "encode", "write")
     lines = [
         [
@@ -99,7 +99,7 @@ def _extract(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
         for name, made in found.items()
     ]
     table("once", ["file", "items", *(f"{part} (s)" for part in parts), "bytes per item"], lines)
-    return {name.split()[0]: made for name, made in found.items()}
+    return found
 
 
 def _extracted(name: str, options: list[str], arguments: argparse.Namespace) -> dict[str, Any]:
@@ -110,7 +110,7 @@ def _extracted(name: str, options: list[str], arguments: argparse.Namespace) -> 
     command += ["--encoders", arguments.encoder, "--out", str(out), "--max-failed", "1", *options]
     command += ["--workers", str(arguments.workers), "--json"]
     if name != "pixels":
-        command += ["--weights", arguments.weights, "--batch-size", "4"]
+        command += ["--weights", arguments.weights, "--batch-size", "64" if arguments.titles else "4"]
         command += ["--precision", {"bfloat16": "bf16"}.get(arguments.precision, arguments.precision)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     report = json.loads(done.stdout)[0]
