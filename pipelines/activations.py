@@ -100,8 +100,6 @@ class MappedActivations:
         count, width = self.file.shape[1:]
         result = np.zeros((len(items), min(tokens or count, count), width), kind)
         for places, values in self._blocks(rows, tokens):
-            if not np.isfinite(values).all():  # here and not at the end, where it would take memory for all at once
-                raise StoreError(f"{self.file.path} holds activations that are not finite; see `features verify`")
             result[places] = values
         if self._filling is not None:
             result[rows < 0] = self._filling[:tokens].astype(kind)
@@ -125,7 +123,10 @@ class MappedActivations:
         for start in range(0, len(order), step):
             places = order[start : start + step]
             stored = self._mapped[rows[places], :tokens]
-            yield places, stored if self._scales is None else to_float32(stored, self._scales[rows[places]])
+            values = stored if self._scales is None else to_float32(stored, self._scales[rows[places]])
+            if not np.isfinite(values).all():
+                raise StoreError(f"{self.file.path} holds activations that are not finite; see `features verify`")
+            yield places, values
 
 
 def _fits(values: Tensor, device: torch.device) -> bool:

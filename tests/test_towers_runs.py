@@ -346,6 +346,10 @@ def test_vectors_and_rows_that_are_not_finite_are_no_activations(tmp_path: Path)
     path.write_bytes(raw)
     with pytest.raises(StoreError, match="not finite"):
         MappedActivations(FeatureFile(path), item_ids(), resident_bytes=0).read(torch.tensor([3, 4]))
+    with pytest.raises(StoreError, match="not finite"):
+        MappedActivations(FeatureFile(path), item_ids())
+    with pytest.raises(StoreError, match="not finite"):  # the mean would carry it into the absent row
+        MappedActivations(FeatureFile(path), [*item_ids(), "absent"], absent="mean", resident_bytes=0)
 
 
 def test_open_features_knows_activations(data: Path, tmp_path: Path) -> None:
