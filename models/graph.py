@@ -1,29 +1,28 @@
 """What recommenders share that propagate over the graph of users and items.
 
-Letters: U users, I items, N = U + I nodes (users first), E edges, R rows, C columns, D width, n nodes asked for.
-
-A sparse product is a sum of table rows per node, for which `embedding_bag` is the fastest kernel torch has on a CPU:
-over the 110,506 edges (both directions) of Amazon Scientific, at width 64 on one core, 0.93 ms against 1.86 with
-torch.sparse CSR and 3.16 with COO. The backward pass is the same kernel on the transposed pattern, which is kept.
+Letters: U users, I items, N = U + I nodes (users first), E edges, D width, n and m nodes asked for.
 """
 
 from __future__ import annotations
 
-import warnings
 from abc import abstractmethod
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from models.base import TrainingFacts
 from models.items import FusedItems, ItemRepresentation
 from models.pairwise import PairRecommender
+from models.sparse import Adjacency, Part
 
 SHORT = 0.01  # vectors shorter than this are divided by it, not by their length
+MOST = 0.75  # of a graph's entries: a part that holds more costs more to pick out than it saves
+WIDE = 256  # numbers in a vector: where nothing but sums is computed, picking out pays from here on
 
-Kept = tuple[tuple[tuple[int, int], ...], tuple[Tensor, Tensor]]
+Pair = tuple[Tensor, Tensor]  # of users and of items, or of the edges into users and those into items
+Kept = tuple[tuple[tuple[int, int], ...], Pair]
 
 
 def distinct_edges(facts: TrainingFacts) -> tuple[Tensor, Tensor]:
@@ -38,141 +37,77 @@ def unit(vectors: Tensor) -> Tensor:
     A vector that starts at zero has no direction: dividing it by 1e-12, as the released codes do, would blow its first
     gradient up by as much.
     """
-    return functional.normalize(vectors, dim=1, eps=SHORT)
+    scaled: Tensor = _Unit.apply(vectors)
+    return scaled
 
 
-class Adjacency(nn.Module):
-    """A sparse (R, C) matrix of fixed pattern, and its transpose; entries are given with each call.
+class _Unit(torch.autograd.Function):
+    """Keeps its output for the backward pass, which others keep as well, and lets its input go: 2 GB at 120,000 nodes
+    of width 4096."""
 
-    Entries stand row by row, columns ascending.
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor) -> Tensor:
+        lengths = torch.linalg.vector_norm(vectors, dim=1, keepdim=True)
+        scaled: Tensor = vectors / lengths.clamp(min=SHORT)
+        ctx.save_for_backward(scaled, lengths)
+        return scaled
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> Tensor:
+        scaled, lengths = ctx.saved_tensors
+        along = torch.linalg.vecdot(grad, scaled)[:, None].masked_fill_(lengths < SHORT, 0)
+        across: Tensor = torch.addcmul(grad, scaled, along, value=-1)
+        return across.div_(lengths.clamp(min=SHORT))
+
+
+def sum_of_powers(
+    first: Pair, edges: tuple[Adjacency, Adjacency], weights: Pair, layers: int, nodes: tuple[Tensor | None, ...]
+) -> Pair:
+    """Return x + A x + ... + A^K x of users and of items, or of some of them.
+
+    By Horner's rule, x + A (x + A (...)): no layer is kept for the backward pass. Where few nodes are asked for, each
+    layer is computed for those alone that the next one needs.
+
+    Args:
+        first: x, (U, D) and (I, D).
+        edges: A into users (U, I), and into items (I, U).
+        weights: the entries of both.
+        layers: K.
+        nodes: users (n,) and items (m,) int64, each once; None = all.
     """
-
-    offsets: Tensor  # (R + 1,)
-    columns: Tensor  # (E,)
-    rows: Tensor  # (E,)
-    offsets_t: Tensor  # (C + 1,) of the transpose
-    columns_t: Tensor  # (E,)
-    order_t: Tensor  # (E,) which entry each of the transpose is
-
-    def __init__(self, rows: Tensor, columns: Tensor, n_rows: int, n_columns: int) -> None:
-        """Take row and column (E,) int64 of each entry, each pair once, in any order."""
-        super().__init__()
-        order = torch.argsort(rows * n_columns + columns)
-        rows, columns = rows[order], columns[order]
-        order_t = torch.argsort(columns * n_rows + rows)
-        arrays = {
-            "offsets": _offsets(rows, n_rows),
-            "columns": columns,
-            "rows": rows,
-            "offsets_t": _offsets(columns, n_columns),
-            "columns_t": rows[order_t],
-            "order_t": order_t,
-        }
-        for name, array in arrays.items():
-            self.register_buffer(name, array, persistent=False)
-
-    def forward(self, vectors: Tensor, weights: Tensor, nodes: Tensor | None = None) -> Tensor:
-        """Return the product (R, D) float32, or its rows `nodes` (n,), each asked for once.
-
-        Args:
-            vectors: (C, D).
-            weights: (E,) the entries; both get gradients.
-            nodes: int64.
-        """
-        product: Tensor = _Product.apply(vectors.float(), weights.float(), self, nodes)
-        return product
-
-    def dots(self, left: Tensor, right: Tensor) -> Tensor:
-        """Return (E,) inner products of each entry's row of `left` (R, D) and of `right` (C, D)."""
-        dots: Tensor = _Dots.apply(left.float(), right.float(), self)
-        return dots
-
-    def softmax(self, scores: Tensor) -> Tensor:
-        """Return (E,) the softmax over the entries of each row, of scores that exp() can bear."""
-        powers = scores.exp()
-        sums = powers.new_zeros(len(self.offsets) - 1).index_add(0, self.rows, powers)
-        return powers / sums[self.rows]
-
-    def symmetric(self) -> Tensor:
-        """Return (E,) entries 1 / sqrt(degree of row * degree of column)."""
-        return (self.offsets.diff()[self.rows].float() * self.offsets_t.diff()[self.columns].float()).rsqrt()
-
-    def mean(self) -> Tensor:
-        """Return (E,) entries 1 / degree of row: the product is the mean over neighbours."""
-        return 1 / self.offsets.diff()[self.rows].float()
+    users, items = nodes
+    fields: list[tuple[Tensor, Tensor]] = []  # users and items whose vectors a layer gives, the last one's first
+    parts: list[tuple[Part, Part]] = []
+    wide = first[0].shape[1] >= WIDE
+    while wide and users is not None and items is not None and len(parts) < layers:
+        if edges[0].share(users) + edges[1].share(items) > 2 * MOST:
+            break
+        fields.append((users, items))
+        parts.append((edges[0].part(users), edges[1].part(items)))
+        users, items = parts[-1][1].columns, parts[-1][0].columns
+    of_users, of_items = first
+    for _ in range(layers - len(parts)):
+        of_users, of_items = (
+            edges[0](of_items, weights[0]).add_(first[0]),  # in the memory the product was made in
+            edges[1](of_users, weights[1]).add_(first[1]),
+        )
+    of_users = of_users if users is None else of_users.index_select(0, users)
+    of_items = of_items if items is None else of_items.index_select(0, items)
+    own = rows_of(first[0], [field[0] for field in fields]), rows_of(first[1], [field[1] for field in fields])
+    for (to_users, to_items), own_users, own_items in reversed(list(zip(parts, *own, strict=True))):
+        of_users, of_items = (
+            to_users(of_items, weights[0]).add_(own_users),
+            to_items(of_users, weights[1]).add_(own_items),
+        )
+    return of_users, of_items
 
 
-def _offsets(rows: Tensor, count: int) -> Tensor:
-    return torch.cat([rows.new_zeros(1), torch.bincount(rows, minlength=count).cumsum(0)])
-
-
-def _sums(vectors: Tensor, columns: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """Return for each row the weighted sum of `vectors` over its columns."""
-    return functional.embedding_bag(
-        columns, vectors.contiguous(), offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
-    )
-
-
-class _Product(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, vectors: Tensor, weights: Tensor, of: Adjacency, nodes: Tensor | None) -> Tensor:
-        ctx.of, ctx.nodes = of, nodes
-        if nodes is None:
-            product = _sums(vectors, of.columns, of.offsets, weights)
-        else:
-            counts = of.offsets[nodes + 1] - of.offsets[nodes]
-            offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
-            total = int(offsets[-1])
-            shift = torch.repeat_interleave(of.offsets[nodes] - offsets[:-1], counts, output_size=total)
-            entries = torch.arange(total, device=nodes.device) + shift
-            product = _sums(vectors, of.columns[entries], offsets, weights[entries])
-        ctx.save_for_backward(vectors, weights)
-        return product
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        vectors, weights = ctx.saved_tensors
-        of: Adjacency = ctx.of
-        if ctx.nodes is not None:
-            grad = grad.new_zeros(len(of.offsets) - 1, grad.shape[1]).index_copy_(0, ctx.nodes, grad)
-        of_vectors = of_weights = None
-        if ctx.needs_input_grad[0]:
-            of_vectors = _sums(grad, of.columns_t, of.offsets_t, weights[of.order_t])
-        if ctx.needs_input_grad[1]:
-            of_weights = _dots(grad, vectors, of)
-        return of_vectors, of_weights, None, None
-
-
-class _Dots(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, left: Tensor, right: Tensor, of: Adjacency) -> Tensor:
-        ctx.of = of
-        ctx.save_for_backward(left, right)
-        return _dots(left, right, of)
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
-        left, right = ctx.saved_tensors
-        of: Adjacency = ctx.of
-        of_left = _sums(right, of.columns, of.offsets, grad) if ctx.needs_input_grad[0] else None
-        of_right = None
-        if ctx.needs_input_grad[1]:
-            of_right = _sums(left, of.columns_t, of.offsets_t, grad[of.order_t])
-        return of_left, of_right, None
-
-
-def _dots(left: Tensor, right: Tensor, of: Adjacency) -> Tensor:
-    """Return (E,) inner products. Gathering both sides first (the last line) takes 20 times as long on a CPU."""
-    mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
-    if left.device.type == "cuda" or (left.device.type == "cpu" and mkl):
-        blank, shape = left.new_zeros(len(of.columns)), (len(of.offsets) - 1, len(of.offsets_t) - 1)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
-            pattern = torch.sparse_csr_tensor(of.offsets, of.columns, blank, shape, check_invariants=False)
-        sampled: Tensor = torch.sparse.sampled_addmm(pattern, left, right.T, beta=0)
-        return sampled.values()
-    dots: Tensor = torch.linalg.vecdot(left[of.rows], right[of.columns])
-    return dots
+def rows_of(table: Tensor, sets: Sequence[Tensor]) -> Sequence[Tensor]:
+    """Return several sets of rows of a table, by one look-up: the gradient of each look-up is as large as the table."""
+    if not sets:
+        return ()
+    rows: Sequence[Tensor] = torch.split(table.index_select(0, torch.cat(list(sets))), [len(some) for some in sets])
+    return rows
 
 
 class GraphRecommender(PairRecommender):

@@ -32,12 +32,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.base import TrainingFacts
-from models.graph import Adjacency, GraphRecommender, distinct_edges, fuse_of, join, unit
+from models.graph import GraphRecommender, Pair, distinct_edges, fuse_of, join, sum_of_powers, unit
 from models.items import ItemRepresentation, LearnedItems
 from models.objective import Loss
 from models.pairwise import PairConfig
-
-Pair = tuple[Tensor, Tensor]  # of users and of items, or of the edges into users and those into items
+from models.sparse import Adjacency
 
 
 @dataclass(frozen=True)
@@ -98,10 +97,10 @@ class GRCN(GraphRecommender):
             vectors, attention = self._content(preference, part.everything())
             contents.append(vectors)
             attentions.append(attention)
-        pairs = [self._ids(self._refined(attentions)), *contents]
-        of_users = [pair[0] if users is None else pair[0].index_select(0, users) for pair in pairs]
-        of_items = [pair[1] if items is None else pair[1].index_select(0, items) for pair in pairs]
-        return join(of_users, self.fuse), join(of_items, self.fuse)
+        ids = self._ids(self._refined(attentions), users, items)
+        of_users = [pair[0] if users is None else pair[0].index_select(0, users) for pair in contents]
+        of_items = [pair[1] if items is None else pair[1].index_select(0, items) for pair in contents]
+        return join([ids[0], *of_users], self.fuse), join([ids[1], *of_items], self.fuse)
 
     def _content(self, preference: Tensor, features: Tensor) -> tuple[Pair, Pair]:
         """Return content vectors of users and items, and the attention of the edges into each."""
@@ -130,16 +129,12 @@ class GRCN(GraphRecommender):
         pair = torch.stack(into_users).amax(0), torch.stack(into_items).amax(0)
         return (pair[0].relu(), pair[1].relu()) if self.config.prune else pair
 
-    def _ids(self, weights: Pair) -> Pair:
-        """Return the id vectors: the sum of all layers."""
+    def _ids(self, weights: Pair, users: Tensor | None, items: Tensor | None) -> Pair:
+        """Return the id vectors of users (n,) and items (m,), None = all: the sum of all layers."""
         table = self.users.weight
         blank = table.new_zeros(self.facts.n_items, table.shape[1])
-        users, items = unit(table), unit(sum((part.everything() for part in self._learned()), blank))
-        of_users, of_items = users, items
-        for _ in range(self.config.layers):
-            users, items = self.to_users(items, weights[0]), self.to_items(users, weights[1])
-            of_users, of_items = of_users + users, of_items + items
-        return of_users, of_items
+        first = unit(table), unit(sum((part.everything() for part in self._learned()), blank))
+        return sum_of_powers(first, (self.to_users, self.to_items), weights, self.config.layers, (users, items))
 
     def punished(self, users: Tensor, items: Tensor, encoded: Pair) -> Pair:  # noqa: ARG002
         """Return the id vectors and the users' preferences, as they are before they are scaled to length 1."""

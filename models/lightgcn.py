@@ -16,10 +16,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from models.base import TrainingFacts
-from models.graph import Adjacency, GraphRecommender, distinct_edges
+from models.graph import GraphRecommender, distinct_edges, sum_of_powers
 from models.items import ItemRepresentation
 from models.objective import Loss
 from models.pairwise import PairConfig
+from models.sparse import Adjacency
 
 
 @dataclass(frozen=True)
@@ -61,19 +62,10 @@ class LightGCN(GraphRecommender):
         nn.init.xavier_uniform_(self.users.weight)
 
     def propagate(self, users: Tensor | None, items: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the means of the layers.
-
-        By Horner's rule, (1 + A + ... + A^K) x as x + A (x + A (...)): no layer is kept for the backward pass.
-        """
-        first_users, first_items = self.users.weight, self.items.everything()
-        of_users, of_items = first_users, first_items
-        for _ in range(self.config.layers):
-            of_users, of_items = (
-                self.to_users(of_items, self.weights).add_(first_users),  # in the memory the product was made in
-                self.to_items(of_users, self.weights_t).add_(first_items),
-            )
-        of_users = of_users if users is None else of_users.index_select(0, users)
-        of_items = of_items if items is None else of_items.index_select(0, items)
+        """Return the means of the layers."""
+        first = self.users.weight, self.items.everything()
+        edges, weights = (self.to_users, self.to_items), (self.weights, self.weights_t)
+        of_users, of_items = sum_of_powers(first, edges, weights, self.config.layers, (users, items))
         share = 1 / (self.config.layers + 1)
         return of_users * share, of_items * share
 

@@ -23,6 +23,7 @@ users); vectors shorter than 0.01 are divided by 0.01, not by their length; repe
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal, cast
 
@@ -31,10 +32,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.base import TrainingFacts
-from models.graph import Adjacency, GraphRecommender, distinct_edges, fuse_of, join, unit
+from models.graph import MOST, GraphRecommender, distinct_edges, fuse_of, join, rows_of, unit
 from models.items import ItemRepresentation, LearnedItems
 from models.objective import Loss
 from models.pairwise import PairConfig
+from models.sparse import Adjacency, Part
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,34 @@ class Config(PairConfig):
             raise ValueError(f"mmgcn: layers is {self.layers}; it must be at least 1")
         if self.combine not in ("concat", "sum"):
             raise ValueError(f"mmgcn: combine is {self.combine!r}; known: concat, sum")
+
+
+@dataclass(frozen=True)
+class Field:
+    """What a layer computes where not all nodes are needed.
+
+    Attributes:
+        nodes: (n,) int64 whose vectors it gives.
+        part: the rows of the graph into them; its columns are the nodes whose vectors the layer takes.
+        places: (n,) int64, where `nodes` stand among those.
+    """
+
+    nodes: Tensor
+    part: Part
+    places: Tensor
+
+
+def fields_of(graph: Adjacency, nodes: Tensor | None, layers: int) -> list[Field]:
+    """Return the fields of the last layers, in their order, for vectors of `nodes` (n,), each once; None = all.
+
+    As many as it pays to: a layer back a field has the neighbours, too. The last layer always has one.
+    """
+    fields: list[Field] = []
+    while nodes is not None and len(fields) < layers and (not fields or graph.share(nodes) <= MOST):
+        part = graph.part(nodes, nodes)
+        fields.append(Field(nodes, part, torch.searchsorted(part.columns, nodes)))
+        nodes = part.columns
+    return fields[::-1]
 
 
 class Convolution(nn.Module):
@@ -93,24 +123,26 @@ class Branch(nn.Module):
         self.layers = nn.ModuleList([Convolution(dim, config.combine) for _ in range(config.layers)])
         nn.init.xavier_normal_(self.preference.weight)
 
-    def forward(self, items: Tensor, ids: Tensor, graph: Adjacency, mean: Tensor, nodes: Tensor | None) -> Tensor:
-        """Return the last layer (N, D) of all nodes, or its rows `nodes`; the rest of that layer is not computed.
+    def forward(self, items: Tensor, ids: Tensor, graph: Adjacency, mean: Tensor, fields: Sequence[Field]) -> Tensor:
+        """Return the last layer (N, D) of all nodes, or of those that the last field is for.
 
         Args:
             items: (I, D) features.
             ids: (N, D) id vectors.
             graph: (N, N) of both directions.
             mean: (2E,) its entries.
-            nodes: (n,) int64.
+            fields: of the last layers, in their order; those before are computed for all nodes.
         """
         vectors = unit(torch.cat([self.preference.weight, items]))
-        for layer in self.layers[:-1]:
+        whole = len(self.layers) - len(fields)
+        for layer in self.layers[:whole]:
             vectors = layer(graph(vectors, mean), vectors, ids)
-        around = graph(vectors, mean, nodes)
-        if nodes is not None:
-            vectors, ids = vectors.index_select(0, nodes), ids.index_select(0, nodes)
-        last: Tensor = self.layers[-1](around, vectors, ids)
-        return last
+        if fields:
+            vectors = vectors.index_select(0, fields[0].part.columns)
+        own_ids = rows_of(ids, [field.nodes for field in fields])
+        for layer, field, own in zip(self.layers[whole:], fields, own_ids, strict=True):
+            vectors = layer(field.part(vectors, mean), vectors.index_select(0, field.places), own)
+        return vectors
 
 
 class MMGCN(GraphRecommender):
@@ -146,11 +178,12 @@ class MMGCN(GraphRecommender):
         """Return the joined last layers."""
         n_users = self.facts.n_users
         nodes = None if users is None or items is None else torch.cat([users, items + n_users])
+        fields = fields_of(self.graph, nodes, self.config.layers)
         of_items = [part.everything() for part in self._learned()]
         blank = self.users.weight.new_zeros(self.facts.n_items, self.users.embedding_dim)
         ids = torch.cat([self.users.weight, *(of_items or [blank])])
         lasts = [
-            branch(part.everything(), ids, self.graph, self.mean, nodes)
+            branch(part.everything(), ids, self.graph, self.mean, fields)
             for part, branch in zip(self._modalities(), self.branches, strict=True)
         ]
         joined = join(lasts, self.fuse)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +14,14 @@ import torch
 from torch import Tensor
 
 from features.errors import ConfigError
-from models import build_recommender, recommenders
+from models import build_recommender, graph, mmgcn, recommenders, sparse
 from models.base import PairBatch, Recommender, TrainingFacts, UserBatch
-from models.graph import SHORT, Adjacency, GraphRecommender, distinct_edges, unit
+from models.graph import SHORT, GraphRecommender, distinct_edges, unit
 from models.grcn import GRCN
 from models.items import ItemsConfig, build_items
 from models.lightgcn import LightGCN
 from models.mmgcn import MMGCN
+from models.sparse import Adjacency
 from pipelines.config import build_recipe
 from pipelines.optimizers import build_optimizer
 from tests.checkerboard import build, checkerboard
@@ -88,14 +91,25 @@ def joined(vectors: list[Array], fuse: str) -> Array:
 
 
 def agree(model: GraphRecommender, expected: Array) -> None:
-    """Check all vectors, and those of some nodes, which take the shorter way."""
+    """Check all vectors, and those of some nodes, which take the shorter ways: no layer whole, some, all."""
     with torch.no_grad():
-        users, items = model.propagate(None, None)
-        some_users, some_items = model.propagate(torch.tensor([3, 0]), torch.tensor([5, 4, 0]))
-    found = torch.cat([users, items])
-    np.testing.assert_allclose(array(found), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-    picked = found[[3, 0, USERS + 5, USERS + 4, USERS]]
-    torch.testing.assert_close(torch.cat([some_users, some_items]), picked, rtol=1e-4, atol=1e-4)
+        found = torch.cat(model.propagate(None, None))
+        np.testing.assert_allclose(array(found), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+        picked = found[[3, 0, USERS + 5, USERS + 4, USERS]]
+        for most in (1.0, 0.5, 0.0):
+            with parts(most):
+                some = model.propagate(torch.tensor([3, 0]), torch.tensor([5, 4, 0]))
+            torch.testing.assert_close(torch.cat(some), picked, rtol=1e-4, atol=1e-4)
+
+
+@contextmanager
+def parts(most: float) -> Iterator[None]:
+    """Let layers be computed in part while that has at most so much of the graph's entries, however narrow."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "WIDE", 1)
+        patch.setattr(graph, "MOST", most)
+        patch.setattr(mmgcn, "MOST", most)
+        yield
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
@@ -198,14 +212,18 @@ def test_gradients_of_the_sparse_products_are_those_of_dense_ones(
     if not mkl:
         monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
     users, items = distinct_edges(facts())
-    graph = Adjacency(users, items, USERS, ITEMS)
+    matrix = Adjacency(users, items, USERS, ITEMS)
     rows = None if nodes is None else torch.tensor(nodes, dtype=torch.int64)
     generator = torch.Generator().manual_seed(1)
     given = [torch.randn(size, generator=generator) for size in ((USERS, 3), (ITEMS, 3), (len(users),))]
     push = torch.randn(USERS if nodes is None else len(nodes), 3, generator=generator)
 
     def sparse(left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
-        return graph(right, weights * graph.softmax(graph.dots(left, right)), rows)
+        shares = weights * matrix.softmax(matrix.dots(left, right))
+        if rows is None:
+            return matrix(right, shares)
+        part = matrix.part(rows)
+        return part(right[part.columns], shares)
 
     def by_dense(left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
         empty = torch.full((USERS, ITEMS), -torch.inf)
@@ -224,12 +242,55 @@ def test_gradients_of_the_sparse_products_are_those_of_dense_ones(
     torch.testing.assert_close(*gradients)
 
 
+def test_a_part_has_the_columns_asked_for_beside_its_own() -> None:
+    matrix = Adjacency(*distinct_edges(facts()), USERS, ITEMS)
+    part = matrix.part(torch.tensor([4, 1]), torch.tensor([4, 0]))
+    assert part.columns.tolist() == [0, 1, 3, 4, 5]  # user 4 has met 1 and 5, user 1 has met 0 and 3
+    vectors, weights = torch.randn(ITEMS, 3), torch.rand(8)
+    torch.testing.assert_close(part(vectors[part.columns], weights), matrix(vectors, weights)[[4, 1]])
+    assert matrix.share(torch.tensor([4, 1])) == pytest.approx(4 / 8)
+
+
+@pytest.mark.parametrize("name", GRAPH_MODELS)
+def test_gradients_do_not_depend_on_which_layers_are_computed_in_part(name: str) -> None:
+    model = make(name, "id+v", layers=3, negatives=2)
+    found = []
+    for most in (0.0, 0.6, 1.0):
+        model.zero_grad()
+        torch.manual_seed(0)  # of the negatives
+        with parts(most):
+            model.train()(PairBatch(EDGES[0, 4:5], EDGES[1, 4:5])).loss.backward()
+        found.append({label: parameter.grad.clone() for label, parameter in model.named_parameters()})
+    for other in found[1:]:
+        torch.testing.assert_close(other, found[0])
+
+
+@pytest.mark.parametrize("name", GRAPH_MODELS)
+def test_a_small_batch_computes_the_vectors_of_few_nodes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """User 2 and item 3 have met each other, and item 3 user 1."""
+    model = make(name, "id", layers=2)
+    sizes: list[int] = []
+    original = sparse._sums
+    monkeypatch.setattr(sparse, "_sums", lambda *given: sizes.append(len(given[2]) - 1) or original(*given))
+    with parts(1.0):
+        model.propagate(torch.tensor([2]), torch.tensor([3]))
+    # users and items in two products, or nodes in one
+    assert sizes == ([3, 2] if name == "mmgcn" else [2, 1, 1, 1])
+
+
 def test_a_zero_vector_leaves_zero_with_a_gradient_of_bounded_size() -> None:
     vectors = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
     unit(vectors)[:, 0].sum().backward()
     assert vectors.grad is not None
     torch.testing.assert_close(unit(vectors).detach(), torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
     torch.testing.assert_close(vectors.grad, torch.tensor([[1 / SHORT, 0.0], [0.128, -0.096]]))
+
+
+def test_gradients_of_scaling_to_length_1_are_those_of_its_definition() -> None:
+    vectors = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    vectors[:2] *= SHORT / 10  # too short to be scaled to 1
+    assert torch.autograd.gradcheck(unit, vectors.requires_grad_())
+    torch.testing.assert_close(unit(vectors), torch.nn.functional.normalize(vectors, dim=1, eps=SHORT))
 
 
 def vectors_of(model: Recommender) -> Tensor:

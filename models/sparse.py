@@ -1,0 +1,199 @@
+"""Sparse matrices of fixed pattern, and rows of them, for recommenders that propagate over a graph.
+
+Letters: E entries, R rows, C columns, D width, n and m rows and columns of a part.
+
+A sparse product is a sum of table rows per row, for which `embedding_bag` is the fastest kernel torch has on a CPU:
+over the 110,506 edges (both directions) of Amazon Scientific, at width 64 on one core, 0.93 ms against 1.86 with
+torch.sparse CSR and 3.16 with COO. The backward pass is the same kernel on the transposed pattern, which is kept.
+"""
+
+from __future__ import annotations
+
+import warnings
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+
+class Pattern(NamedTuple):
+    """Where a sparse (R, C) matrix has its E entries, row by row, and where its transpose has them."""
+
+    offsets: Tensor  # (R + 1,)
+    columns: Tensor  # (E,)
+    rows: Tensor  # (E,)
+    offsets_t: Tensor  # (C + 1,) of the transpose
+    columns_t: Tensor  # (E,)
+    order_t: Tensor  # (E,) which entry each of the transpose is
+
+
+@dataclass(frozen=True)
+class Part:
+    """Some rows of a matrix, without the columns in which they have no entries.
+
+    Attributes:
+        pattern: of the part, (n, m).
+        entries: which of the matrix's it has.
+        columns: (m,) int64 ascending, which of the matrix's it has.
+    """
+
+    pattern: Pattern
+    entries: Tensor
+    columns: Tensor
+
+    def __call__(self, vectors: Tensor, weights: Tensor) -> Tensor:
+        """Return the product (n, D) from vectors (m, D) of the part's columns and all entries (E,) of the matrix."""
+        product: Tensor = _Product.apply(vectors.float(), weights.float()[self.entries], self.pattern)
+        return product
+
+
+class Adjacency(nn.Module):
+    """A sparse (R, C) matrix of fixed pattern, and its transpose; entries are given with each call.
+
+    Entries stand row by row, columns ascending.
+    """
+
+    offsets: Tensor  # (R + 1,)
+    columns: Tensor  # (E,)
+    rows: Tensor  # (E,)
+    offsets_t: Tensor  # (C + 1,) of the transpose
+    columns_t: Tensor  # (E,)
+    order_t: Tensor  # (E,) which entry each of the transpose is
+
+    def __init__(self, rows: Tensor, columns: Tensor, n_rows: int, n_columns: int) -> None:
+        """Take row and column (E,) int64 of each entry, each pair once, in any order."""
+        super().__init__()
+        order = torch.argsort(rows * n_columns + columns)
+        rows, columns = rows[order], columns[order]
+        order_t = torch.argsort(columns * n_rows + rows)
+        arrays = {
+            "offsets": _offsets(rows, n_rows),
+            "columns": columns,
+            "rows": rows,
+            "offsets_t": _offsets(columns, n_columns),
+            "columns_t": rows[order_t],
+            "order_t": order_t,
+        }
+        for name, array in arrays.items():
+            self.register_buffer(name, array, persistent=False)
+
+    @property
+    def pattern(self) -> Pattern:
+        """Return where the entries stand."""
+        return Pattern(self.offsets, self.columns, self.rows, self.offsets_t, self.columns_t, self.order_t)
+
+    def forward(self, vectors: Tensor, weights: Tensor) -> Tensor:
+        """Return the product (R, D) float32 of vectors (C, D) and the entries `weights` (E,); both get gradients."""
+        product: Tensor = _Product.apply(vectors.float(), weights.float(), self.pattern)
+        return product
+
+    def part(self, rows: Tensor, columns: Tensor | None = None) -> Part:
+        """Return some rows (n,) int64, each asked for once, with all columns in which they have entries.
+
+        Args:
+            rows: int64.
+            columns: (k,) int64 that the part has to have, too.
+        """
+        counts = self.offsets[rows + 1] - self.offsets[rows]
+        offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        total = int(offsets[-1])
+        shift = torch.repeat_interleave(self.offsets[rows] - offsets[:-1], counts, output_size=total)
+        entries = torch.arange(total, device=rows.device) + shift
+        met = self.columns[entries]
+        present = torch.zeros(len(self.offsets_t) - 1, dtype=torch.bool, device=rows.device)
+        present[met] = True
+        if columns is not None:
+            present[columns] = True
+        kept = present.nonzero()[:, 0]
+        met = (present.cumsum(0) - 1)[met]
+        own = torch.repeat_interleave(counts, output_size=total)
+        order_t = torch.argsort(met, stable=True)
+        pattern = Pattern(offsets, met, own, _offsets(met, len(kept)), own[order_t], order_t)
+        return Part(pattern, entries, kept)
+
+    def share(self, rows: Tensor) -> float:
+        """Return how much of all entries stands in some rows (n,), in [0, 1]."""
+        return int((self.offsets[rows + 1] - self.offsets[rows]).sum()) / max(len(self.columns), 1)
+
+    def dots(self, left: Tensor, right: Tensor) -> Tensor:
+        """Return (E,) inner products of each entry's row of `left` (R, D) and of `right` (C, D)."""
+        dots: Tensor = _Dots.apply(left.float(), right.float(), self.pattern)
+        return dots
+
+    def softmax(self, scores: Tensor) -> Tensor:
+        """Return (E,) the softmax over the entries of each row, of scores that exp() can bear."""
+        powers = scores.exp()
+        sums = powers.new_zeros(len(self.offsets) - 1).index_add(0, self.rows, powers)
+        return powers / sums[self.rows]
+
+    def symmetric(self) -> Tensor:
+        """Return (E,) entries 1 / sqrt(degree of row * degree of column)."""
+        return (self.offsets.diff()[self.rows].float() * self.offsets_t.diff()[self.columns].float()).rsqrt()
+
+    def mean(self) -> Tensor:
+        """Return (E,) entries 1 / degree of row: the product is the mean over neighbours."""
+        return 1 / self.offsets.diff()[self.rows].float()
+
+
+def _offsets(rows: Tensor, count: int) -> Tensor:
+    return torch.cat([rows.new_zeros(1), torch.bincount(rows, minlength=count).cumsum(0)])
+
+
+def _sums(vectors: Tensor, columns: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
+    """Return for each row the weighted sum of `vectors` over its columns."""
+    return functional.embedding_bag(
+        columns, vectors.contiguous(), offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
+    )
+
+
+class _Product(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, vectors: Tensor, weights: Tensor, of: Pattern) -> Tensor:
+        ctx.of = of
+        ctx.save_for_backward(vectors, weights)
+        return _sums(vectors, of.columns, of.offsets, weights)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        vectors, weights = ctx.saved_tensors
+        of: Pattern = ctx.of
+        of_vectors = of_weights = None
+        if ctx.needs_input_grad[0]:
+            of_vectors = _sums(grad, of.columns_t, of.offsets_t, weights[of.order_t])
+        if ctx.needs_input_grad[1]:
+            of_weights = _dots(grad, vectors, of)
+        return of_vectors, of_weights, None
+
+
+class _Dots(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor, of: Pattern) -> Tensor:
+        ctx.of = of
+        ctx.save_for_backward(left, right)
+        return _dots(left, right, of)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        left, right = ctx.saved_tensors
+        of: Pattern = ctx.of
+        of_left = _sums(right, of.columns, of.offsets, grad) if ctx.needs_input_grad[0] else None
+        of_right = None
+        if ctx.needs_input_grad[1]:
+            of_right = _sums(left, of.columns_t, of.offsets_t, grad[of.order_t])
+        return of_left, of_right, None
+
+
+def _dots(left: Tensor, right: Tensor, of: Pattern) -> Tensor:
+    """Return (E,) inner products. Gathering both sides first (the last line) takes 20 times as long on a CPU."""
+    mkl = torch.backends.mkl.is_available()  # type: ignore[no-untyped-call]
+    if left.device.type == "cuda" or (left.device.type == "cpu" and mkl):
+        blank, shape = left.new_zeros(len(of.columns)), (len(of.offsets) - 1, len(of.offsets_t) - 1)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Sparse CSR tensor support is in beta", UserWarning)
+            pattern = torch.sparse_csr_tensor(of.offsets, of.columns, blank, shape, check_invariants=False)
+        sampled: Tensor = torch.sparse.sampled_addmm(pattern, left, right.T, beta=0)
+        return sampled.values()
+    dots: Tensor = torch.linalg.vecdot(left[of.rows], right[of.columns])
+    return dots
