@@ -1,4 +1,4 @@
-"""A top trained over stored activations is the same blocks trained end to end: fifty steps (R3D: ten), every family, every cut.
+"""A top trained over stored activations is the same blocks trained end to end, for every family and every cut.
 
 The files are those that `extract` writes, in batches of two; training's are of up to a dozen. On the machine where
 these tests were written losses and all trained tensors are equal bit for bit. Other processors may round otherwise:
