@@ -4,8 +4,8 @@
 
 The corpus has the paper's counts (arXiv 2309.15379, Table 1) and a popularity that falls about as theirs; interactions,
 and vectors of width 768, are drawn, so accuracies mean nothing here. Every recipe runs as it stands, in a process of
-its own, except for the folder, the feature file, one epoch and what `--set` says. Printed per recipe: seconds of
-training, of the validation after it and of the whole process, and its peak memory.
+its own, except for the folder, the feature file and what `--set` says: one epoch and the validation after it, without
+checkpoint and test. Printed per recipe: seconds of both and of the whole process, and its peak memory.
 
 With `--steps N` recipes whose epoch would take hours train some steps to warm up and N more, and rank 1,024 users twice
 and 4,096 once; the seconds of an epoch and of a validation are then the median of the N times the number of steps, and
@@ -117,33 +117,22 @@ def _exact(counts: np.ndarray[Any, np.dtype[np.int64]], total: int, rng: np.rand
 
 def _row(recipe: Path, folder: Path, arguments: argparse.Namespace) -> str:
     loaded = load_recipe(recipe, arguments.overrides)
-    run = arguments.out / f"{loaded.name}-{arguments.size}"
     changes = [f"data.folder={folder}", "train.epochs=1"]
     changes += [f"features.{number}.path={folder / 'features.h5'}" for number in range(len(loaded.features))]
-    if arguments.steps:
-        options = ["--measure", str(recipe), "--out", str(run), "--steps", str(arguments.steps)]
-        command = [sys.executable, __file__, "-", *options, "--set", *arguments.overrides, *changes]
-    else:
-        command = [sys.executable, str(ROOT / "run_pipeline.py"), "train", str(recipe), *arguments.overrides, *changes]
-        command += ["--out", str(run)]
+    command = [sys.executable, __file__, "-", "--measure", str(recipe), "--out", str(arguments.out)]
+    command += ["--steps", str(arguments.steps)] if arguments.steps else []
+    command += ["--device", arguments.device, "--set", *arguments.overrides, *changes]
     began = time.perf_counter()
-    done = subprocess.run([*command, "--device", arguments.device], capture_output=True, text=True)
+    done = subprocess.run(command, capture_output=True, text=True)
     seconds = time.perf_counter() - began
-    changed = " ".join(arguments.overrides) or "-"
+    start = f"| {loaded.name} | {' '.join(arguments.overrides) or '-'} |"
     if done.returncode:
         last = (done.stderr.strip().splitlines() or [f"exit code {done.returncode}"])[-1][:200]
-        return f"| {loaded.name} | {changed} | failed: {last} | | {seconds:.0f} | |"
-    if arguments.steps:
-        found = json.loads(done.stdout.splitlines()[-1])
-        times = f"~{found['epoch_s']:.0f} ({found['steps']} steps) | ~{found['valid_s']:.0f}"
-        return f"| {loaded.name} | {changed} | {times} | {seconds:.0f} | {found['peak_bytes'] / 2**30:.1f} |"
-    record = json.loads((run / "record.json").read_text())
-    log = (run / "log.jsonl").read_text().splitlines()
-    epoch = json.loads(log[-1]) if log else {"train_s": 0.0, "valid_s": record["train_s"]}
-    peak = record["costs"]["peak_memory_bytes"] / 2**30
-    return (
-        f"| {loaded.name} | {changed} | {epoch['train_s']:.0f} | {epoch['valid_s']:.1f} | {seconds:.0f} | {peak:.1f} |"
-    )
+        return f"{start} failed: {last} | | {seconds:.0f} | |"
+    found = json.loads(done.stdout.splitlines()[-1])
+    about = "~" if arguments.steps else ""
+    times = f"{about}{found['epoch_s']:.0f} ({found['steps']} steps) | {about}{found['valid_s']:.0f}"
+    return f"{start} {times} | {seconds:.0f} | {found['peak_bytes'] / 2**30:.1f} |"
 
 
 class Enough(Exception):  # noqa: N818
@@ -151,9 +140,8 @@ class Enough(Exception):  # noqa: N818
 
 
 def measure(arguments: argparse.Namespace) -> None:
-    """Train some steps and rank some users in this process; print one line of JSON."""
+    """Train an epoch and validate, or train some steps and rank some users, in this process; print a line of JSON."""
     from pipelines.data.sides import side_features
-    from pipelines.evaluate import evaluate
     from pipelines.experiment import build_model, load_data, open_features, resolve_device
     from pipelines.train import Progress, fit
 
@@ -168,34 +156,42 @@ def measure(arguments: argparse.Namespace) -> None:
         nonlocal steps
         steps = at.steps
         marks.append(time.perf_counter())
-        if len(marks) > WARM_UP + arguments.steps:
+        if arguments.steps and len(marks) > WARM_UP + arguments.steps:
             raise Enough
 
     mask = recipe.evaluate.mask
+    found: dict[str, float] = {}
     with suppress(Enough):
-        fit(model, data.split, recipe.train, seed=0, run=None, mask=mask, device=device, progress=mark)
-    whole = data.split.valid
+        done = fit(model, data.split, recipe.train, seed=0, run=None, mask=mask, device=device, progress=mark)
+        found = {"epoch_s": done.history[-1].train_s, "valid_s": done.history[-1].valid_s} if done.history else {}
+    if arguments.steps:
+        found = {
+            "epoch_s": statistics.median(np.diff(marks)[WARM_UP:]) * steps,
+            "valid_s": _validation(model, data.split, mask, device),
+        }
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    sys.stdout.write(json.dumps(found | {"steps": steps, "peak_bytes": peak}) + "\n")
+
+
+def _validation(model: Any, split: Any, mask: Any, device: Any) -> float:
+    """Return about how long a validation would take, from that of some users."""
+    from pipelines.evaluate import evaluate
+
+    whole = split.valid
 
     def timed(users: int) -> float:
         bounds = whole.seen_offsets[: users + 1]
         arrays = (whole.users, whole.items, whole.mask, whole.targets)
         part = EvalPart(*(array[:users] for array in arrays), whole.seen[: int(bounds[-1])], bounds)
         began = time.perf_counter()
-        evaluate(model, part, data.split.train_counts, mask=mask, device=device)
+        evaluate(model, part, split.train_counts, mask=mask, device=device)
         return time.perf_counter() - began
 
     first, again = timed(FEW), timed(FEW)  # the first one propagates over, or encodes, all items
     share = again / FEW
     if again < PATIENCE:  # what every evaluation costs once is no part of a user's share
         share = max(timed(MORE) - again, 0.0) / (MORE - FEW)
-    valid = first + (len(whole.users) - FEW) * share
-    found = {
-        "epoch_s": statistics.median(np.diff(marks)[WARM_UP:]) * steps,
-        "valid_s": valid,
-        "steps": steps,
-        "peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-    }
-    sys.stdout.write(json.dumps(found) + "\n")
+    return first + (len(whole.users) - FEW) * share
 
 
 if __name__ == "__main__":
