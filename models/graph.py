@@ -18,7 +18,7 @@ from models.pairwise import PairRecommender
 from models.sparse import Adjacency, Part
 
 SHORT = 0.01  # vectors shorter than this are divided by it, not by their length
-MOST = 0.75  # of a graph's entries: a part that holds more costs more to pick out than it saves
+MOST = 0.75  # of a graph: a part that holds more costs more to pick out than it saves
 WIDE = 256  # numbers in a vector: where nothing but sums is computed, picking out pays from here on
 
 Pair = tuple[Tensor, Tensor]  # of users and of items, or of the edges into users and those into items

@@ -83,7 +83,8 @@ def fields_of(graph: Adjacency, nodes: Tensor | None, layers: int) -> list[Field
     As many as it pays to: a layer back a field has the neighbours, too. The last layer always has one.
     """
     fields: list[Field] = []
-    while nodes is not None and len(fields) < layers and (not fields or graph.share(nodes) <= MOST):
+    most = MOST * (len(graph.offsets) - 1)  # nodes: what a layer computes at each costs more than the sums
+    while nodes is not None and len(fields) < layers and (not fields or len(nodes) <= most):
         part = graph.part(nodes, nodes)
         fields.append(Field(nodes, part, torch.searchsorted(part.columns, nodes)))
         nodes = part.columns
