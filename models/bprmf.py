@@ -53,8 +53,8 @@ class BPRMF(PairRecommender):
         return torch.cat([of_users, one], dim=1), torch.cat([self.items(items), self.item_bias(items)[:, None]], dim=1)
 
     def punished(self, users: Tensor, items: Tensor, encoded: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return the vectors, without the 1 of the users."""
-        return encoded[0][:, :-1], encoded[1]
+        """Return the vectors, without the 1 of the users, and the learned biases."""
+        return encoded[0][:, :-1], torch.cat([encoded[1][:, :-1], self.bias[items][:, None]], dim=1)
 
 
 MODEL = BPRMF

@@ -19,6 +19,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+STRIDE = 1_000_003  # between the seeds of batches: more than there are streams
 BUCKET = 2**25  # gradients that are summed in one go: 128 MB
 T = TypeVar("T")
 
@@ -104,14 +105,15 @@ ALONE = Ranks()
 
 
 @contextmanager
-def own_randomness(device: torch.device, stream: int) -> Iterator[None]:
-    """Seed torch's global generators from their state and `stream`, and put them back at the end.
+def own_randomness(device: torch.device, stream: int, batch: int) -> Iterator[None]:
+    """Seed torch's global generators from the CPU's state, `stream` and `batch`, and put them back at the end.
 
-    Processes that encode different items draw differently inside, and go on alike behind it.
+    Processes that encode different items draw differently inside, and go on alike behind it. `batch` is a number that
+    tells steps apart: nothing else may have drawn from the CPU's generator since the last one.
     """
     devices = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(int(torch.randint(2**62, ())) + stream)
+        torch.manual_seed((int(torch.randint(2**62, ())) + stream + STRIDE * batch) % 2**63)
         yield
 
 

@@ -91,7 +91,7 @@ class TowerItems(ItemRepresentation):
         distinct, inverse = torch.unique(items, return_inverse=True)  # ascending
         if self.ranks.alone or not len(distinct):
             return self._encode_all(distinct)[inverse]
-        with own_randomness(items.device, self._stream):
+        with own_randomness(items.device, self._stream, int(distinct.sum())):
             own = self._encode_all(self.ranks.share(distinct))
         return self.ranks.gather(own.float(), len(distinct))[inverse]
 

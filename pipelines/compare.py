@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 from features.errors import ConfigError, nearest
 from pipelines.compare_costs import trains_an_encoder
@@ -81,12 +81,24 @@ def finished_rows(folders: Sequence[Path]) -> list[Row]:
     return [
         Row(
             kinds[place],
-            tuple(json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder, _ in runs),
+            _metrics([folder for folder, _ in runs]),
             tuple(folder for folder, _ in runs),
             label=str(runs[0][0]) if names.count(kinds[place].name) > 1 else "",
         )
         for place, runs in rows.items()
     ]
+
+
+def _metrics(folders: Sequence[Path]) -> tuple[dict[str, Any], ...]:
+    """Return the metrics of runs of one recipe; ConfigError where their data were not the same."""
+    found = [json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in folders]
+    for folder, metrics in zip(folders, found, strict=True):
+        if metrics.get("tested_on") != found[0].get("tested_on"):
+            raise ConfigError(
+                f"{folders[0]} and {folder} are runs of one recipe with other seeds, but were tested on other data; "
+                "compare them apart"
+            )
+    return tuple(found)
 
 
 def _finished(folder: Path) -> Recipe:

@@ -164,7 +164,8 @@ def _p(value: float | None) -> str:
 def by_popularity(rows: Sequence[Row], baseline: int, metric: str) -> tuple[list[str], list[list[str]]]:
     """Return header and cells of one metric by popularity of the target, and its ratio to the baseline (Figure 6).
 
-    Rows that were tested on other users than the baseline are left out.
+    Rows that were tested on other users than the baseline are left out, and so are those whose training part puts the
+    users into other groups, or that lack the metric.
 
     Raises:
         ConfigError: a run without groups in its metrics file.
@@ -173,6 +174,10 @@ def by_popularity(rows: Sequence[Row], baseline: int, metric: str) -> tuple[list
     groups = [[metrics["test"].get("groups") for metrics in row.metrics] for row in same]
     if not all(found for row in groups for found in row):
         raise ConfigError("--groups needs runs whose metrics.json holds groups; train the recipes again")
+    shapes = [_shape(found[0], metric) for found in groups]
+    alike = [shape == shapes[same.index(rows[baseline])] for shape in shapes]
+    same = [row for row, kept in zip(same, alike, strict=True) if kept]
+    groups = [found for found, kept in zip(groups, alike, strict=True) if kept]
     means = [
         [
             statistics.fmean(values)
@@ -187,6 +192,11 @@ def by_popularity(rows: Sequence[Row], baseline: int, metric: str) -> tuple[list
         for place, group in enumerate(groups[0][0]["popularity"])
     ]
     return header, cells
+
+
+def _shape(groups: dict[str, Any], metric: str) -> list[tuple[str, int, bool]]:
+    """Return name and users of each group, and whether it has the metric."""
+    return [(group["group"], group["users"], metric in group) for group in groups["popularity"]]
 
 
 def _ratio(value: float, base: float) -> str:

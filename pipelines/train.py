@@ -82,7 +82,7 @@ class TrainConfig:
             if getattr(self, name) not in get_args(known):
                 raise ConfigError(f"train.{name} is {getattr(self, name)!r}; known: {', '.join(get_args(known))}")
         name, _, k = self.monitor.partition("@")
-        if name not in METRICS or not k.isdigit() or int(k) < 1:
+        if name not in METRICS or not k.isdecimal() or int(k) < 1 or k != str(int(k)):
             raise ConfigError(
                 f"train.monitor is {self.monitor!r}; it must be NAME@K such as NDCG@10; {nearest(name, METRICS)}"
             )
@@ -164,8 +164,11 @@ def fit(
     if optimizer is None:
         metrics, seconds = _validate(model, split, config, mask, device)
         return FitResult((), 0, metrics, seconds, False)
-    if not len(split.train.users):
-        raise ConfigError(f"dataset {split.dataset!r} has no training windows; are all histories shorter than 4 items?")
+    if not len(split.train_edges[0] if model.trains_on == "pairs" else split.train.users):
+        raise ConfigError(
+            f"dataset {split.dataset!r} has no training {model.trains_on}; are all histories shorter than "
+            f"{3 if model.trains_on == 'pairs' else 4} items?"
+        )
     identity = _identity(seed, split, mask, config, model)
     path = None if run is None else run / CHECKPOINT
     state = State()

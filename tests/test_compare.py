@@ -165,6 +165,38 @@ def test_rows_of_other_users_or_masks_are_not_tested(runs: tuple[Path, list[Row]
         run_tests(rows, "smal")
 
 
+def test_rows_that_hide_other_items_are_not_tested(data: Path, tmp_path: Path) -> None:
+    """The newest five of each user: the same targets, fewer seen items to hide."""
+    made = [
+        recipe(data, {"name": name, "model": {"name": "popularity"}, "data": {"folder": str(data), **options}})
+        for name, options in (("all", {}), ("newest", {"keep_last": 5}))
+    ]
+    rows = compare(made, 1, tmp_path)
+    assert run_tests(rows) is None
+
+
+def test_groups_of_other_users_are_left_out(runs: tuple[Path, list[Row]]) -> None:
+    _, rows = runs
+    other = json.loads(json.dumps(rows[1].metrics))
+    for metrics in other:
+        metrics["test"]["groups"]["popularity"][0]["users"] -= 1
+        metrics["test"]["groups"]["popularity"][-1]["users"] += 1
+    header, _ = by_popularity([*rows, replace(rows[1], label="third", metrics=tuple(other))], 1, "HR@10")
+    assert header[2:] == ["ids HR@10", "small HR@10"]
+    shorter = json.loads(json.dumps(rows[1].metrics).replace("HR@10", "HR@5"))
+    header, _ = by_popularity([*rows, replace(rows[1], label="third", metrics=tuple(shorter))], 0, "HR@10")
+    assert header[2:] == ["ids HR@10", "small HR@10"]
+
+
+def test_seeds_that_were_tested_on_other_data_share_no_row(data: Path, tmp_path: Path) -> None:
+    made = [recipe(data, {"model": {"name": "popularity"}})]
+    compare(made, 2, tmp_path)
+    path = tmp_path / "small-seed1" / "metrics.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"tested_on": "0" * 64}))
+    with pytest.raises(ConfigError, match=r"seed0 and .*seed1 are runs of one recipe .* tested on other data"):
+        finished_rows([tmp_path / f"small-seed{seed}" for seed in (0, 1)])
+
+
 def test_groups_are_ratios_to_the_baseline(runs: tuple[Path, list[Row]]) -> None:
     _, rows = runs
     header, cells = by_popularity(rows, 1, "HR@10")

@@ -376,6 +376,7 @@ def test_bprmf_and_vbpr_are_their_equations() -> None:
     ("name", "kept"),
     [
         ("bprmf", lambda m, u, i: (m.users(u), torch.cat([m.items(i), m.bias[i][:, None]], 1))),
+        ("vbpr", lambda m, u, i: (m.users(u), torch.cat([m.items(i), m.bias[i][:, None]], 1))),
         ("lightgcn", lambda m, u, i: (m.users(u), m.items(i))),
         (
             "mmgcn",

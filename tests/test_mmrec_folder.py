@@ -130,6 +130,17 @@ def test_leave_one_out_of_the_same_file(tmp_path: Path) -> None:
     assert split_of(folder).train_edges.tolist() == [[0], [1]]
 
 
+def test_leave_one_out_keeps_users_and_their_items_together(tmp_path: Path) -> None:
+    """User u has items 3u, 3u + 1 and 3u + 2; numbers sort as 9, 10, ids as '10', '9'."""
+    rows = [(user, 3 * user + number, 0) for user in range(12) for number in range(3)]
+    folder = write_inter(tmp_path / "toy", [*rows, (0, 1, 1), (0, 2, 2)])
+    split = split_of(folder, split="leave-one-out")
+    assert len(split.users) == 12
+    for row, target in zip(split.test.users, split.test.targets, strict=True):
+        assert int(split.items.ids[target]) // 3 == int(split.users.ids[row])
+    assert all(int(split.items.ids[i]) // 3 == int(split.users.ids[u]) for u, i in split.train_edges.T)
+
+
 def test_the_order_of_users_in_the_table_does_not_matter(tmp_path: Path) -> None:
     dataset = read_dataset(write_inter(tmp_path / "toy", [*ROWS, (10, 2, 0), (10, 1, 1), (10, 3, 2)]))
     turned = replace(dataset, interactions=dataset.interactions.sort("user", descending=True, maintain_order=True))

@@ -17,13 +17,13 @@ from torch import Tensor, nn
 from features.errors import ConfigError
 from models.ranks import ALONE, Ranks, own_randomness
 from models.tower import Tower
-from models.towers import share_out
+from models.towers import share_out, towers_of
 from pipelines.config import build_recipe, dump_yaml
 from pipelines.experiment import run_recipe
 from pipelines.processes import _device, refuse_recipe, share_model
 from tests.ranks_worker import CASES, ROWS, gathered, toy, train
 from tests.small import item_ids, plain_recipe, recipe, small_dataset, write
-from tests.test_towers import Counted, frames, model
+from tests.test_towers import FRAMES, ITEMS, WIDTH, Counted, e2e, frames, model
 from tests.test_towers_runs import TITLES, changes, losses, trained, write_activations
 
 ROOT = Path(__file__).parents[1]
@@ -116,12 +116,35 @@ def test_streams_differ_and_leave_no_trace() -> None:
     torch.manual_seed(0)
     expected = torch.rand(3)
     drawn = []
-    for stream in (0, 1):
+    for stream, batch in ((0, 7), (1, 7), (0, 8)):
         torch.manual_seed(0)
-        with own_randomness(device, stream):
+        with own_randomness(device, stream, batch):
             drawn.append(torch.rand(3))
         assert torch.equal(torch.rand(3), expected)
-    assert not torch.equal(*drawn)
+    assert len({tuple(numbers.tolist()) for numbers in drawn}) == 3
+
+
+class Second(Ranks):
+    """The second of two processes, the first of which is not there."""
+
+    def share(self, rows: Tensor) -> Tensor:
+        return rows
+
+    def gather(self, own: Tensor, count: int) -> Tensor:
+        assert len(own) == count
+        return own
+
+
+def test_dropout_inside_the_encoder_differs_from_step_to_step() -> None:
+    """Nothing else draws: a recommender without dropout, or one on a GPU, leaves the CPU's generator alone."""
+    alike = torch.ones(ITEMS, FRAMES, WIDTH)
+    made = model(e2e(2, alike), kind="e2e", top_blocks=2)
+    share_out(made, Second(1, 2))
+    items = towers_of(made)[0].train()
+    torch.manual_seed(0)
+    one, two, again = (items(torch.tensor(batch)).detach() for batch in ([0, 1], [2, 3], [0, 1]))
+    assert torch.equal(one, again)
+    assert not torch.allclose(one, two)
 
 
 def test_what_would_not_be_exact_or_faster_is_refused(tmp_path: Path) -> None:

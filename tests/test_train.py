@@ -14,8 +14,10 @@ from features.errors import ConfigError, StoreError
 from models.base import Recommender, TrainBatch, TrainOutput
 from pipelines.checkpoint import CHECKPOINT, load_best
 from pipelines.evaluate import Evaluation
+from pipelines.experiment import run_recipe
 from pipelines.train import FitResult, Progress, TrainConfig, fit
 from tests.checkerboard import USERS, build, checkerboard
+from tests.small import recipe, write_interactions
 
 SPLIT = checkerboard()
 CONFIG = TrainConfig(epochs=6, batch_size=24, lr=1e-2)
@@ -264,12 +266,24 @@ def test_mixed_precision_learns_too() -> None:
         ({"monitor": "NDGC@10"}, r"train.monitor is 'NDGC@10'; .* did you mean 'NDCG'\?"),
         ({"monitor": "Coverage@10"}, "train.monitor is 'Coverage@10'"),
         ({"monitor": "NDCG"}, "train.monitor is 'NDCG'"),
+        ({"monitor": "HR@010"}, "train.monitor is 'HR@010'"),
+        ({"monitor": "HR@²"}, "train.monitor is 'HR@²'"),
         ({"precision": "float16"}, "train.precision is 'float16'"),
     ],
 )
 def test_impossible_options_are_refused_with_their_value(options: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         TrainConfig(**options)
+
+
+def test_models_that_train_on_pairs_need_no_windows(tmp_path: Path) -> None:
+    """Histories of three: one interaction trains, one validates, one tests."""
+    rows = [(f"u{user}", f"i{(user + number) % 6}", number) for user in range(6) for number in range(3)]
+    folder = write_interactions(tmp_path / "short", rows)
+    pairs = recipe(folder, {"model": {"name": "bprmf"}, "train": {"epochs": 1}})
+    assert run_recipe(pairs, tmp_path / "pairs")["test"]["users"]["all"] == 6
+    with pytest.raises(ConfigError, match="'short' has no training windows; are all histories shorter than 4 items"):
+        run_recipe(recipe(folder), tmp_path / "windows")
 
 
 def test_the_monitor_may_have_any_length() -> None:

@@ -179,9 +179,13 @@ class Split:
         }
 
     def tested_on(self) -> str:
-        """Return a sha256 of the test users, their targets and the candidates: equal ones can be compared by user."""
+        """Return a sha256 of the test users, their targets, what they have seen, and the candidates.
+
+        Runs with equal ones can be compared user by user. What is seen belongs to it: masks take it off the candidates.
+        """
         digest = hashlib.sha256(canonical_json([[self.users.ids[u] for u in self.test.users], self.items.ids]).encode())
-        digest.update(self.test.targets.tobytes() + self.test.bounds.tobytes())
+        for array in (self.test.targets, self.test.bounds, self.test.seen, self.test.seen_offsets):
+            digest.update(array.tobytes())
         return digest.hexdigest()
 
 
@@ -208,7 +212,8 @@ def _leave_one_out(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[s
         raise ConfigError(
             f"{config.folder} has no timestamps ({dataset.layout}); leave-one-out needs an order: set data.split=given"
         )
-    frequent = frequent_items(dataset.interactions, config)
+    # by user as the vocabulary sorts them: MMRec's come in the order of their numbers, 10 behind 9
+    frequent = frequent_items(dataset.interactions.sort("user", maintain_order=True), config)
     kept = without_short_users(frequent, config)
     tail = kept if config.keep_last is None else kept.group_by("user", maintain_order=True).tail(config.keep_last)
     users = Vocabulary(tuple(tail["user"].unique().sort().to_list()), "user")
