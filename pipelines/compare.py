@@ -15,7 +15,7 @@ from features.errors import ConfigError, nearest
 from pipelines.compare_costs import trains_an_encoder
 from pipelines.compare_output import WRITERS, print_comparison
 from pipelines.compare_plot import check_plot, write_plot
-from pipelines.compare_tables import Comparison, Row, Tests, by_popularity, columns, tested_on
+from pipelines.compare_tables import Comparison, Row, Tests, by_popularity, columns, tested_on, untested
 from pipelines.config import Recipe, build_recipe, parse_yaml
 from pipelines.console import say, table
 from pipelines.data.split import DataConfig
@@ -178,6 +178,8 @@ def run_compare(
     tests = run_tests(rows, baseline, test)
     shown = Comparison(rows, tests, made.title, made.notes, costs or any(map(trains_an_encoder, rows)))
     print_comparison(shown)
+    if tests is None and (why := untested(rows, rows[_baseline([row.name for row in rows], baseline)])):
+        say(why)
     if groups or made.groups:
         place = _baseline([row.name for row in rows], baseline)
         metric = columns(rows)[0][1]

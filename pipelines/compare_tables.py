@@ -14,6 +14,8 @@ from pipelines.metrics import METRICS
 from pipelines.oddities import oddities
 from pipelines.significance import RESAMPLES, Compared, Interval
 
+ELSEWHERE = "tested on other users, candidates or seen items, or another split"
+
 
 @dataclass(frozen=True)
 class Row:
@@ -227,6 +229,7 @@ def _protocol(row: Row) -> str:
     return (
         f"{users['all']} test users, {users['warm']} warm and {users['cold']} cold targets, "
         f"{metrics['candidates']} candidates{met}, seen items: {row.recipe.evaluate.mask}"
+        + (", the dataset's own split" if metrics.get("split") == "given" else "")
     )
 
 
@@ -237,8 +240,19 @@ def tests_summary(tests: Tests) -> str:
         f"p: {tests.test} over users, against {tests.baseline}; Holm: over the {len(tests.rows) - 1} rows compared "
         "with it, each metric for itself"
     )
-    left_out = f"; tested on other users, candidates or seen items: {', '.join(tests.left_out)}"
+    left_out = f"; {ELSEWHERE}: {', '.join(tests.left_out)}"
     return line + (left_out if tests.left_out else "")
+
+
+def untested(rows: Sequence[Row], baseline: Row) -> str:
+    """Return why no row can be tested against the baseline, '' where there is no other row."""
+    others = [row.name for row in rows if row is not baseline]
+    if not others:
+        return ""
+    old = [row.name for row in (baseline, *rows) if tested_on(row)[0] is None]
+    if old:
+        return f"no tests: {old[0]} is a run of an older version, which kept too little; train it again"
+    return f"no tests against {baseline.name}: {ELSEWHERE}: {', '.join(others)}"
 
 
 def notes(rows: Sequence[Row]) -> list[str]:

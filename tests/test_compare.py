@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 import statistics
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from scipy import stats
 from features.errors import ConfigError
 from pipelines.compare import compare, finished_rows, run_compare, run_tests
 from pipelines.compare_output import escape_latex, latex, markdown
-from pipelines.compare_tables import Row, by_popularity, comparison, notes, significance, spread, summary
+from pipelines.compare_tables import Row, by_popularity, comparison, notes, significance, spread, summary, untested
 from pipelines.config import PaperResult, Recipe, dump_yaml, recipe_to_dict
 from pipelines.evaluate import EvaluateConfig
 from tests.small import USERS, recipe, small_dataset, write
@@ -163,6 +164,25 @@ def test_rows_of_other_users_or_masks_are_not_tested(runs: tuple[Path, list[Row]
     assert (tests.rows, tests.left_out) == (("ids", "third"), ("small",))
     with pytest.raises(ConfigError, match=r"--baseline 'smal' is no row of the table; did you mean 'small'\?"):
         run_tests(rows, "smal")
+
+
+def test_what_cannot_be_tested_is_told(
+    runs: tuple[Path, list[Row]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, rows = runs
+    keep = replace(rows[1], recipe=replace(rows[1].recipe, evaluate=EvaluateConfig(mask="keep")))
+    assert untested([rows[0]], rows[0]) == ""
+    assert untested([rows[0], keep], rows[0]).startswith("no tests against ids: tested on other users, candidates")
+    given = replace(rows[1], metrics=tuple(metrics | {"split": "given"} for metrics in rows[1].metrics))
+    assert summary([rows[0], given]).endswith("seen items: hide, the dataset's own split")
+    for name in ("ids-seed0", "small-seed0"):
+        shutil.copytree(runs[0] / name, tmp_path / name)
+    path = tmp_path / "small-seed0" / "metrics.json"
+    older = json.loads(path.read_text())
+    del older["tested_on"]
+    path.write_text(json.dumps(older))
+    run_command([tmp_path / "ids-seed0", tmp_path / "small-seed0"], tmp_path)
+    assert "no tests: small is a run of an older version, which kept too little" in capsys.readouterr().out
 
 
 def test_rows_that_hide_other_items_are_not_tested(data: Path, tmp_path: Path) -> None:

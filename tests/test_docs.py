@@ -8,6 +8,7 @@ from __future__ import annotations
 import csv
 import re
 import shlex
+import shutil
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -261,6 +262,8 @@ def test_evaluation_page(here: Path) -> None:
 
 def test_format_pages(here: Path) -> None:
     add_loose_files(here)
+    for part in ("first.h5", "second.h5"):
+        shutil.copy(here / "features.h5", here / part)
     for name in ("feature-files.md", "mmrec.md"):
         lines = commands(ROOT / "docs" / name)
         assert lines
