@@ -13,6 +13,7 @@ from typing import Literal
 from extract.lmdb_media import LmdbEntry, is_lmdb, list_entries
 from extract.pixel_media import PixelEntry, is_pixel_file, list_pixels
 from features.errors import ConfigError, nearest
+from features.paths import no_folder
 
 Origin = Path | LmdbEntry | PixelEntry  # where a video or a cover is
 Modality = Literal["video", "cover", "title"]
@@ -150,7 +151,7 @@ def _listing(folder: Path | None, suffixes: frozenset[str], what: str, dataset: 
     if is_pixel_file(folder):
         return {**list_pixels(folder, what, dataset)}
     if not folder.is_dir():
-        raise ConfigError(f"folder of {what} {folder} does not exist; check the path")
+        raise ConfigError(f"folder of {what} {folder} {no_folder(folder, 'check the path')}")
     found: dict[str, Origin] = {}
     for path in sorted(folder.iterdir()):
         if path.suffix.lower() not in suffixes or path.name.startswith(".") or not path.is_file():

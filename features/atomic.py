@@ -10,6 +10,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from features.errors import StoreError
+from features.paths import write_advice
 
 
 def fsync_file(path: Path) -> None:
@@ -40,7 +41,7 @@ def write_atomic(path: Path, text: str) -> None:
         temporary.replace(path)
         fsync_folder(path.parent)
     except OSError as error:
-        raise StoreError(f"cannot write {path} ({error}); free some disk space or choose another folder") from error
+        raise StoreError(f"cannot write {path} ({error}); {write_advice(error)}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -73,7 +74,7 @@ def whole_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
     except OSError as error:
         if older.exists() and not target.exists():
             older.rename(target)
-        raise StoreError(f"cannot write {target} ({error}); free some disk space or choose another folder") from error
+        raise StoreError(f"cannot write {target} ({error}); {write_advice(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(older, ignore_errors=True)

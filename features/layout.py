@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from features.atomic import fsync_file, fsync_folder
 from features.errors import StoreError
+from features.paths import no_file, write_advice
 from features.provenance import Provenance, canonical_json
 from features.rows import FeatureColumns, State, check_shape
 from features.table import TEXT_COLUMNS, numbers_of, packed, table_sha256, write_texts
@@ -55,7 +56,7 @@ class Contents:
 def _opened(path: Path, seal: Seal | None = None) -> Iterator[h5py.File]:
     """Open for reading; StoreError instead of HDF5's own messages, and for a file that is not the one of the seal."""
     if not path.is_file():
-        raise StoreError(f"feature file {path} does not exist; make it with `extract`, or check the path")
+        raise StoreError(f"feature file {path} {no_file(path, 'make it with `extract`, or check the path')}")
     try:
         with h5py.File(path, "r", locking=False) as handle:
             if seal is not None and _seal(handle.attrs) != seal:  # its rows may be others by now
@@ -64,10 +65,19 @@ def _opened(path: Path, seal: Seal | None = None) -> Iterator[h5py.File]:
     except StoreError:
         raise
     except READ_ERRORS as error:
-        raise StoreError(
-            f"{path} is damaged, truncated or no freezeframe feature file ({_one_line(error)}); "
-            "delete it, then copy or extract it again"
-        ) from error
+        raise StoreError(_unreadable(path, error)) from error
+
+
+def _unreadable(path: Path, error: BaseException) -> str:
+    """Return why a file cannot be read; only one that HDF5 wrote and that is spoilt may be deleted."""
+    if isinstance(error, PermissionError):
+        return f"cannot read {path} (permission denied); check its permissions"
+    if not h5py.is_hdf5(path):
+        return f"{path} is no HDF5 file; name a feature file, or bring arrays in with `features import`"
+    return (
+        f"{path} is damaged, truncated or no freezeframe feature file ({_one_line(error)}); "
+        "delete it, then copy or extract it again"
+    )
 
 
 def _seal(attributes: Mapping[str, Any]) -> Seal:
@@ -95,9 +105,7 @@ def _created(path: Path, check: Callable[[Path], None] | None = None) -> Iterato
         temporary.replace(path)
         fsync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # h5py reports a full disk as either
-        raise StoreError(
-            f"cannot write {path} ({_one_line(error)}); free some disk space or choose another folder"
-        ) from error
+        raise StoreError(f"cannot write {path} ({_one_line(error)}); {write_advice(error)}") from error
     finally:
         with suppress(OSError):
             temporary.unlink()

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from features.errors import StoreError
 from features.layout import BLOCK_BYTES
+from features.paths import no_file
 
 ITEM, VECTOR = "item", "vector"  # columns of a Parquet file
 TENSOR, IDS = "vectors", "ids"  # tensor and metadata entry of a safetensors file
@@ -68,7 +69,7 @@ def open_published(path: Path) -> Published:
         StoreError: no such file, or not one of these formats.
     """
     if not path.is_file():
-        raise StoreError(f"{path} does not exist; give the .npy, .parquet or .safetensors file to import")
+        raise StoreError(f"{path} {no_file(path, 'give the .npy, .parquet or .safetensors file to import')}")
     return {".parquet": _parquet, ".safetensors": _safetensors}.get(path.suffix, _npy)(path)
 
 

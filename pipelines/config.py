@@ -20,6 +20,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from features.errors import ConfigError, nearest
+from features.paths import no_file
 from models import recommenders
 from models.representation import TOWERS, ItemsConfig
 from pipelines.data.split import DataConfig
@@ -115,7 +116,8 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), changes: Mapping[str,
 def read_mapping(path: Path) -> dict[str, Any]:
     """Return the plain data of a YAML file, a recipe or a group of recipes; ConfigError when it is no mapping."""
     if not path.is_file():
-        raise ConfigError(f"recipe {path} does not exist; recipes that come with freezeframe are in pipelines/recipes/")
+        there = "recipes that come with freezeframe are in pipelines/recipes/"
+        raise ConfigError(f"recipe {path} {no_file(path, there)}")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from features.errors import StoreError
+from features.paths import write_advice
 from pipelines.config import Recipe
 from pipelines.console import say, table
 from pipelines.data.split import Split
@@ -108,4 +109,5 @@ def save_ranks(folder: Path, result: Evaluation) -> None:
             if array is not None:
                 np.save(folder / f"{name}.npy", array)
     except OSError as error:
-        raise StoreError(f"cannot write the ranks in {folder} ({error}); free some disk space and try again") from error
+        advice = write_advice(error, "free some disk space and try again")
+        raise StoreError(f"cannot write the ranks in {folder} ({error}); {advice}") from error

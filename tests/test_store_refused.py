@@ -60,15 +60,27 @@ def test_rows_that_are_refused(change: dict[str, Any], said: str) -> None:
 def test_absent_foreign_and_other_datasets_files(tmp_path: Path, five: FeatureFile) -> None:
     with pytest.raises(StoreError, match="does not exist; make it with `extract`"):
         FeatureFile(tmp_path / "nowhere.h5")
+    with pytest.raises(StoreError, match="is a folder; name a file"):
+        FeatureFile(tmp_path)
     with pytest.raises(StoreError, match="belongs to dataset 'micro', not 'other'"):
         FeatureFile(five.path, dataset="other")
-    (tmp_path / "text.h5").write_text("no HDF5 at all")
-    with pytest.raises(StoreError, match="no freezeframe feature file"):
-        FeatureFile(tmp_path / "text.h5")
+    for content in ("no HDF5 at all", ""):
+        (tmp_path / "text.h5").write_text(content)
+        with pytest.raises(StoreError, match=r"text\.h5 is no HDF5 file; name a feature file, .*`features import`$"):
+            FeatureFile(tmp_path / "text.h5")
     with h5py.File(tmp_path / "foreign.h5", "w") as handle:
         handle["vectors"] = np.ones((2, 2))
     with pytest.raises(StoreError, match="import it with `features import`"):
         FeatureFile(tmp_path / "foreign.h5")
+
+
+def test_a_file_one_may_not_read_is_not_called_damaged(five: FeatureFile, monkeypatch) -> None:
+    def forbidden(*_args: object, **_kwargs: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("h5py.File", forbidden)
+    with pytest.raises(StoreError, match=r"^cannot read .*five\.h5 \(permission denied\); check its permissions$"):
+        FeatureFile(five.path)
 
 
 @settings(max_examples=40, deadline=None)
@@ -77,8 +89,10 @@ def test_a_file_cut_anywhere_is_refused(tmp_path_factory, share: float) -> None:
     folder = tmp_path_factory.mktemp("cut")
     file = write(folder / "f.h5", [str(n) for n in range(50)], np.ones((50, 8), np.float16))
     content = file.path.read_bytes()
-    file.path.write_bytes(content[: int(share * len(content))])
-    with pytest.raises(StoreError, match="damaged, truncated or no freezeframe feature file"):
+    left = int(share * len(content))
+    file.path.write_bytes(content[:left])
+    said = "damaged, truncated or no freezeframe feature file .*; delete it" if left >= 8 else "is no HDF5 file"
+    with pytest.raises(StoreError, match=said):
         FeatureFile(file.path).verify()
 
 
@@ -232,5 +246,5 @@ def test_a_write_that_really_hits_a_limit_leaves_nothing(tmp_path: Path) -> None
 
 
 def test_a_folder_that_cannot_be_written_is_named(five: FeatureFile) -> None:
-    with pytest.raises(StoreError, match=r"cannot write .* choose another folder"):
+    with pytest.raises(StoreError, match=r"cannot write .*; something else is there; choose another path"):
         write(five.path / "below-a-file" / "f.h5", ["a"], np.ones((1, 2), np.float16))

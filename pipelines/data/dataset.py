@@ -11,6 +11,7 @@ from pathlib import Path
 import polars as pl
 
 from features.errors import ConfigError, nearest
+from features.paths import no_folder
 
 COLUMNS = ("user", "item", "timestamp")
 
@@ -65,7 +66,7 @@ def read_dataset(folder: Path) -> Dataset:
     from pipelines.data.plain import MEDIA, PLAIN
 
     if not folder.is_dir():
-        raise ConfigError(f"dataset folder {folder} does not exist; check --data (or data.folder in the recipe)")
+        raise ConfigError(f"dataset folder {folder} {no_folder(folder, 'check --data (or data.folder in the recipe)')}")
     found = [(reader, what) for reader in (MICROLENS, IISAN, MMREC, PLAIN) if (what := reader.detect(folder))]
     if not found and (what := MEDIA.detect(folder)):  # every layout may hold videos/ and covers/: alone, they are plain
         found = [(MEDIA, what)]

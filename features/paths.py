@@ -1,0 +1,30 @@
+"""What to say of a path that cannot be used: what stands there instead, and what to do where a write is refused."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
+TAKEN = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+ROOM = "free some disk space or choose another folder"
+
+
+def no_file(path: Path, advice: str) -> str:
+    """Return the tail of an error about a path that is no file: it is a folder, or does not exist and `advice`."""
+    return "is a folder; name a file" if path.is_dir() else f"does not exist; {advice}"
+
+
+def no_folder(path: Path, advice: str) -> str:
+    """Return the tail of an error about a path that is no folder: it is a file, or does not exist and `advice`."""
+    return "is a file; name a folder" if path.is_file() else f"does not exist; {advice}"
+
+
+def write_advice(error: BaseException, room: str = ROOM) -> str:
+    """Return the next step after a failed write; `room` for a full disk, and where the system named no other cause."""
+    number = getattr(error, "errno", None)
+    if number in FORBIDDEN:
+        return "check the permissions there or choose another folder"
+    if number in TAKEN:
+        return "something else is there; choose another path"
+    return room
