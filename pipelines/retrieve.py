@@ -5,7 +5,9 @@ Exact inner-product search: at 20,000 to 1,000,000 items a flat index is the rig
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,10 +18,11 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
+from features.atomic import fsync_file
 from features.errors import ConfigError, StoreError, nearest
 from features.store import FeatureFile, State
 from models.base import Recommender, UserBatch
-from pipelines.console import print_json, say, table
+from pipelines.console import note, print_json, say, table
 from pipelines.data.dataset import read_dataset
 from pipelines.experiment import Run, open_run
 
@@ -103,16 +106,31 @@ def _run_index(run: Run) -> Any:
     if path.is_file():
         return _read_index(path, vectors.shape)
     index = build_index(vectors)
-    temporary = path.with_suffix(".tmp")
-    faiss.write_index(index, str(temporary))
-    temporary.replace(path)
+    _keep(index, path)
     return index
+
+
+def _keep(index: Any, path: Path) -> None:
+    """Write an index for the next time, whole or not at all; where that cannot be, say so and go on without."""
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        faiss.write_index(index, str(temporary))
+        fsync_file(temporary)
+        temporary.replace(path)
+    except (OSError, RuntimeError):  # faiss raises the latter
+        note(f"{path} cannot be written; the index is used from memory, and made again the next time")
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
 
 
 def _read_index(path: Path, shape: tuple[int, ...]) -> Any:
     """Return the index of a file; ConfigError where it cannot be read or is not one of (I, D) vectors."""
     try:
+        path.open("rb").close()  # faiss says the same of what is damaged and of what one may not read
         index = faiss.read_index(str(path))
+    except PermissionError as error:
+        raise ConfigError(f"cannot read {path} (permission denied); check its permissions") from error
     except RuntimeError as error:
         raise ConfigError(f"{path} is no FAISS index; delete it, and it is made again") from error
     if (index.ntotal, index.d) != shape:

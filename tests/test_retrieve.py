@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import json
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -14,7 +17,7 @@ from features.errors import ConfigError, StoreError
 from features.store import FeatureFile
 from models.base import UserBatch
 from pipelines.experiment import Run, open_run, run_recipe
-from pipelines.retrieve import build_index, item_vectors, recommend, search, similar
+from pipelines.retrieve import build_index, item_vectors, recommend, run_recommend, search, similar
 from tests.small import ITEMS, item_ids, recipe, small_dataset, write_vectors
 
 
@@ -78,6 +81,39 @@ def test_an_index_of_another_run_is_refused(run: Run, wrong: str) -> None:
     finally:
         path.write_bytes(kept)
     assert len(recommend(run, "u01", 5)) == 5
+
+
+def test_an_index_one_may_not_read_is_not_to_be_deleted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    def forbidden(path: Path, mode: str) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+
+    recommend(run, "u01", 5)
+    monkeypatch.setattr(Path, "open", forbidden)
+    with pytest.raises(ConfigError, match=r"^cannot read .*index\.faiss \(permission denied\); check its permissions$"):
+        recommend(run, "u01", 5)
+
+
+def half_written(index: Any, path: str) -> None:
+    Path(path).write_bytes(b"half")
+    raise RuntimeError("Error in faiss: could not write")
+
+
+@pytest.mark.parametrize("step", ["faiss.write_index", "pathlib.Path.replace"])
+def test_a_run_that_can_only_be_read_is_searched_in_memory(
+    run: Run, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], step: str
+) -> None:
+    def forbidden(*_: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    expected = recommend(run, "u01", 5)
+    (run.folder / "index.faiss").unlink()
+    before = sorted(run.folder.iterdir())
+    monkeypatch.setattr(step, half_written if step.startswith("faiss") else forbidden)
+    run_recommend(run.folder, "u01", 5, json=True)
+    printed = capsys.readouterr()
+    assert [hit["item"] for hit in json.loads(printed.out)] == [hit.item for hit in expected]
+    assert "index.faiss cannot be written; the index is used from memory" in printed.err
+    assert sorted(run.folder.iterdir()) == before
 
 
 def test_titles_stand_beside_items(run: Run) -> None:
