@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from features.errors import ConfigError, StoreError
+from features.paths import write_advice
 from features.provenance import fsync_folder
 
 CHECKPOINT = "checkpoint.pt"
@@ -134,7 +135,9 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identit
     for name, value in identity.items():
         found = content["identity"].get(name)
         if found != value:
-            raise ConfigError(f"{path}: {name} was {found!r}, now {value!r}; restore it or start without resume")
+            raise ConfigError(
+                f"{path}: {name} was {found!r}, now {value!r}; restore it, or delete {path} and train again"
+            )
     _put(path, model, content["model"])
     optimizer.load_state_dict(content["optimizer"])
     history = [EpochRecord(**record) for record in content["history"]]
@@ -157,9 +160,14 @@ def _read(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         missing = {"identity", "model", "optimizer", "history", "best_epoch", "best", "best_weights"} - set(content)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no checkpoint there; train first") from error
+        raise ConfigError(f"{path}: no checkpoint there; train the recipe into another folder") from error
+    except PermissionError as error:
+        raise ConfigError(f"cannot read {path} (permission denied); check its permissions") from error
     except Exception as error:  # torch raises many kinds, from zip files to unpickling
-        raise ConfigError(f"{path}: not a readable checkpoint ({_first_line(error)}); start without resume") from error
+        why = _first_line(error)  # without the checkpoint alone, a finished run would still be taken as finished
+        raise ConfigError(
+            f"{path}: not a readable checkpoint ({why}); delete the run folder and train again"
+        ) from error
     if missing:
         raise ConfigError(f"{path}: not a checkpoint of training: lacks {', '.join(sorted(missing))}")
     return content
@@ -191,10 +199,8 @@ def _unwritten(path: Path, content: Mapping[str, Any], error: OSError) -> str:
         free = f"{shutil.disk_usage(path.parent).free} are free"
     except OSError:
         free = "what is free is unknown"
-    return (
-        f"cannot write {path} ({error.strerror or error}); it takes about {needed} bytes, {free}: make room, "
-        "then the same command goes on from the last checkpoint"
-    )
+    room = f"it takes about {needed} bytes, {free}: make room, then the same command goes on from the last checkpoint"
+    return f"cannot write {path} ({error.strerror or error}); {write_advice(error, room)}"
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

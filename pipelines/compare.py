@@ -5,7 +5,6 @@ What it shows is in pipelines/compare_tables.py, what a group is in pipelines/ta
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -16,10 +15,11 @@ from pipelines.compare_costs import trains_an_encoder
 from pipelines.compare_output import WRITERS, print_comparison
 from pipelines.compare_plot import check_plot, write_plot
 from pipelines.compare_tables import Comparison, Row, Tests, by_popularity, columns, tested_on, untested
-from pipelines.config import Recipe, build_recipe, parse_yaml
+from pipelines.config import Recipe
 from pipelines.console import say, table
 from pipelines.data.split import DataConfig
 from pipelines.experiment import Data, load_data, run_recipe
+from pipelines.run_files import finished_recipe, read_metrics
 from pipelines.significance import Test, compare_with_baseline
 from pipelines.tables import Plan, plan, print_groups
 from pipelines.towers import refuse_shallow
@@ -68,7 +68,7 @@ def finished_rows(folders: Sequence[Path]) -> list[Row]:
     rows: dict[int, list[tuple[Path, Recipe]]] = {}
     kinds: list[Recipe] = []
     for folder in folders:
-        recipe = _finished(folder)
+        recipe = finished_recipe(folder)
         kind = replace(recipe, seed=0)
         if kind not in kinds:
             kinds.append(kind)
@@ -91,7 +91,7 @@ def finished_rows(folders: Sequence[Path]) -> list[Row]:
 
 def _metrics(folders: Sequence[Path]) -> tuple[dict[str, Any], ...]:
     """Return the metrics of runs of one recipe; ConfigError where their data were not the same."""
-    found = [json.loads((folder / "metrics.json").read_text(encoding="utf-8")) for folder in folders]
+    found = [read_metrics(folder) for folder in folders]
     for folder, metrics in zip(folders, found, strict=True):
         if metrics.get("tested_on") != found[0].get("tested_on"):
             raise ConfigError(
@@ -99,13 +99,6 @@ def _metrics(folders: Sequence[Path]) -> tuple[dict[str, Any], ...]:
                 "compare them apart"
             )
     return tuple(found)
-
-
-def _finished(folder: Path) -> Recipe:
-    config = folder / "config.yaml"
-    if not config.is_file() or not (folder / "metrics.json").is_file():
-        raise ConfigError(f"{folder} is no finished run (no config.yaml or metrics.json); train a recipe first")
-    return build_recipe(parse_yaml(config.read_text(encoding="utf-8"), str(config)))
 
 
 def run_tests(rows: Sequence[Row], baseline: str | None = None, test: Test = "t") -> Tests | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from models import recommenders
 from models.representation import CONTENT, TOWERS
 from pipelines.compare_tables import Row
+from pipelines.run_files import read_object
 
 MB = 10**6
 # In the order of the table: what of the ledger, the column's head, how it is written.
@@ -77,7 +77,7 @@ def _numbers(ledger: dict[str, Any]) -> dict[str, float]:
 
 def _records(row: Row) -> list[dict[str, Any]]:
     paths = [folder / "record.json" for folder in row.folders]
-    return [json.loads(path.read_text(encoding="utf-8")) for path in paths if path.is_file()]
+    return [read_object(path) for path in paths if path.is_file()]
 
 
 def cost_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
@@ -106,7 +106,7 @@ def cost_summary(rows: Sequence[Row]) -> str:
     if any(record["costs"]["peak_memory_of"] == "process" for record in records):
         parts.append("peak: of the process, which may have made several runs, since this system tells no other")
     devices = dict.fromkeys(
-        record["device"] + (f" in each of {count} processes" if (count := record["processes"]) > 1 else "")
+        record["device"] + (f" in each of {count} processes" if (count := record.get("processes", 1)) > 1 else "")
         for record in records
     )
     return "; ".join([*parts, f"measured on {', '.join(devices)}"] if devices else parts)

@@ -23,7 +23,7 @@ from models.base import Recommender, TrainingFacts
 from models.items import Categories, build_items
 from models.ranks import ALONE, Ranks
 from pipelines.checkpoint import CHECKPOINT, load_best, remove_partial
-from pipelines.config import Recipe, build_recipe, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
+from pipelines.config import Recipe, build_recipe, dump_yaml, load_recipe, recipe_to_dict
 from pipelines.console import print_json, progress, say
 from pipelines.costs import files_read, run_costs
 from pipelines.data.dataset import Dataset, read_dataset
@@ -35,6 +35,7 @@ from pipelines.memory import peaks, start_peaks
 from pipelines.processes import processes, refuse_recipe, share_model
 from pipelines.record import begin_record, finish_record, refuse_changes, refuse_other_encoders
 from pipelines.results import as_metrics, print_groups, print_metrics, save_ranks
+from pipelines.run_files import finished_recipe, read_metrics, read_recipe
 from pipelines.towers import Media, Towers, open_towers
 from pipelines.train import fit
 from pipelines.vectors import read_vectors
@@ -187,9 +188,9 @@ def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     config, metrics = folder / "config.yaml", folder / "metrics.json"
     if not config.is_file() or not (metrics.is_file() or (folder / CHECKPOINT).is_file()):
         return None  # nothing, or a run that failed before its first epoch ended
-    if build_recipe(parse_yaml(config.read_text(encoding="utf-8"), str(config))) != recipe:
+    if read_recipe(folder) != recipe:
         raise ConfigError(f"{folder} holds a run with other settings (see its config.yaml); choose another --out")
-    return dict(json.loads(metrics.read_text())) if metrics.is_file() else None
+    return read_metrics(folder) if metrics.is_file() else None
 
 
 def _open_towers(recipe: Recipe, data: Data, files: Sequence[FeatureFile], folder: Path, media: Media | None) -> Towers:
@@ -215,10 +216,7 @@ def _test(model: Recommender, recipe: Recipe, split: Split, device: torch.device
 
 def open_run(folder: Path, *, device: str = "cpu", media: Media | None = None) -> Run:
     """Open a finished run; ConfigError when it is none, or when what it was made from has changed since."""
-    config = folder / "config.yaml"
-    if not config.is_file() or not (folder / "metrics.json").is_file():
-        raise ConfigError(f"{folder} is no finished run (no config.yaml or metrics.json); train a recipe first")
-    recipe = build_recipe(parse_yaml(config.read_text(encoding="utf-8"), str(config)))
+    recipe = finished_recipe(folder)
     data = load_data(recipe.data)
     files = open_features(recipe, data.split)
     sides = side_features(recipe.items.side, data.split, data.dataset)

@@ -27,6 +27,7 @@ from pipelines.checkpoint import CHECKPOINT
 from pipelines.config import Recipe
 from pipelines.data.sides import fingerprint
 from pipelines.data.split import Split
+from pipelines.run_files import read_object
 from pipelines.train import FitResult
 
 RECORD = "record.json"
@@ -67,14 +68,26 @@ def refuse_changes(folder: Path, split: Split, files: Sequence[FeatureFile], sid
     path = folder / RECORD
     if not _trained(folder):
         return
-    record = _read(path)
-    if record["dataset"]["fingerprint"] != split.fingerprint:
+    dataset, features, side = _made_from(path)
+    if dataset != split.fingerprint:
         raise ConfigError(f"dataset {split.dataset!r} changed since {folder} was trained; train it into another folder")
-    for file, then in zip(files, record["features"], strict=False):
-        if file.vectors_sha256 != then["vectors_sha256"]:
+    for file, then in zip(files, features, strict=False):
+        if file.vectors_sha256 != then:
             raise ConfigError(f"feature file {file.path} changed since {folder} was trained; train into another folder")
-    if record["sides"] != fingerprint(sides):
+    if side != fingerprint(sides):
         raise ConfigError(f"tags of {split.dataset!r} changed since {folder} was trained; train into another folder")
+
+
+def _made_from(path: Path) -> tuple[str, list[str], str]:
+    """Return the fingerprints of a record: of the dataset, of each feature file's vectors, and of the sides."""
+    record = read_object(path)
+    try:
+        dataset = record["dataset"]["fingerprint"]
+        features = [file["vectors_sha256"] for file in record["features"]]
+        return dataset, features, record.get("sides", fingerprint({}))  # runs from before there were sides had none
+    except (KeyError, TypeError) as error:
+        why = f"lacks {error}" if isinstance(error, KeyError) else str(error)
+        raise ConfigError(f"{path} is of an older version or damaged ({why}); train into another folder") from error
 
 
 def _trained(folder: Path) -> bool:
@@ -87,7 +100,7 @@ def refuse_other_encoders(folder: Path, encoders: Sequence[Mapping[str, Any]]) -
     path = folder / RECORD
     if not _trained(folder):
         return
-    for now, then in zip(encoders, _read(path).get("encoders", ()), strict=False):
+    for now, then in zip(encoders, read_object(path).get("encoders", ()), strict=False):
         changed = [name for name, value in now.items() if then.get(name) != value]
         if changed:
             raise ConfigError(
@@ -107,7 +120,7 @@ def finish_record(
     """Add how training went, and its `run_costs`; of several processes they are those of the first."""
     path = folder / RECORD
     trained = {name: list(value.shape) for name, value in model.named_parameters() if value.requires_grad}
-    record = _read(path) | {
+    record = read_object(path) | {
         "code": code_version(),
         "command": sys.argv,
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
@@ -140,13 +153,6 @@ def parameter_counts(model: nn.Module) -> dict[str, dict[str, int]]:
         entry = counts.setdefault(part, {"trained": 0, "frozen": 0})
         entry["trained" if parameter.requires_grad else "frozen"] += parameter.numel()
     return counts
-
-
-def _read(path: Path) -> dict[str, Any]:
-    try:
-        return dict(json.loads(path.read_text(encoding="utf-8")))
-    except ValueError as error:
-        raise ConfigError(f"{path} is damaged ({error}); train the recipe into another folder") from error
 
 
 def code_version() -> str:

@@ -17,10 +17,11 @@ from typing import Any, get_args
 
 from features.errors import ConfigError
 from features.provenance import write_atomic
-from pipelines.config import Recipe, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
+from pipelines.config import Recipe, dump_yaml, load_recipe, recipe_to_dict
 from pipelines.console import print_json, say, table, warn
 from pipelines.experiment import load_data, run_recipe
 from pipelines.results import print_metrics
+from pipelines.run_files import read_metrics, read_recipe
 from pipelines.search_space import PAPER_GRID, Sampler, Space, parse_space
 
 SHOWN = 10  # trials in the table; all of them are in trials.json
@@ -161,8 +162,7 @@ def run_search(
     report = _silent if json_output else say
     found = search(recipe, overrides, chosen, trials, out, sampler=sampler, seed=seed, device=device, report=report)
     best = found[0]
-    whole = parse_yaml((best.run / "config.yaml").read_text(encoding="utf-8"), "config.yaml")
-    write_atomic(out / "best.yaml", dump_yaml(whole))
+    write_atomic(out / "best.yaml", dump_yaml(recipe_to_dict(read_recipe(best.run))))
     listed = [
         {"settings": dict(trial.settings), "run": str(trial.run), "valid": trial.value, "error": trial.error}
         for trial in found
@@ -188,5 +188,4 @@ def _print(recipe: Recipe, space: Space, found: Sequence[Trial]) -> None:
     for trial in found:
         if trial.error:
             warn(f"{_said(trial.settings)}: {trial.error}")
-    metrics = json.loads((found[0].run / "metrics.json").read_text(encoding="utf-8"))
-    print_metrics(recipe, metrics)
+    print_metrics(recipe, read_metrics(found[0].run))

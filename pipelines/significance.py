@@ -18,6 +18,7 @@ from scipy import stats
 
 from features.errors import ConfigError, nearest
 from pipelines.metrics import Floats, Ranked, per_user
+from pipelines.run_files import read_array
 
 Test = Literal["t", "wilcoxon"]
 RESAMPLES = 2000
@@ -53,12 +54,12 @@ class Compared:
 
 
 def load_ranks(run: Path) -> Ranked:
-    """Return the test ranks of a finished run; ConfigError where there are none."""
+    """Return the test ranks of a finished run; ConfigError where there are none, or damaged ones."""
     path, offsets = run / "ranks.npy", run / "rank_offsets.npy"
     if not path.is_file():
         raise ConfigError(f"{run} holds no ranks.npy, which tests need; train its recipe again")
-    ranks = np.load(path)
-    return Ranked(ranks, np.load(offsets)) if offsets.is_file() else Ranked.of_one(ranks)
+    ranks = read_array(path)
+    return Ranked(ranks, read_array(offsets)) if offsets.is_file() else Ranked.of_one(ranks)
 
 
 def user_values(runs: Sequence[Path], metric: str) -> Floats:

@@ -257,7 +257,7 @@ def test_a_damaged_record_and_a_folder_that_is_no_run(data: Path, tmp_path: Path
         open_run(data)
     run_recipe(recipe(data), tmp_path / "run")
     write(tmp_path / "run" / "record.json", "{")
-    with pytest.raises(ConfigError, match=r"record\.json is damaged .*; train the recipe into another folder"):
+    with pytest.raises(ConfigError, match=r"record\.json is damaged .*; delete the run folder and train again"):
         open_run(tmp_path / "run")
 
 

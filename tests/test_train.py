@@ -101,7 +101,7 @@ def test_without_resume_a_run_starts_anew(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"seed": 4}, "seed was 3, now 4"),
+        ({"seed": 4}, r"seed was 3, now 4; restore it, or delete .*checkpoint\.pt and train again"),
         ({"mask": "keep"}, "mask was 'hide', now 'keep'"),
         ({"config": replace(CONFIG, lr=0.5)}, "train.lr was 0.01, now 0.5"),
     ],
@@ -118,12 +118,12 @@ def test_resuming_another_model_or_a_damaged_file_is_refused(tmp_path: Path) -> 
         run(build("sasrec", "v"), run=tmp_path, resume=True)
     path = tmp_path / CHECKPOINT
     path.write_bytes(path.read_bytes()[:1000])
-    with pytest.raises(ConfigError, match="not a readable checkpoint"):
+    with pytest.raises(ConfigError, match=r"not a readable checkpoint .*; delete the run folder and train again"):
         run(build("sasrec", "id"), run=tmp_path, resume=True)
     torch.save({"something": 1}, path)
     with pytest.raises(ConfigError, match="lacks best"):
         load_best(path, build("sasrec", "id"))
-    with pytest.raises(ConfigError, match="no checkpoint"):
+    with pytest.raises(ConfigError, match="no checkpoint there; train the recipe into another folder"):
         load_best(tmp_path / "absent.pt", build("sasrec", "id"))
 
 
