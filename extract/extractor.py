@@ -176,8 +176,8 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Wor
 
 
 def _asked_for(spec: EncoderSpec, options: ExtractOptions) -> EncoderSpec:
-    """Return an entry with the frames and the faults of the options; titles are the same in both recipes."""
-    if options.faults and spec.modality != "title":
+    """Return an entry with the frames and the faults of the options."""
+    if options.faults:
         spec = with_faults(spec, options.faults)
     if options.frames is None or spec.modality != "video":
         return spec

@@ -132,7 +132,7 @@ FAULTS: dict[str, Fault] = {
 
 
 def with_faults(spec: EncoderSpec, names: Sequence[str]) -> EncoderSpec:
-    """Return an entry with faults; 'microlens' stands for all that concern it.
+    """Return an entry with faults; 'microlens' stands for all that concern it, of titles none.
 
     Raises:
         ConfigError: an unknown fault, one that does not concern the encoder, or an encoder that the released code
@@ -147,8 +147,10 @@ def with_faults(spec: EncoderSpec, names: Sequence[str]) -> EncoderSpec:
     concerned = [name for name, fault in FAULTS.items() if fault.concerns(spec)]
     for name in names:
         if name not in ("microlens", *concerned):
-            able = ", ".join(concerned) or "none"
-            raise ConfigError(f"fault {name!r} does not concern {spec.name!r}; those that do: {able}")
+            able = f"those that do: {', '.join(concerned) or 'none'}"
+            if spec.modality == "title":
+                able = "titles are the same in both recipes"
+            raise ConfigError(f"fault {name!r} does not concern {spec.name!r}; {able}")
     for name in concerned:  # in their order: the wrap takes the squashed size
         if name in names or "microlens" in names:
             spec = replace(FAULTS[name].apply(spec), faults=(*spec.faults, name))

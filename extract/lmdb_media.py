@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from extract.decoders import decode_image
 from extract.frames import FrameUnion, frame_indices
-from features.errors import ConfigError, MediaError
+from features.errors import ConfigError, MediaError, shortened
 
 BOOKKEEPING = ("__keys__", "__len__")
 SIDE = 224  # of the stored frames
@@ -83,7 +83,9 @@ def list_entries(path: Path, what: str) -> dict[str, LmdbEntry]:
     except ImportError as error:
         raise ConfigError(f"{path} is an LMDB, which needs lmdb; install it with `pip install lmdb`") from error
     except Exception as error:  # lmdb's classes share no base but Exception
-        raise ConfigError(f"LMDB of {what} {path} cannot be read ({' '.join(str(error).split())[:120]})") from error
+        raise ConfigError(
+            f"LMDB of {what} {path} cannot be read ({shortened(error)}); check the path, or copy it again"
+        ) from error
     try:
         entries = {key.decode(): size for key, size in found.items()}
     except UnicodeDecodeError as error:

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from features.errors import ConfigError, StoreError
+from features.errors import ConfigError, StoreError, shortened
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,9 @@ def local_path(weights: str) -> Path:
     """Return the path a user gave for `--weights`; ConfigError when nothing is there."""
     path = Path(weights).expanduser()
     if not path.exists():
-        raise ConfigError(f"weights {weights!r} are neither 'pretrained' nor 'random' nor an existing file or folder")
+        raise ConfigError(
+            f"weights {weights!r} are neither 'pretrained' nor 'random' nor an existing file or folder; check the path"
+        )
     return path
 
 
@@ -64,14 +66,17 @@ def no_download(name: str, source: WeightsSource, error: Exception) -> ConfigErr
     """Return the error for a download that failed: what, which revision, and the way round."""
     return ConfigError(
         f"cannot get the weights of {name!r} from {source.place} (revision {source.revision}): "
-        f"{' '.join(str(error).split())[:160]}; fetch them on another machine and give their folder or file "
-        "with --weights PATH"
+        f"{shortened(error)}; fetch them on another machine and give their folder or file with "
+        "`--weights PATH` (in a recipe `items.weights: PATH`)"
     )
 
 
 def no_pretrained(name: str) -> ConfigError:
     """Return the error for pretrained weights of a tiny encoder."""
-    return ConfigError(f"encoder {name!r} is tiny and has no pretrained weights; use --weights random or a local path")
+    return ConfigError(
+        f"encoder {name!r} is tiny and has no pretrained weights; use `--weights random` (in a recipe "
+        "`items.weights: random`), or a local path"
+    )
 
 
 def read_state(path: Path, key: str = "") -> dict[str, Tensor]:
@@ -91,9 +96,7 @@ def read_state(path: Path, key: str = "") -> dict[str, Tensor]:
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # pickle, zip and safetensors each have their own
-        raise StoreError(
-            f"weights {path} cannot be read ({' '.join(str(error).split())[:160]}); copy them again"
-        ) from error
+        raise StoreError(f"weights {path} cannot be read ({shortened(error)}); copy them again") from error
     if isinstance(state, Mapping) and key in state:
         state = state[key]
     if not isinstance(state, Mapping) or not state or not all(isinstance(value, Tensor) for value in state.values()):

@@ -32,3 +32,19 @@ def nearest(name: str, known: Iterable[str]) -> str:
     close = difflib.get_close_matches(name, options, n=1, cutoff=0.5)
     guess = f"did you mean {close[0]!r}? " if close else ""
     return f"{guess}Known: {', '.join(options) or 'none'}"
+
+
+def shortened(error: object, most: int = 160) -> str:
+    """Return what a library says as one line of at most `most` characters.
+
+    A longer one ends with a sentence where that keeps half of them, or else with a word.
+
+    >>> shortened("There is no such repository. Check the name, and then the branch.", most=40)
+    'There is no such repository'
+    """
+    line = " ".join(str(error).split()).removesuffix(".")
+    if len(line) <= most:
+        return line
+    sentence = line[: most + 1].rpartition(". ")[0]
+    words = line[: most - 3].rpartition(" ")[0] or line[: most - 4]
+    return sentence if len(sentence) >= most / 2 else f"{words} ..."

@@ -19,7 +19,7 @@ from extract.encoders import ENCODERS, get_encoder
 from extract.frames import FramePolicy
 from extract.preprocess import preprocess
 from extract.text import END, PAD, START, hashed_words
-from features.errors import ConfigError, MediaError, StoreError
+from features.errors import ConfigError, MediaError, StoreError, shortened
 from features.provenance import canonical_json
 from tests.library_models import HUB, IMAGE, library_model, native_pixels, stock_model
 from tests.media import pictures
@@ -229,13 +229,13 @@ def test_unknown_encoders_name_the_nearest() -> None:
 
 @pytest.mark.parametrize("name", TINY)
 def test_tiny_encoders_have_no_pretrained_weights(name: str) -> None:
-    with pytest.raises(ConfigError, match="no pretrained weights"):
+    with pytest.raises(ConfigError, match=r"no pretrained weights; use .*`items.weights: random`"):
         ENCODERS[name].backend(ENCODERS[name], "pretrained", 0)
 
 
 @pytest.mark.parametrize("name", TINY)
 def test_a_path_that_is_not_there_is_named(name: str) -> None:
-    with pytest.raises(ConfigError, match="no/such/weights"):
+    with pytest.raises(ConfigError, match=r"no/such/weights.*; check the path"):
         ENCODERS[name].backend(ENCODERS[name], "no/such/weights", 0)
 
 
@@ -290,8 +290,21 @@ def test_without_a_network_the_way_round_is_named(monkeypatch: pytest.MonkeyPatc
         ENCODERS[name].backend(ENCODERS[name], "pretrained", 0)
     message = str(caught.value)
     assert "\n" not in message
-    for part in (repr(name), source.place, source.revision, "no route to host", "--weights PATH"):
+    for part in (repr(name), source.place, source.revision, "no route to host", "`--weights PATH` (in a recipe"):
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("No route\nto host.", "No route to host"),
+        ("We could not connect to the hub. Check your connection, or read on", "We could not connect to the hub"),
+        ("Error. A sentence that goes on for longer than fits", "Error. A sentence that goes on for ..."),
+        ("x" * 50, "x" * 36 + " ..."),
+    ],
+)
+def test_reasons_of_libraries_end_with_a_sentence_or_a_word(text: str, said: str) -> None:
+    assert shortened(text, 40) == said
 
 
 def test_weights_files_run_no_code(tmp_path: Path) -> None:

@@ -239,6 +239,8 @@ def test_microlens_means_all_that_concern_an_encoder() -> None:
             ["class-scores"],
             "does not concern 'videomae-tiny'; those that do: five-frames, squash, wrap",
         ),
+        ("minilm-tiny", ["foo"], "fault 'foo' is unknown"),
+        ("minilm-tiny", ["wrap"], "'wrap' does not concern 'minilm-tiny'; titles are the same in both recipes"),
         ("mvit-b-16x4", ["microlens"], "'mvit-b-16x4' does not run in the benchmark's released code.*--recipe clean"),
     ],
 )
@@ -300,5 +302,10 @@ def test_the_command_takes_a_recipe_and_says_so(
     assert "fault 'wrap' does not concern 'resnet-tiny'" in capsys.readouterr().err
     assert main([*line, "--recipe", "microlens", "--faults", "squash"]) == 2
     assert "--recipe microlens has all faults" in capsys.readouterr().err
+    (folder / "items.csv").write_text("item,title\n0,a\n1,b\n2,c\n3,d\n")
+    titles = [*line[:4], "minilm-tiny", *line[5:]]
+    assert main([*titles, "--faults", "wrap"]) == 2
+    assert "titles are the same in both recipes" in capsys.readouterr().err
+    assert main([*titles, "--recipe", "microlens"]) == 0
     assert main([*line, "--recipe", "microlens", "--frames", "middle:5"]) == 2
     assert "both choose frames" in capsys.readouterr().err

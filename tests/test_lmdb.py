@@ -223,7 +223,7 @@ def test_the_command_line_takes_them_in_place_of_the_dataset_folders(
 
 def test_what_is_no_lmdb_is_told(tmp_path: Path) -> None:
     (tmp_path / "data.mdb").write_bytes(b"nothing of the kind")
-    with pytest.raises(ConfigError, match=r"LMDB of covers .* cannot be read"):
+    with pytest.raises(ConfigError, match=r"LMDB of covers .* cannot be read \(.*\); check the path, or copy"):
         build_catalog("toy", None, covers=tmp_path)
     path = write_lmdb(tmp_path / "c_lmdb", {})
     environment = lmdb.open(str(path))

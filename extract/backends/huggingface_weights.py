@@ -14,7 +14,7 @@ from torch import nn
 
 from extract.encoder import EncoderSpec
 from extract.weights import check_keys, local_path, no_download, no_pretrained, seeded
-from features.errors import ConfigError, StoreError
+from features.errors import ConfigError, StoreError, shortened
 from features.provenance import file_sha256
 
 # What a config says that changes the numbers and cannot be seen in the weights: part of the recipe.
@@ -51,8 +51,9 @@ def from_hub(spec: EncoderSpec, weights: str, read: Any) -> Any:
     except Exception as error:  # hub, safetensors, pickle and tokenizers each have their own
         if weights == "pretrained" and spec.weights is not None:
             raise no_download(spec.name, spec.weights, error) from error
-        reason = " ".join(str(error).split())[:200]
-        raise StoreError(f"weights {weights} of {spec.name!r} cannot be read ({reason}); copy them again") from error
+        raise StoreError(
+            f"weights {weights} of {spec.name!r} cannot be read ({shortened(error, 200)}); copy them again"
+        ) from error
 
 
 def pretrained(
