@@ -10,25 +10,25 @@ import io
 import json
 import typing
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass, replace
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from features.errors import ConfigError, nearest
+from features.errors import ConfigError, nearest, shortened
 from features.paths import no_file
 from models import recommenders
 from models.representation import TOWERS, ItemsConfig
 from pipelines.data.split import DataConfig
 from pipelines.evaluate import EvaluateConfig
 from pipelines.feature_config import FeatureConfig
+from pipelines.structure import structure
 from pipelines.train import TrainConfig
 
 STRICT: dict[str, Any] = {"extra": "forbid"}
+MOST_SEED = 2**63 - 1  # torch takes no larger one
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,13 @@ class PaperResult:
     note: str = ""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    def __post_init__(self) -> None:
+        """Refuse values that are no shares."""
+        for name, value in self.metrics.items():
+            if not 0 <= value <= 1:
+                share = value / 100 if 1 < value <= 100 else 0.0496
+                raise ConfigError(f"paper.metrics.{name} is {value:g}; give a share, such as {share:.4g}")
 
 
 @dataclass(frozen=True)
@@ -93,11 +100,11 @@ class Recipe:
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     def __post_init__(self) -> None:
-        """Refuse a name that is no folder name, and a negative seed."""
+        """Refuse a name that is no folder name, and a seed that torch does not take."""
         if Path(self.name).name != self.name or self.name.startswith("."):
             raise ConfigError(f"name {self.name!r} becomes a run folder; use a plain name without / and leading dot")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}; it must be at least 0")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise ConfigError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None) -> Recipe:
@@ -105,8 +112,26 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), changes: Mapping[str,
 
     `changes` (dotted key -> value) go in first, as if they stood in the file: its `small` goes over them.
     """
+    try:
+        return _load(path, overrides, changes or {})
+    except ConfigError as error:
+        if str(path) in str(error) or not _of_the_file(error, path, overrides):
+            raise
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _of_the_file(error: ConfigError, path: Path, overrides: Sequence[str]) -> bool:
+    """Return whether a recipe file is at fault, not what was put into it: on its own it gives the same errors."""
+    try:
+        _load(path, [word for word in overrides if word.startswith("scale=")], {})
+    except ConfigError as alone:
+        return all(part in str(alone) for part in str(error).split("; "))
+    return False
+
+
+def _load(path: Path, overrides: Sequence[str], changes: Mapping[str, Any]) -> Recipe:
     raw = read_mapping(path)
-    for key, value in (changes or {}).items():
+    for key, value in changes.items():
         _override(raw, f"{key}={json.dumps(value)}")
     if "recipes" in raw and "model" not in raw:
         raise ConfigError(f"{path} is a group of recipes; give it to `compare`, or name one of its recipes")
@@ -185,6 +210,17 @@ def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
     return typing.cast("dict[str, Any]", plain)
 
 
+def difference(before: Recipe, now: Recipe) -> str:
+    """Return the first key in which two recipes differ, such as 'train.lr was 0.002, now 0.001'."""
+    key = ""
+    old: Any = recipe_to_dict(before)
+    new: Any = recipe_to_dict(now)
+    while isinstance(old, dict) and isinstance(new, dict):
+        name = next(name for name in old | new if old.get(name) != new.get(name))
+        key, old, new = f"{key}.{name}".removeprefix("."), old.get(name), new.get(name)
+    return f"{key} was {old!r}, now {new!r}"
+
+
 def dump_yaml(value: Mapping[str, Any]) -> str:
     """Return YAML text of plain data, keys in their order; it reads back as it was."""
     text = _dump(value, allow_unicode=True)
@@ -207,7 +243,7 @@ def parse_yaml(text: str, where: str) -> Any:
     try:
         return YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
-        raise ConfigError(f"{where} is no valid YAML: {' '.join(str(error).split())[:200]}") from error
+        raise ConfigError(f"{where} is no valid YAML: {shortened(error, 200)}") from error
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -232,41 +268,3 @@ def _entry(node: Any, key: str, override: str) -> Any:
     if not key.isdecimal() or int(key) >= len(node):
         raise ConfigError(f"override {override!r}: the list has {len(node)} entries, counted from 0; {key!r} is none")
     return node[int(key)]
-
-
-def structure(target: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """Validate plain data into a dataclass, strictly; `prefix` is the dotted path for messages."""
-    try:
-        # by way of JSON: lists may become tuples there, and nothing else is converted in strict mode
-        return TypeAdapter(target).validate_json(json.dumps(values), strict=True)
-    except ValidationError as error:
-        details = error.errors()
-        raise ConfigError("; ".join(_explain(target, detail, prefix) for detail in details[:3])) from error
-    except TypeError as error:  # a YAML value that JSON has no word for, such as a date
-        raise ConfigError(
-            f"{prefix or 'recipe'} holds a value that is neither text, number, list nor mapping"
-        ) from error
-
-
-def _explain(target: type, detail: ErrorDetails, prefix: str) -> str:
-    loc = detail["loc"]
-    path = prefix + ".".join(str(part) for part in loc)
-    if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
-        return f"unknown key {path!r}; {nearest(str(loc[-1]), _keys(target, loc[:-1]))}"
-    if detail["type"] in ("missing", "missing_argument"):
-        return f"{path} is missing"
-    if detail["type"] == "value_error":  # raised by a dataclass's own check
-        return str(detail["ctx"]["error"])
-    return f"{path} is {detail['input']!r}: {detail['msg'][0].lower()}{detail['msg'][1:]}"
-
-
-def _keys(target: Any, loc: tuple[int | str, ...]) -> list[str]:
-    """Return the field names of the dataclass that `loc` leads to."""
-    for part in loc:
-        options = [target, *typing.get_args(target)]
-        holder = next((option for option in options if is_dataclass(option)), None)
-        if isinstance(part, str) and holder is not None:
-            target = typing.get_type_hints(holder).get(part)
-    options = [target, *typing.get_args(target)]
-    holder = next((option for option in options if is_dataclass(option)), None)
-    return [entry.name for entry in fields(holder)] if holder is not None else []

@@ -23,7 +23,7 @@ from models.base import Recommender, TrainingFacts
 from models.items import Categories, build_items
 from models.ranks import ALONE, Ranks
 from pipelines.checkpoint import CHECKPOINT, load_best, remove_partial
-from pipelines.config import Recipe, build_recipe, dump_yaml, load_recipe, recipe_to_dict
+from pipelines.config import Recipe, build_recipe, difference, dump_yaml, load_recipe, recipe_to_dict
 from pipelines.console import print_json, progress, say
 from pipelines.costs import files_read, run_costs
 from pipelines.data.dataset import Dataset, read_dataset
@@ -188,8 +188,11 @@ def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     config, metrics = folder / "config.yaml", folder / "metrics.json"
     if not config.is_file() or not (metrics.is_file() or (folder / CHECKPOINT).is_file()):
         return None  # nothing, or a run that failed before its first epoch ended
-    if read_recipe(folder) != recipe:
-        raise ConfigError(f"{folder} holds a run with other settings (see its config.yaml); choose another --out")
+    before = read_recipe(folder)
+    if recipe_to_dict(before) != recipe_to_dict(recipe):
+        raise ConfigError(
+            f"{folder} holds a run with other settings ({difference(before, recipe)}); choose another --out"
+        )
     return read_metrics(folder) if metrics.is_file() else None
 
 
@@ -257,6 +260,10 @@ def run_evaluate(
     json: bool,
 ) -> None:
     """Command line `evaluate`."""
+    edges = {"--popularity-edges": popularity_edges, "--history-edges": history_edges}
+    idle = next((f"{option} {text}" for option, text in edges.items() if text is not None), None)
+    if idle is not None and not (groups or json):
+        raise ConfigError(f"{idle} is for groups of users; add --groups, or --json, which has them")
     opened = open_run(run, device=device)
     plain = recipe_to_dict(opened.recipe)
     asked = {"mask": mask, "at": _numbers(at, "--at"), "metrics": metrics.split(",") if metrics else None}

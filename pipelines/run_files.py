@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import ConfigError
-from pipelines.config import Recipe, build_recipe, parse_yaml
+from pipelines.config import Recipe, load_recipe, parse_yaml
 
 
 def finished_recipe(folder: Path) -> Recipe:
@@ -26,7 +26,7 @@ def read_recipe(folder: Path) -> Recipe:
     raw = parse_yaml(_text(path), str(path))
     if not isinstance(raw, dict):
         raise _damaged(path, "no mapping of keys to values")
-    return build_recipe(raw)
+    return load_recipe(path)
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:

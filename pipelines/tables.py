@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 
 from features.errors import ConfigError, nearest
 from pipelines.axes import parse_axes, vary
-from pipelines.config import PaperResult, Recipe, load_recipe, read_mapping, structure
+from pipelines.config import PaperResult, Recipe, load_recipe, read_mapping
 from pipelines.console import table
 from pipelines.oddities import oddities
+from pipelines.structure import structure
 
 SHIPPED = Path(__file__).parent / "recipes" / "tables"
 

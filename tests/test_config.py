@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import pipelines
 from features.errors import ConfigError
-from pipelines.config import Recipe, build_recipe, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
+from pipelines.config import Recipe, build_recipe, difference, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
 from pipelines.feature_config import FeatureConfig
 from tests.small import plain_recipe, write
 
@@ -89,7 +89,7 @@ def test_every_recipe_that_comes_with_the_package_loads(path: Path) -> None:
         ("train.epochs=0", r"train\.epochs is 0; it must be at least 1"),
         ("train.monitor=HR", r"train\.monitor is 'HR'; it must be NAME@K"),
         ("name=3", r"name is 3: "),
-        ("data=here", r"data is 'here': "),
+        ("data=here", r"data is 'here': give a mapping of keys to values"),
         ("data.folder=null", r"data\.folder is None: "),
         ("data.keep_last=2", r"data\.keep_last is 2; keep at least 3"),
         ("data.short_users=no", r"data\.short_users is 'no': .*'drop' or 'error'"),
@@ -97,7 +97,17 @@ def test_every_recipe_that_comes_with_the_package_loads(path: Path) -> None:
         ("evaluate.at=[]", r"evaluate\.at is \[\]; it needs list lengths of at least 1, such as \[10, 20\]"),
         ("evaluate.at=[10, 0]", r"evaluate\.at is \[10, 0\]; it needs list lengths of at least 1"),
         ("evaluate.batch_size=0", r"evaluate\.batch_size is 0; it must be at least 1"),
-        ("seed=-1", r"seed is -1; it must be at least 0"),
+        ("seed=-1", r"seed is -1; it must be from 0 to 2\*\*63 - 1"),
+        ("seed=99999999999999999999999", r"seed is 9{23}; it must be from 0 to"),
+        ("lr=1e-3", r"unknown key 'lr'; did you mean 'train\.lr'\? Known: data, .*train"),
+        ("batch_size=3", r"unknown key 'batch_size'; did you mean 'train\.batch_size' or 'evaluate\.batch_size'\?"),
+        ("path=f.h5", r"unknown key .path.; did you mean .data.\?"),
+        ("evaluate.at=10", r"evaluate\.at is 10: give a list, such as \[10\]$"),
+        ("evaluate.metrics=HR", r"evaluate\.metrics is 'HR': give a list, such as \[HR\]$"),
+        ("features={}", r"features is \{\}: give a list$"),
+        ("paper={source: T, metrics: {HR@10: 4.96}}", r"paper\.metrics\.HR@10 is 4\.96; give a share, such as 0\.0496"),
+        ("paper={source: T, metrics: {HR@10: -1}}", r"paper\.metrics\.HR@10 is -1; give a share, such as"),
+        ("paper={source: T, metrics: 3}", r"paper\.metrics is 3: give a mapping of keys to values"),
         ("name=", r"name is None: "),
         ("name=../x", r"name '\.\./x' becomes a run folder; use a plain name"),
         ("features.0.path=''", r"features\.path is ''; name a feature file"),
@@ -118,6 +128,23 @@ def test_what_cannot_be_meant_is_named(file: Path, override: str, message: str) 
     with pytest.raises(ConfigError, match=message) as caught:
         load_recipe(file, [override])
     assert "\n" not in str(caught.value)
+    assert str(file) not in str(caught.value), "the file is as it should be"
+
+
+@pytest.mark.parametrize("overrides", [[], ["data.folder=x"], ["scale=small", "seed=3"]])
+def test_what_is_wrong_in_a_file_names_it_once(tmp_path: Path, overrides: list[str]) -> None:
+    text = TEXT.replace("lr:", "lrr:") + "small: {seed: 1}\n"
+    path = write(tmp_path / "r.yaml", text.replace("data: {folder: data}", "data: {}") if overrides[:1] else text)
+    with pytest.raises(ConfigError, match=r"r\.yaml: .*unknown key 'train\.lrr'; did you mean 'lr'") as caught:
+        load_recipe(path, overrides)
+    assert str(caught.value).count(str(path)) == 1
+
+
+def test_of_two_recipes_the_first_other_key_is_told() -> None:
+    before = build_recipe(plain_recipe(Path("x"), {"train": {"lr": 0.002}, "evaluate": {"at": [10]}, "seed": 1}))
+    now = build_recipe(plain_recipe(Path("x"), {"train": {"lr": 0.001}, "evaluate": {"at": [10, 20]}, "seed": 2}))
+    assert difference(before, now) == "train.lr was 0.002, now 0.001"
+    assert difference(replace(before, train=now.train), now) == "evaluate.at was [10], now [10, 20]"
 
 
 @pytest.mark.parametrize(("missing", "named"), [("name", "name"), ("data", "data"), ("model", "model.name")])

@@ -90,7 +90,7 @@ def test_a_second_run_does_nothing(data: Path, tmp_path: Path) -> None:
 
 def test_a_folder_with_a_run_of_other_settings_is_refused(data: Path, tmp_path: Path) -> None:
     run_recipe(recipe(data), tmp_path / "run")
-    with pytest.raises(ConfigError, match=r"run holds a run with other settings .*choose another --out"):
+    with pytest.raises(ConfigError, match=r"run holds a run with other settings \(seed was 0, now 1\); choose another"):
         run_recipe(recipe(data, {"seed": 1}), tmp_path / "run")
 
 

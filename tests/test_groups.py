@@ -151,6 +151,8 @@ def test_evaluate_prints_groups_and_other_metrics(run: Path, capsys: pytest.Capt
         (["--metrics", "Gini"], "it needs at least one of HR"),
         (["--at", "10;20"], "--at is '10;20'; give whole numbers separated by commas"),
         (["--at", "0"], "evaluate.at is [0]"),
+        (["--popularity-edges", "1,9"], "--popularity-edges 1,9 is for groups of users; add --groups, or --json"),
+        (["--history-edges", "1,9"], "--history-edges 1,9 is for groups of users; add --groups"),
         (["--groups", "--popularity-edges", "9,3"], "--popularity-edges are 9, 3; give them in ascending order"),
     ],
 )
