@@ -109,6 +109,10 @@ def _ids(ids: str | Path | Sequence[str] | None, array: Published) -> tuple[Sequ
     if isinstance(ids, str) and ids == ROW:
         return [str(row) for row in range(array.shape[0])], "row r is item r"
     if isinstance(ids, str | Path):
+        if not Path(ids).exists():
+            raise StoreError(
+                f"ids cannot be read from {ids} (no such file); give row, row+1 or a file of ids, one a line"
+            )
         items, source = read_ids(Path(ids)), Path(ids).name
     else:
         items, source = list(ids), "list"

@@ -76,8 +76,11 @@ def open_published(path: Path) -> Published:
 def _npy(path: Path) -> Published:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise StoreError(f"{path} is no plain .npy array ({error}); save it with np.save, without objects") from error
+    except (OSError, ValueError, EOFError) as error:  # NumPy's own words advise to unpickle
+        raise StoreError(
+            f"{path} is no plain .npy array; save it whole with np.save, without objects, or give a .parquet or "
+            ".safetensors file"
+        ) from error
     if not isinstance(array, np.ndarray):
         raise StoreError(f"{path} holds an archive of arrays; features are a 2-d array of floats, one row per item")
     return Published(path, array.shape, array.dtype, None, lambda start, stop: array[start:stop])

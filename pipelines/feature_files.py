@@ -13,7 +13,7 @@ from features.inspect import inspect_features
 from features.merge import merge
 from features.store import FeatureFile
 from pipelines.console import print_json, say, table, warn
-from pipelines.data.dataset import read_dataset
+from pipelines.data.dataset import Dataset, read_dataset
 
 
 def inspect(file: Path, json: bool) -> None:
@@ -63,10 +63,25 @@ def bring(source: Path, ids: str | None, data: Path, name: str, out: Path, dtype
     error = file.cosine_error
     if error is not None:
         say(f"rounding to {file.dtype} costs {error.mean:.2g} of the cosine on average, {error.max:.2g} at most")
-    ids_given = f"--ids {ids}" if ids else str(source)
     without = len(items - set(file.columns.ids))
+    unknown = _unknown(file, dataset)
     if without:
-        warn(f"{without} of the {len(items)} items of {dataset.name!r} are not among the ids; is {ids_given} right?")
+        told = f"{without} of the {len(items)} items of {dataset.name!r} are not among the ids"
+        warn(f"{'; '.join(filter(None, [told, unknown]))}; is {f'--ids {ids}' if ids else source} right?")
+    elif unknown:
+        say(unknown)
+
+
+def _unknown(file: FeatureFile, dataset: Dataset) -> str:
+    """Return how many ids of a file a dataset does not know, or ''; one of media alone is not asked."""
+    known = {*dataset.interactions["item"].unique().to_list(), *dataset.titles, *dataset.catalog}
+    strange = [item for item in file.columns.ids if item not in known] if known else []
+    if not strange:
+        return ""
+    return (
+        f"{len(strange)} of {len(file.columns.ids)} ids have neither interactions nor a title in {dataset.name!r}, "
+        f"first {strange[0]!r}"
+    )
 
 
 def take(file: Path, out: Path, form: str) -> None:

@@ -70,9 +70,19 @@ def test_extract_makes_int8_and_says_what_it_cost(here: Path, capsys: Capture) -
 def test_an_import_whose_ids_are_not_the_datasets_is_doubted(here: Path, capsys: Capture) -> None:
     np.save("x.npy", np.ones((12, 3), dtype=np.float32))
     assert cli("features", "import", "x.npy", "--ids", "row+1", "--data", "data", "--name", "x", "--out", "made") == 0
-    assert "warning: 30 of the 30 items of 'data' are not among the ids; is --ids row+1 right?" in (
-        capsys.readouterr().err
-    )
+    assert (
+        "warning: 30 of the 30 items of 'data' are not among the ids; 12 of 12 ids have neither interactions nor a "
+        "title in 'data', first '1'; is --ids row+1 right?"
+    ) in capsys.readouterr().err
+
+
+def test_ids_that_the_dataset_does_not_know_are_counted(here: Path, capsys: Capture) -> None:
+    np.save("x.npy", np.ones((31, 3), dtype=np.float32))
+    (here / "ids.txt").write_text("".join(f"{item}\n" for item in [*item_ids(), "031"]))
+    assert cli(*IMPORT, "--ids", "ids.txt") == 0
+    captured = capsys.readouterr()
+    assert "1 of 31 ids have neither interactions nor a title in 'data', first '031'" in captured.out
+    assert not captured.err
 
 
 @pytest.mark.parametrize("form", ["npy", "parquet", "safetensors", "mmrec"])
@@ -108,6 +118,8 @@ def test_unknown_errors_and_reasons_are_shown_as_such(here: Path, capsys: Captur
 
 IMPORT = ["features", "import", "x.npy", "--data", "data", "--name", "x", "--out", "out"]
 BAD = {
+    "misspelt ids": ([*IMPORT, "--ids", "rows"], "cannot be read from rows (no such file); give row, row+1 or"),
+    "no array": (["features", "import", "x.csv", *IMPORT[3:], "--ids", "row"], "x.csv is no plain .npy array; save it"),
     "no ids": (IMPORT, "x.npy carries no item ids; give --ids row+1"),
     "unknown type": ([*IMPORT, "--ids", "row+1", "--dtype", "int4"], "choose float16, float32 or int8"),
     "unknown format": (["features", "export", "f.h5", "--out", "out", "--format", "hdf"], "format 'hdf' is unknown"),
@@ -120,7 +132,7 @@ BAD = {
 @pytest.mark.parametrize("what", BAD)
 def test_bad_input_is_one_line_and_exit_code_2(here: Path, capsys: Capture, what: str) -> None:
     command, expected = BAD[what]
-    for name in ("f.parquet", "f.safetensors"):
+    for name in ("f.parquet", "f.safetensors", "x.csv"):
         (here / name).write_bytes(b"neither")
     before = sorted(here.iterdir())
     assert cli(*command) == 2
