@@ -17,6 +17,7 @@ from features.precision import CosineError, DiskType, disk_type
 Precision = Literal["float32", "bf16", "fp16"]
 
 AUTO = 0  # of batch_size
+MOST_SEED = 2**63 - 1  # torch takes no larger one
 CPU_BATCH = 16
 
 
@@ -78,6 +79,8 @@ class ExtractOptions:
         for name, least in (("batch_size", AUTO), ("shard_size", 1), ("workers", 1)):
             if getattr(self, name) < least:
                 raise ConfigError(f"{name} is {getattr(self, name)}; it needs to be at least 1")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise ConfigError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
         if not 0 <= self.max_failed <= 1:
             raise ConfigError(f"max_failed is {self.max_failed}; it is a share of all items, from 0 to 1")
         self._check_output()

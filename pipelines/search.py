@@ -25,6 +25,7 @@ from pipelines.run_files import read_metrics, read_recipe
 from pipelines.search_space import PAPER_GRID, Sampler, Space, parse_space
 
 SHOWN = 10  # trials in the table; all of them are in trials.json
+MOST_SEED = 2**32 - 1  # the samplers' NumPy generator takes no larger one
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,13 @@ def search(
         report: gets a line per trial.
 
     Raises:
-        ConfigError: no trials, an unknown sampler, keys the recipe does not know, or every trial failed.
+        ConfigError: no trials, an unknown sampler, a seed it cannot take, keys the recipe does not know, or every
+            trial failed.
     """
     if trials < 1:
         raise ConfigError(f"--trials is {trials}; a search needs at least 1")
+    if not 0 <= seed <= MOST_SEED:
+        raise ConfigError(f"--seed is {seed}; it must be from 0 to 2**32 - 1")
     base = load_recipe(recipe, overrides)  # also refuses what no trial could run
     done: list[Trial] = []
     cache: dict[Any, Any] = {}

@@ -316,6 +316,8 @@ def test_vectors_beyond_float16_fail_and_fit_float32(tmp_path: Path, catalog: Ca
     ("changes", "match"),
     [
         ({"batch_size": -1}, "batch_size is -1"),
+        ({"seed": -1}, "seed is -1; it must be from 0 to"),
+        ({"seed": 2**63}, "seed is 9223372036854775808; it must be from 0 to"),
         ({"workers": 0}, "workers is 0"),
         ({"shard_size": -1}, "shard_size is -1"),
         ({"max_failed": 1.5}, "max_failed is 1.5"),

@@ -162,6 +162,7 @@ BAD: dict[str, tuple[str, str]] = {
     "label": ("0\t1\t0\n0\t2\t3\n", "toy.inter has 1 rows with another x_label than 0, 1 and 2, first 3 in line 3"),
     "text": ("a\t1\t0\n", "toy.inter has 1 rows whose userID, itemID, x_label or timestamp is no number"),
     "negative": ("0\t-1\t0\n", "(ids count from 0), first in line 2"),
+    "stray": ("0\t1\t0\n0\t999999999\t0\n0\t2\t2\n", "itemID 999999999 in line 3 but only 3 different items"),
     "nothing": ("", "toy.inter holds no interactions"),
 }
 

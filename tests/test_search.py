@@ -86,6 +86,7 @@ def test_the_command_writes_the_best_recipe(file: Path, tmp_path: Path, capsys: 
         (["--space", "train.lr=1", "train.lr=2"], "space names 'train.lr' twice"),
         (["--space", "train.lrate=1e-3"], "unknown key 'train.lrate'; did you mean"),
         (["--trials", "0"], "--trials is 0"),
+        (["--seed", "-1"], "--seed is -1; it must be from 0 to 2**32 - 1"),
         (["--sampler", "magic"], "--sampler is 'magic'"),
     ],
 )

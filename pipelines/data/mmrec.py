@@ -14,6 +14,7 @@ from features.errors import ConfigError
 from pipelines.data.dataset import Dataset, Reader, read_table, require_columns, subfolder
 
 NUMBERS = {"userID": "user", "itemID": "item", "x_label": "part"}
+FAR_ID, FAR_TIMES = 1_000_000, 100  # an itemID above both, in items that occur, is a slip: all below it would be ranked
 
 
 def _inter(folder: Path) -> Path | None:
@@ -37,7 +38,8 @@ def read_inter(path: Path) -> tuple[pl.DataFrame, bool]:
     """Return user, item, timestamp, part, in time order per user; and whether the file has times.
 
     Raises:
-        ConfigError: a missing column, no rows, ids that are no whole numbers from 0, or another label than 0, 1 and 2.
+        ConfigError: a missing column, no rows, ids that are no whole numbers from 0, an item far above the number of
+            items, or another label than 0, 1 and 2.
     """
     table = read_table(path)
     require_columns(table, tuple(NUMBERS), path)
@@ -63,9 +65,19 @@ def read_inter(path: Path) -> tuple[pl.DataFrame, bool]:
             f"{path} has {len(odd)} rows with another x_label than 0, 1 and 2, first {odd['part'][0]} in line "
             f"{odd['row'][0]}; MMRec drops them without a word: remove them, or label them"
         )
+    _refuse_far(typed, path)
     ordered = typed.sort("user", "timestamp", "exact", maintain_order=True)
     columns = (pl.col("user", "item").cast(pl.String), pl.col("timestamp"), pl.col("part").cast(pl.Int8))
     return ordered.select(columns), timed
+
+
+def _refuse_far(typed: pl.DataFrame, path: Path) -> None:
+    count, last = typed["item"].n_unique(), typed.row(int(typed["item"].arg_max() or 0), named=True)
+    if last["item"] > max(FAR_ID, FAR_TIMES * count):
+        raise ConfigError(
+            f"{path} has itemID {last['item']} in line {last['row']} but only {count} different items; MMRec's ids are "
+            "row numbers, and all up to the highest are ranked: correct it, or number the items from 0"
+        )
 
 
 def _read(folder: Path) -> Dataset:
