@@ -99,11 +99,17 @@ def _calls(parser: argparse.ArgumentParser, function: str) -> None:
     parser.set_defaults(function=call)
 
 
+class _Help(argparse.ArgumentDefaultsHelpFormatter):
+    """Tells the default of an option where it has one."""
+
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        return action.help if action.default in (None, "", []) else super()._get_help_string(action)
+
+
 def _verb(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, function: str
 ) -> argparse.ArgumentParser:
-    shape = argparse.ArgumentDefaultsHelpFormatter
-    parser = verbs.add_parser(name, help=what, description=what, formatter_class=shape)
+    parser = verbs.add_parser(name, help=what, description=what, formatter_class=_Help)
     if function:
         _calls(parser, function)
     return parser

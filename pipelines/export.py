@@ -180,14 +180,14 @@ def _check_target(folder: Path, dataset: str, overwrite: bool) -> None:
         found = "unknown"
     if found != dataset:
         raise StoreError(
-            f"{folder} holds dataset {found!r}, not {dataset!r}; choose another name, or overwrite to replace it"
+            f"{folder} holds dataset {found!r}, not {dataset!r}; choose another name, or `--overwrite` to replace it"
         )
     own = {RECORD, FILLED, *SLOTS.values(), "u_id_mapping.csv", "i_id_mapping.csv", f"{folder.name}.inter"}
     others = sorted(path.name for path in folder.iterdir() if path.name not in own)
     if others:
         raise StoreError(
             f"{folder} also holds {', '.join(others[:5])}, made from the earlier export; MMRec would mix it with the "
-            "new features: move or delete it, or overwrite to replace the whole folder"
+            "new features: move or delete it, or `--overwrite` to replace the whole folder"
         )
 
 

@@ -85,6 +85,15 @@ def _faults(recipe: str, faults: str | None) -> tuple[str, ...]:
     )
 
 
+def _check_engine(engine: str, processes: int, ray_address: str) -> None:
+    """Refuse what another engine is for."""
+    if ray_address and engine != "ray":
+        raise ConfigError(f"--ray-address {ray_address} is for --engine ray, not for --engine {engine}")
+    if processes != 1 and engine in ("worker", "slurm"):
+        more = "start the same command several times" if engine == "worker" else "set --tasks"
+        raise ConfigError(f"--processes {processes} is for --engine local and ray, not for --engine {engine}; {more}")
+
+
 def _dtype(name: str, top_blocks: int | None, pixels: bool) -> DiskType:
     """Return the type on disk: what is trained on as if it were computed is not rounded unless somebody says so."""
     if pixels and name not in ("auto", "uint8"):
@@ -144,6 +153,7 @@ def run_extract(
     json: bool,
 ) -> None:
     """Command line `extract`."""
+    _check_engine(engine, processes, ray_address)
     specs = [get_encoder(name.strip()) for name in encoders.split(",")]
     options = ExtractOptions(
         out=out,
@@ -180,8 +190,6 @@ def run_extract(
     if engine == "worker":
         _be_worker(Order(catalog, tuple(spec.name for spec in specs), options))
         return
-    if ray_address and engine != "ray":
-        raise ConfigError(f"--ray-address {ray_address} is for --engine ray, not for --engine {engine}")
     reports = extract_with_bar(
         catalog,
         specs,

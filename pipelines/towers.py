@@ -216,6 +216,9 @@ def _refuse_shallow(name: str, items: ItemsConfig, file: FeatureFile) -> None:
 
 def _activations_of(name: str, items: ItemsConfig, files: Sequence[FeatureFile]) -> int:
     """Return the number of the file with an encoder's activations: of several cuts, the smallest that has T blocks."""
+    from extract.encoders import get_encoder
+
+    get_encoder(name)  # refuses an unknown one; entries alone need no library of media
     made = [file.provenance.recipe for file in files]
     found = [at for at, recipe in enumerate(made) if recipe.get("encoder") == name and "top_blocks" in recipe]
     if not found:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -59,7 +60,10 @@ def test_every_verb_explains_itself(verb: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as left:
         cli(verb, "--help")
     assert left.value.code == 0
-    assert f"usage: run_pipeline.py {verb}" in capsys.readouterr().out
+    printed = " ".join(capsys.readouterr().out.split())
+    assert f"usage: run_pipeline.py {verb}" in printed
+    assert not re.search(r"\(default: (None|\[\])?\)", printed)
+    assert (verb in ("features", "similar")) or "(default: " in printed
 
 
 def test_encoders_and_models_are_listed(capsys: Capture) -> None:
@@ -214,6 +218,16 @@ BAD: dict[str, tuple[Callable[[Path], None], Sequence[str], str]] = {
     "unknown model": (nothing, [*TRAIN, "model.name=sasrek"], "did you mean 'sasrec'"),
     "wrong type": (nothing, [*TRAIN, "train.epochs=many"], "train.epochs"),
     "missing recipe": (nothing, ["train", "no.yaml", "--out", "out"], "no.yaml"),
+    "processes of a worker": (
+        nothing,
+        [*EXTRACT, "--encoders", "minilm-tiny", "--engine", "worker", "--processes", "2"],
+        "--processes 2 is for --engine local and ray, not for --engine worker; start the same command several times",
+    ),
+    "processes of Slurm": (
+        nothing,
+        [*EXTRACT, "--encoders", "minilm-tiny", "--engine", "slurm", "--processes", "2"],
+        "not for --engine slurm; set --tasks",
+    ),
     "missing folder": (nothing, [*EXTRACT, "--encoders", "resnet-tiny", "--data", "nowhere"], "nowhere does not exist"),
     "missing features": (nothing, [*TRAIN, "features.0.path=no.h5"], "no.h5"),
     "media that are not there": (nothing, [*EXTRACT, "--encoders", "resnet-tiny"], "has no cover for any of its"),

@@ -276,7 +276,7 @@ def test_folders_of_other_datasets_are_kept(tmp_path: Path, folder: Path, split,
     before = (folder / "toy-v.inter").read_bytes()
     for change in (lambda: None, (folder / "freezeframe.json").unlink):
         change()
-        with pytest.raises(StoreError, match="not 'new'; choose another name, or overwrite"):
+        with pytest.raises(StoreError, match="not 'new'; choose another name, or `--overwrite`"):
             export_mmrec(tmp_path / "out", "toy-v", replace(split, dataset="new"), text=replaced(tmp_path, "new"))
     assert (folder / "toy-v.inter").read_bytes() == before
     export_mmrec(

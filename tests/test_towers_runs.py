@@ -234,6 +234,7 @@ def test_what_cannot_be_meant_is_told_before_anything_is_written(data: Path, tmp
     top = {"kind": "top", "name": "bert-tiny"}
     none = r"none of the 1 feature files holds activations of encoder 'bert-tiny'; make one with .*--top-blocks 1`"
     refused(data, changes(**top, files=(vectors,)), none)
+    refused(data, changes("top", "bert-tinny", files=(file,)), r"encoder 'bert-tinny' is unknown; did you mean 'bert-t")
     differ = r"2 feature files hold activations of 'bert-tiny' \(cut\.h5, twin\.h5\) that differ in more"
     refused(data, changes(**top, files=(file, twin)), differ)
     refused(
