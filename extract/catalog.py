@@ -65,10 +65,11 @@ def source(item: Item, modality: Modality) -> Origin | str | None:
 
 
 def stamp(item: Item, modality: Modality) -> str:
-    """Return a cheap mark that changes with the source: 'size:<bytes>' of a file, 'lmdb:<bytes>' of an LMDB entry,
-    'pixels:<32 hex>' of a row of pixels (what they were decoded from), 'blake2b:<32 hex>' of a title, '' if missing.
+    """Return a cheap mark that changes with the source: 'size:<bytes>' of a file, 'lmdb:<bytes>:<16 hex>' of an LMDB
+    entry (a hash of three places in it), 'pixels:<32 hex>' of a row of pixels (what they were decoded from),
+    'blake2b:<32 hex>' of a title, '' if missing.
 
-    Only the file's size is looked at, so that a catalog of a million files takes seconds and a copied one stays the
+    Of a file only the size is looked at, so that a catalog of a million files takes seconds and a copied one stays the
     same. An edit that keeps the size is not seen.
     """
     origin = source(item, modality)
@@ -77,7 +78,7 @@ def stamp(item: Item, modality: Modality) -> str:
     if isinstance(origin, str):
         return f"blake2b:{hashlib.blake2b(origin.encode(errors='surrogatepass'), digest_size=16).hexdigest()}"
     if isinstance(origin, LmdbEntry):
-        return f"lmdb:{origin.size}"
+        return f"lmdb:{origin.mark}"
     if isinstance(origin, PixelEntry):
         return f"pixels:{origin.digest}"
     try:

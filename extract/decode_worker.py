@@ -96,7 +96,7 @@ def _read_file(path: Path, request: Mapping[str, Any]) -> tuple[NDArray[np.uint8
 
 
 def _read_entry(path: Path, request: Mapping[str, Any]) -> tuple[NDArray[np.uint8], int, str]:
-    name = LmdbEntry(path, request["key"], 0).name
+    name = LmdbEntry(path, request["key"], "").name
     value, digest = read_value(str(path), request["key"])
     if not request["policies"]:
         return cover_of(value, name), 0, digest

@@ -27,6 +27,7 @@ DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
 # The containers whose packets carry times that hold after a seek; in AVI, FLV and MPEG-TS they do not (measured: frames
 # up to ten places off), so those are decoded from the start.
 MP4, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "matroska,webm"
+LATE_SECONDS, LATE_SHARE = 0.5, 0.02  # by which a video may end before its header says
 
 
 def one_line(error: BaseException) -> str:
@@ -93,6 +94,7 @@ def list_packets(path: Path) -> PacketList:
         if len(packets) < stream.frames or any(packet.is_corrupt for packet in packets):
             whole = f" of {stream.frames}" if stream.frames else ""
             raise MediaError(f"{path.name}: truncated or damaged after frame {len(packets)}{whole}; fetch it again")
+        _refuse_early_end(path.name, container, stream, packets)
         shown = [packet.pts for packet in packets if not packet.is_discard]
         usable = container.format.name in (MP4, MATROSKA) and None not in shown and len(set(shown)) == len(shown)
         indexed = usable and (container.format.name == MATROSKA or stream.frames == len(packets))  # no fragmented MP4
@@ -104,6 +106,28 @@ def list_packets(path: Path) -> PacketList:
         )
         times = tuple(sorted(shown)) if usable else None
         return PacketList(stream.index, times, len(shown), indexed, ordinary)
+
+
+def _refuse_early_end(name: str, container: Any, stream: Any, packets: Sequence[Any]) -> None:
+    """Raise MediaError where a Matroska file ends before its header says: it counts no frames, but tells the time."""
+    told = _told_seconds(container, stream)
+    if told is None or not packets or any(packet.pts is None for packet in packets):
+        return
+    end = float(max(packet.pts + (packet.duration or 0) for packet in packets) * stream.time_base)
+    if end < told - max(LATE_SECONDS, LATE_SHARE * told):
+        raise MediaError(f"{name}: truncated or damaged at {end:.1f} of {told:.1f} s; fetch it again")
+
+
+def _told_seconds(container: Any, stream: Any) -> float | None:
+    """Return how long a Matroska file's video is by its header; None for other files, and where sound may be meant."""
+    if container.format.name != MATROSKA:
+        return None
+    hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
+    minutes, _, seconds = rest.partition(":")
+    try:
+        return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
+    except ValueError:  # no tag of its own
+        return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None
 
 
 def _has_leading_frames(packets: Sequence[tuple[int, bool]]) -> bool:
@@ -213,7 +237,12 @@ def _read_all(path: Path, policy: FramePolicy | FrameUnion, packets: PacketList)
     indices = frame_indices(policy, total)
     unique, inverse = np.unique(indices, return_inverse=True)
     wanted = set(unique.tolist())
-    frames = [_upright(frame) for number, frame in enumerate(decoded()) if number in wanted]
+    frames = []
+    for number, frame in enumerate(decoded()):
+        if number in wanted:
+            if frame.is_corrupt:
+                raise MediaError(f"{path.name}: damaged at frame {number} of {total}; fetch it again")
+            frames.append(_upright(frame))
     return _frames(path, np.stack(frames)[inverse], total)
 
 

@@ -64,7 +64,7 @@ class Source:
         assert isinstance(self.content, Tensor)
         assert self.union is not None
         places = self.union.places(self.union.policies.index(policy), self.total)
-        if len(places) == len(self.content):
+        if np.array_equal(places, np.arange(len(self.content))):
             return self.content  # the union is this policy's own frames, in order
         return self.content[torch.from_numpy(places).to(self.content.device)]
 
@@ -110,8 +110,8 @@ def read(request: Request, options: ExtractOptions) -> Source:
         if isinstance(origin, PixelEntry):
             return Source(_pinned(read_pixels(origin), options), cropped=True, digest=origin.digest)
         return _read_media(origin, request, options)
-    except FileNotFoundError:
-        return Source(state=State.MISSING, reason=f"{request.item.id}: {request.modality} gone since it was listed")
+    except FileNotFoundError:  # or its file system is away for a moment: to be tried again, as missing rows are not
+        return Source(state=State.FAILED, reason=f"{request.item.id}: {request.modality} gone since it was listed")
     except (MediaError, OSError, UnicodeError) as error:
         return Source(state=State.FAILED, reason=one_line(error))
 

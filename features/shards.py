@@ -77,7 +77,7 @@ class FeatureJob:
             columns, skip_failed = part.columns, retry_failed and part is self._made
             others |= dict.fromkeys(item for item in columns.ids if item not in stamps)
             for item, stamp, state in zip(columns.ids, columns.stamps, columns.states.tolist(), strict=True):
-                failed = state == State.FAILED
+                failed = state == State.FAILED or (state == State.MISSING and stamp != "")  # listed, then not found
                 if stamps.get(item) != stamp or (failed and (skip_failed or item in good)):
                     continue
                 self._current[item] = part
@@ -90,11 +90,11 @@ class FeatureJob:
         shards = []
         for record in sorted(self.folder.glob("*.json")):
             shard = record.with_suffix(".h5")
-            if shard.is_file() and file_sha256(shard) == _recorded(record).get("sha256"):
+            if _hash(shard) == _recorded(record).get("sha256", ""):
                 shards.append(FeatureFile(shard, dataset=self.provenance.dataset))
                 self._counted.add(record.name)
             else:
-                record.unlink()
+                record.unlink(missing_ok=True)  # other workers clear up, too
         return shards
 
     def _check_recipe(self, part: FeatureFile) -> None:
@@ -141,29 +141,28 @@ class FeatureJob:
         return self._others_rows
 
     def forget_failed(self) -> None:
-        """Drop the FAILED rows of shards, where no file was ever finished, so that they are made again.
+        """Drop the FAILED rows of shards, so that they are made again.
 
         What else the shards hold becomes one shard. For the start of a run, before its workers.
         """
-        if self._made is not None:
-            return
+        parts = {item: part for item, part in self._current.items() if part is not self._made}
         states = {
             item: state
-            for part in {id(part): part for part in self._current.values()}.values()
+            for part in {id(part): part for part in parts.values()}.values()
             for item, state in zip(part.columns.ids, part.columns.states.tolist(), strict=True)
-            if self._current.get(item) is part
+            if parts.get(item) is part
         }
-        kept = {item: part for item, part in self._current.items() if states[item] != State.FAILED}
-        if len(kept) == len(self._current):
+        kept = {item: part for item, part in parts.items() if states[item] != State.FAILED}
+        if len(kept) == len(parts):
             return
         old = list(self.folder.glob("*.json"))
-        self._current = {}
+        self._current = {item: part for item, part in self._current.items() if part is self._made}
         if kept:
             stamps = dict(zip(self.wanted.ids, self.wanted.stamps, strict=True))
             shard = self._shard_path(list(kept), [stamps[item] for item in kept])
             merge(shard, kept, self.provenance)
             self._record(shard, len(kept))
-            self._current = dict.fromkeys(kept, FeatureFile(shard))
+            self._current |= dict.fromkeys(kept, FeatureFile(shard))
             old = [record for record in old if record != shard.with_suffix(".json")]
         for record in old:
             record.unlink()
@@ -243,6 +242,14 @@ class FeatureJob:
         shutil.rmtree(self.folder, ignore_errors=True)
         remove_leftovers(self.target)
         return self._made
+
+
+def _hash(shard: Path) -> str | None:
+    """Return the sha256 of a shard; None where there is none (any more)."""
+    try:
+        return file_sha256(shard)
+    except FileNotFoundError:
+        return None
 
 
 def _recorded(record: Path) -> dict[str, Any]:

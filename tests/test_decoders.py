@@ -6,13 +6,17 @@ Tolerance: none. decord and PyAV convert yuv to rgb with the same FFmpeg code; n
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from extract import decoders
 from extract.decoders import DECODERS, get_decoder, list_packets, read_auto, read_cover, read_decord, read_pyav
 from extract.frames import Decoder, FramePolicy, frame_indices, parse_frame_policy
 from features.errors import ConfigError, MediaError
@@ -200,6 +204,45 @@ def test_bad_files_say_why_in_one_line(tmp_path: Path, kind: str) -> None:
         if name != "decord":
             with pytest.raises(MediaError, match=REASONS[kind]):
                 read(path, FramePolicy("middle", 5))
+
+
+@pytest.mark.parametrize("damage", ["cut", "hole"])
+@pytest.mark.parametrize(("name", "codec"), [("clip.mkv", "libx264"), ("clip.webm", "libvpx-vp9")])
+def test_matroska_that_ends_early_is_an_error(tmp_path: Path, name: str, codec: str, damage: str) -> None:
+    """Its header counts no frames; frames of what is left would come from another part of the clip."""
+    path = write_clip(tmp_path / name, FRAMES, codec=codec)
+    assert read_auto(path, FramePolicy("uniform", 5)).total == len(FRAMES)
+    content = bytearray(path.read_bytes())
+    half = len(content) // 2
+    path.write_bytes(content[:half] + (bytes(len(content) - half) if damage == "hole" else b""))
+    with pytest.raises(MediaError, match=rf"{name}: truncated or damaged at \d\.\d of 2\.4 s; fetch it again"):
+        read_auto(path, FramePolicy("uniform", 5))
+
+
+def test_a_wanted_frame_that_is_flagged_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_clip(tmp_path / "clip.mp4", FRAMES)
+    monkeypatch.setattr(decoders, "_seek", lambda *_: None)
+
+    class Flagged:
+        """A frame that FFmpeg says is damaged."""
+
+        is_corrupt = True
+
+    def decode(_: Any) -> Iterator[Any]:
+        return iter([Flagged()] * len(FRAMES))
+
+    class Container:
+        """What `av.open` gives, as far as it is used."""
+
+        streams = (SimpleNamespace(codec_context=SimpleNamespace(thread_count=1)),)
+
+        def decode(self, stream: Any) -> Iterator[Any]:
+            return decode(stream)
+
+    packets = list_packets(path)
+    monkeypatch.setattr(decoders, "_opened", lambda _: nullcontext(Container()))
+    with pytest.raises(MediaError, match=r"clip\.mp4: damaged at frame \d+ of 60; fetch it again"):
+        decoders._read_listed(path, FramePolicy("middle", 5), packets)
 
 
 def test_a_hole_inside_is_an_error_not_grey_frames(tmp_path: Path) -> None:

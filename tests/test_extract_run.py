@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import torch
 
-from extract import reading
+from extract import extractor, reading
 from extract.catalog import Catalog, build_catalog
 from extract.decoders import read_auto, read_cover
 from extract.encoder import EncoderSpec, PixelInput
@@ -275,13 +275,36 @@ def test_bad_covers_and_titles(tmp_path: Path) -> None:
     assert states == {"1": "missing", "2": "missing", "4": "failed", "5": "missing", "6": "missing"}
 
 
-def test_a_file_that_vanishes_is_missing(tmp_path: Path) -> None:
+def test_a_file_that_vanishes_has_failed(tmp_path: Path) -> None:
     for number in range(2):
         write_cover(tmp_path / f"{number}.png", kind=number)
     catalog = build_catalog("d", None, covers=tmp_path)
     (tmp_path / "1.png").unlink()
     report = extract(catalog, ENCODERS["resnet-tiny"], options(tmp_path / "out", max_failed=1))
-    assert report.bad == [("1", "missing", "1: cover gone since it was listed")]
+    assert report.bad == [("1", "failed", "1: cover gone since it was listed")]
+
+
+def test_files_that_are_back_are_tried_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """As when a mount drops for a while."""
+    covers, away = tmp_path / "covers", tmp_path / "away"
+    covers.mkdir()
+    for number in range(3):
+        write_cover(covers / f"{number}.png", kind=number)
+    catalog, spec = build_catalog("d", None, covers=covers), ENCODERS["resnet-tiny"]
+    original = extractor.prepare_all
+
+    def drop(*given: Any, **named: Any) -> Any:
+        works = original(*given, **named)
+        covers.rename(away)
+        return works
+
+    monkeypatch.setattr(extractor, "prepare_all", drop)
+    with pytest.raises(MediaError, match="3 of 3 items have no vector"):
+        extract(catalog, spec, options(tmp_path / "out"))
+    monkeypatch.undo()
+    away.rename(covers)
+    report = extract(catalog, spec, options(tmp_path / "out", retry_failed=True))
+    assert report.bad == []
 
 
 def test_catalogs_without_the_modality_are_refused_up_front(tmp_path: Path) -> None:

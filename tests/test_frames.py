@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extract.frames import MAX_FRAMES, FramePolicy, frame_indices, parse_frame_policy
+from extract.frames import MAX_FRAMES, FramePolicy, FrameUnion, frame_indices, parse_frame_policy
+from extract.reading import Source
 from features.errors import ConfigError, MediaError
 
 counts = st.integers(1, MAX_FRAMES)
@@ -88,3 +90,14 @@ def test_wrong_policies_are_refused_by_name(text: str) -> None:
 def test_a_clip_without_frames_is_a_media_error() -> None:
     with pytest.raises(MediaError, match="0 frames"):
         frame_indices(FramePolicy("middle", 5), 0)
+
+
+def test_a_policy_that_repeats_frames_is_not_taken_for_the_union() -> None:
+    """On 8 frames `middle:4x8` wants 0, 0, 4, 7, and four different frames are read for both."""
+    policies = (parse_frame_policy("middle:4x8"), parse_frame_policy("middle:2"))
+    union = FrameUnion(policies)
+    numbers = torch.from_numpy(np.unique(frame_indices(union, 8)))
+    assert len(numbers) == policies[0].count
+    source = Source(numbers[:, None, None, None].to(torch.uint8), union=union, total=8)
+    for policy in policies:
+        assert source.frames_of(policy).flatten().tolist() == frame_indices(policy, 8).tolist()

@@ -200,6 +200,19 @@ def test_an_entry_that_changed_is_made_again(tmp_path: Path) -> None:
     assert (first.new_rows, again.new_rows) == (2, 1)
 
 
+def test_an_entry_that_changed_at_one_size_is_made_again(tmp_path: Path) -> None:
+    """Raw pixels of one shape are of one size, whatever they show."""
+    one, other = sorted((jpeg(2), jpeg(3)), key=len)
+    path = write_lmdb(tmp_path / "c_lmdb", {"1": jpeg(1), "2": one.ljust(len(other), b"x")})
+    spec = ENCODERS["resnet-tiny"]
+    extract(build_catalog("toy", None, covers=path), spec, options(tmp_path / "out"))
+    close_idle()
+    shutil.rmtree(path)
+    write_lmdb(path, {"1": jpeg(1), "2": other})
+    again = extract(build_catalog("toy", None, covers=path), spec, options(tmp_path / "out"))
+    assert again.new_rows == 1
+
+
 def test_a_large_environment_does_not_count_as_memory(tmp_path: Path) -> None:
     path = write_lmdb(tmp_path / "c_lmdb", {"1": jpeg(1)} | {f"fill{n}": os.urandom(2**20) for n in range(200)})
     close_idle()  # so that one worker maps it, and reads files afterwards

@@ -10,10 +10,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from features import shards
 from features.errors import StoreError
 from features.provenance import Provenance
 from features.shards import FeatureJob, Wanted
-from features.store import FeatureFile
+from features.store import FeatureFile, State
 from tests.stores import FAILING, JOB, MISSING, contents, encode, interrupted, run, wanted
 
 
@@ -177,6 +178,45 @@ def test_failed_rows_of_a_run_that_never_finished_are_made_again_where_asked_for
     assert file.counts() == {"done": 19, "missing": 1, "failed": 0}
     again.forget_failed()  # nothing to forget
     assert again.pending == []
+
+
+def test_rows_that_failed_beside_a_finished_file_are_made_again_where_asked_for(target: Path) -> None:
+    run(FeatureJob(target, JOB, wanted([row for row in range(20) if f"item {row}" != FAILING])))
+    job = FeatureJob(target, JOB, wanted(range(22)))
+    job.write(encode(job, job.pending))  # and then too many have failed: no new file
+    job = FeatureJob(target, JOB, wanted(range(22)), retry_failed=True)
+    assert job.pending == []
+    job.forget_failed()
+    assert [job.wanted.ids[row] for row in job.pending] == [FAILING]
+    file, made = run(FeatureJob(target, JOB, wanted(range(22)), retry_failed=True), mended=True)
+    assert made == [FAILING]
+    assert file.counts() == {"done": 21, "missing": 1, "failed": 0}
+
+
+def test_rows_whose_source_was_listed_and_not_found_are_made_again_where_asked_for(target: Path) -> None:
+    job = FeatureJob(target, JOB, wanted(range(20)))
+    rows = encode(job, job.pending, mended=True)
+    rows.states[5] = State.MISSING
+    rows.vectors[5] = np.nan
+    job.write(rows)
+    job.finish()
+    assert FeatureJob(target, JOB, wanted(range(20))).pending == []
+    assert FeatureJob(target, JOB, wanted(range(20)), retry_failed=True).pending == [5]
+
+
+def test_a_shard_that_another_worker_clears_away_does_not_count(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = FeatureJob(target, JOB, wanted(range(20)))
+    for positions in job.shards(10):
+        job.write(encode(job, positions))
+
+    def clear(path: Path) -> str:
+        for file in job.folder.glob("*"):
+            file.unlink()
+        return original(path)
+
+    original = shards.file_sha256
+    monkeypatch.setattr(shards, "file_sha256", clear)
+    assert len(FeatureJob(target, JOB, wanted(range(20))).pending) == 20
 
 
 def test_a_good_row_stands_over_a_failed_one(target: Path) -> None:
