@@ -3,7 +3,7 @@
 decord and PyAV give the same bytes on ordinary files (measured on H.264, HEVC and VP9: no pixel differs). They part
 where a file is not ordinary: decord cannot open AV1, counts frames that an edit list hides, and gives a frame two
 places off, without a word, in fragmented MP4 and around key frames that are shown after frames which follow them in
-the file ("open GOP": x265's default). `auto` therefore lists the packets of a file first (2 to 30 ms), lets decord
+the file ("open GOP": x265's default). `auto` therefore lists the packets of a file first, lets decord
 read what is ordinary and PyAV the rest.
 """
 
