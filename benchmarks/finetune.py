@@ -175,7 +175,7 @@ class Enough(Exception):  # noqa: N818
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train some steps and encode all items in this process."""
-    from models.towers import towers_of
+    from models.towers import take_meters
     from pipelines.experiment import build_model, load_data, open_features
     from pipelines.media import media_of
     from pipelines.towers import open_towers
@@ -187,10 +187,6 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     files = open_features(recipe, data.split)
     towers = open_towers(recipe, data.split, files, media_of(data.dataset, data.split, recipe.features))
     model = build_model(recipe, data.split, files, {}, towers)
-    asked: list[int] = []
-    for tower in towers_of(model):  # counts the items of each step by what it reads
-        source, read = tower.source, tower.source.read
-        source.read = lambda items, read=read: (asked.append(len(items)), read(items))[1]  # type: ignore[method-assign]
     marks, steps = [], 0
 
     def mark(at: Progress) -> None:
@@ -204,7 +200,8 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
     with suppress(Enough):
         fit(model, data.split, recipe.train, seed=0, run=None, mask="hide", device=device, progress=mark)
-    read = sum(asked) / len(marks) / (2 if arguments.micro_batch else 1)  # in pieces each is read twice
+    twice = 2 if arguments.micro_batch else 1  # in pieces each is encoded again for the backward pass
+    read = take_meters(model).with_graph / len(marks) / twice
     began = time.perf_counter()
     with torch.autocast(device.type, torch.bfloat16, enabled=arguments.precision == "bfloat16"):
         model.item_vectors()
