@@ -163,7 +163,8 @@ def measure(arguments: argparse.Namespace) -> None:
     found: dict[str, float] = {}
     with suppress(Enough):
         done = fit(model, data.split, recipe.train, seed=0, run=None, mask=mask, device=device, progress=mark)
-        found = {"epoch_s": done.history[-1].train_s, "valid_s": done.history[-1].valid_s} if done.history else {}
+        train_s = sum(epoch.train_s for epoch in done.history)  # none where nothing is trained
+        found = {"epoch_s": train_s, "valid_s": done.seconds - train_s}
     if arguments.steps:
         found = {
             "epoch_s": statistics.median(np.diff(marks)[WARM_UP:]) * steps,

@@ -165,7 +165,7 @@ class FeatureJob:
             self._current |= dict.fromkeys(kept, FeatureFile(shard))
             old = [record for record in old if record != shard.with_suffix(".json")]
         for record in old:
-            record.unlink()
+            record.unlink(missing_ok=True)
             record.with_suffix(".h5").unlink(missing_ok=True)
 
     @property
