@@ -23,7 +23,7 @@ from pipelines.experiment import training_facts
 from pipelines.processes import processes
 from pipelines.train import TrainConfig, fit
 from tests.checkerboard import ITEMS
-from tests.test_towers import SPLIT, e2e, top
+from tests.toy_towers import SPLIT, e2e, top
 
 CONFIG = TrainConfig(epochs=4, batch_size=24, lr=0.01)
 ROWS = {"uneven": (7, 3), "one of us has none": (1, 3), "even": (4, 5)}

@@ -24,8 +24,8 @@ from extract.outputs import longest_title
 from features.atomic import fsync_file
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile
+from tests.encoding import build
 from tests.media import pictures, write_clip, write_cover
-from tests.test_encoders import build
 
 NAMES = ["videomae-tiny", "slowfast-tiny", "resnet-tiny", "clip-tiny-image", "minilm-tiny", "clip-tiny-text"]
 COUNT = 7

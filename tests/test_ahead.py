@@ -21,7 +21,7 @@ from pipelines.ahead import LookAhead
 from pipelines.experiment import run_recipe
 from pipelines.media import StoredPixels
 from tests.small import item_ids, recipe, small_dataset, write
-from tests.test_towers_runs import TITLES, changes, losses, trained, write_activations
+from tests.tower_runs import TITLES, changes, losses, trained, write_activations
 
 
 @pytest.fixture

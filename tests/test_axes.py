@@ -23,7 +23,7 @@ from pipelines.compare_tables import Comparison, Row
 from pipelines.config import dump_yaml
 from pipelines.tables import plan
 from tests.small import item_ids, plain_recipe, small_dataset, write, write_vectors
-from tests.test_towers_runs import TITLES, write_activations
+from tests.tower_runs import TITLES, write_activations
 
 KINDS = ["items.kind=v,dnn,top,e2e", "items.layers=1,2", "items.top_blocks=1,all"]
 

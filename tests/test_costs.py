@@ -22,7 +22,7 @@ from pipelines.experiment import build_model, load_data, run_recipe
 from pipelines.towers import open_towers
 from tests.small import ITEMS, item_ids, recipe, write_vectors
 from tests.stores import JOB, encode, wanted
-from tests.test_towers_runs import changes, data, media, write_activations
+from tests.tower_runs import changes, data, media, write_activations
 
 __all__ = ["data"]  # a fixture
 

@@ -13,7 +13,7 @@ from extract.encoder import Encoder, Tokens
 from extract.encoders import ENCODERS
 from extract.split import Cut, Padded, Words
 from features.errors import ConfigError
-from tests.test_encoders import BLOCKS, TINY, batch, build, encode, save_bert
+from tests.encoding import BLOCKS, TINY, batch, build, encode, save_bert
 
 # one of each way to be cut; the others differ in depth and width
 FULL = [

@@ -13,7 +13,7 @@ import pytest
 
 from benchmarks.exactness import Corpus, Difference, Trained, difference
 from extract.encoders import ENCODERS
-from tests.test_encoders import BLOCKS
+from tests.encoding import BLOCKS
 
 STEPS, ITEMS = 50, 12
 FEWER = {"r3d-tiny": 10}  # steps: torchvision fixes its widths, so that it is as wide as the full one

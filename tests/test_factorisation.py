@@ -9,43 +9,15 @@ from typing import Any, Literal
 import numpy as np
 import pytest
 import torch
-from numpy.typing import NDArray
-from torch import Tensor
 
 from models import fields, recommenders
-from models.base import PairBatch, Recommender, TrainBatch, UserBatch
+from models.base import PairBatch, Recommender
 from models.deepfm import DeepFM
-from models.dssm import DSSM
-from models.layers import BatchNorm
 from models.losses import in_batch_softmax, in_batch_softmax_of_scores
 from models.nfm import NFM
 from models.rows import training_rows
 from tests.checkerboard import ITEMS, LENGTH, build, checkerboard, train_batch
-
-Array = NDArray[np.float64]
-
-
-def scrambled(name: str, items: str = "id", **options: Any) -> Any:
-    """Return a model whose parameters and statistics are far from their start, on histories of 6."""
-    if name != "dssm":
-        options = {"max_length": LENGTH} | options
-    model = build(name, items, **options)
-    generator = torch.Generator().manual_seed(3)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.copy_(0.4 * torch.randn(parameter.shape, generator=generator))
-        for layer in model.modules():
-            if isinstance(layer, BatchNorm):
-                assert layer.running_mean is not None
-                assert layer.running_var is not None
-                layer.running_mean.normal_(generator=generator)
-                layer.running_var.uniform_(0.5, 2, generator=generator)
-    return model
-
-
-def numbers(tensor: Tensor | None) -> Array:
-    assert tensor is not None
-    return tensor.detach().double().numpy()
+from tests.pairs_by_hand import Array, numbers, scrambled, users_with, windows
 
 
 def perceptron(layers: torch.nn.Sequential, out: torch.nn.Linear, x: Array) -> float:
@@ -93,14 +65,6 @@ NETWORKS: list[tuple[str, dict[str, Any]]] = [
 BOTH = pytest.mark.parametrize("name", ["nfm", "deepfm"])
 
 
-def users_with(histories: list[list[int]]) -> UserBatch:
-    items, mask = torch.zeros(len(histories), LENGTH, dtype=torch.int64), torch.zeros(len(histories), LENGTH).bool()
-    for row, history in enumerate(histories):
-        items[row, LENGTH - len(history) :] = torch.tensor(history)
-        mask[row, LENGTH - len(history) :] = True
-    return UserBatch(torch.arange(len(histories)), items, mask)
-
-
 @pytest.mark.parametrize("cells", [fields.CELLS_CPU, 200, 1])
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
 def test_scores_equal_the_network_on_each_history_and_item(
@@ -114,11 +78,6 @@ def test_scores_equal_the_network_on_each_history_and_item(
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-4, atol=1e-4)
     assert model.training, "scores() must leave the mode as it was"
     assert (found < 0).any(), "no ReLU after the last layer"
-
-
-def windows(rows: list[list[int]]) -> TrainBatch:
-    users = users_with(rows)
-    return TrainBatch(torch.tensor([4, 9, 2][: len(rows)]), users.items, users.mask)
 
 
 WINDOWS = [[1, 5], [2, 6, 10, 14, 18, 22], [3, 7, 3, 11]]
@@ -266,81 +225,9 @@ def test_impossible_options_are_refused(name: str, options: dict[str, Any], mess
         recommenders()[name].config_class(**options)
 
 
-def tower_ends(tower: torch.nn.Sequential, rows: Array, training: bool) -> Array:
-    for layer in tower:
-        if isinstance(layer, torch.nn.Linear):
-            rows = rows @ numbers(layer.weight).T + (0 if layer.bias is None else numbers(layer.bias))
-        if isinstance(layer, BatchNorm):
-            mean, variance = numbers(layer.running_mean), numbers(layer.running_var)
-            if training:
-                mean, variance = rows.mean(0), rows.var(0)
-            rows = (rows - mean) / np.sqrt(variance + layer.eps) * numbers(layer.weight) + numbers(layer.bias)
-        if isinstance(layer, torch.nn.Tanh):
-            rows = np.tanh(rows)
-    return rows
-
-
-@pytest.mark.parametrize("similarity", ["dot", "cosine"])
-@pytest.mark.parametrize(("towers", "norm"), [((), "none"), ((5, 3), "none"), ((5, 3), "batch")])
-@pytest.mark.parametrize("training", [True, False])
-def test_dssm_towers(towers: tuple[int, ...], norm: str, similarity: str, training: bool) -> None:
-    model = scrambled("dssm", "id+v", towers=towers, norm=norm, similarity=similarity, gamma=3.0).train(training)
-    users, items = torch.arange(0, 9, 2), torch.arange(4, 14)
-    starts = numbers(model.users.weight)[users], numbers(model.items.table())[items]
-    expected = [
-        tower_ends(tower, rows, training)
-        for tower, rows in zip((model.user_tower, model.item_tower), starts, strict=True)
-    ]
-    if similarity == "cosine":
-        expected = [rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in expected]
-        expected[0] *= 3.0
-    for found, wanted in zip(model.encode(users, items), expected, strict=True):
-        np.testing.assert_allclose(found.detach().numpy(), wanted, rtol=1e-4, atol=1e-4)
-
-
-def test_dssm_with_batch_norm_knows_no_company_at_inference() -> None:
-    model = scrambled("dssm", towers=(5,), norm="batch")
-    before = {label: tensor.clone() for label, tensor in model.state_dict().items()}
-    table = model.item_vectors()
-    model.eval()
-    with torch.no_grad():
-        for item in (0, 17):
-            alone = model.encode(torch.tensor([3]), torch.tensor([item]))[1]
-            torch.testing.assert_close(alone, table[item : item + 1])
-        users = UserBatch(torch.tensor([3, 8, 3]), torch.zeros(3, 0).long(), torch.zeros(3, 0).bool())
-        torch.testing.assert_close(model.user_vectors(users)[[0]], model.encode(users.users[:1], users.users[:0])[0])
-    for label, tensor in model.state_dict().items():
-        assert torch.equal(tensor, before[label]), f"{label} moved at inference"
-
-
 @pytest.mark.parametrize("name", ["dssm", "nfm"])
 def test_batch_norm_survives_a_batch_of_one_row(name: str) -> None:
     model: Recommender = scrambled(name, **({"towers": (5,), "norm": "batch"} if name == "dssm" else {}))
     pair = PairBatch(torch.tensor([3]), torch.tensor([7]))
     loss = model(pair if name == "dssm" else windows([[7, 7]])).loss
     assert torch.isfinite(loss)
-
-
-def test_dssm_loss_equals_its_definition() -> None:
-    model: DSSM = scrambled("dssm")
-    pairs = torch.from_numpy(checkerboard().train_edges[:, [0, 5, 70, 71, 130, 131, 200, 5]])
-    met = [set(checkerboard().train_edges[1][checkerboard().train_edges[0] == u].tolist()) for u in range(64)]
-    counts = checkerboard().train_counts
-    shares = counts.clip(1) / counts.sum()
-    scores = numbers(model.users.weight) @ numbers(model.items.table()).T
-    terms = []
-    for user, item in pairs.T.tolist():
-        candidates = [item, *(other for other in pairs[1].tolist() if other not in met[user])]
-        logits = [scores[user, candidate] - math.log(shares[candidate]) for candidate in candidates]
-        terms.append(np.logaddexp.reduce(logits) - logits[0])
-    found = model(PairBatch(pairs[0], pairs[1]))
-    assert float(found.loss.detach()) == pytest.approx(float(np.mean(terms)), rel=1e-4)
-
-
-def test_dssm_on_concatenated_parts_is_the_sum_of_an_id_and_a_content_half() -> None:
-    model: DSSM = scrambled("dssm", "id+v concat").eval()
-    batch = UserBatch(torch.tensor([1, 40]), torch.zeros(2, 0).long(), torch.zeros(2, 0).bool())
-    learned, content = (numbers(part.table()) for part in model.items.parts)
-    users = numbers(model.users.weight)[[1, 40]]
-    expected = users[:, :8] @ learned.T + users[:, 8:] @ content.T
-    np.testing.assert_allclose(model.scores(batch).detach().numpy(), expected, rtol=1e-4, atol=1e-5)

@@ -21,7 +21,7 @@ from pipelines.experiment import open_run, run_recipe
 from pipelines.media import StoredPixels
 from tests.pixel_files import subset, write_media
 from tests.small import item_ids, recipe, small_dataset, write_vectors
-from tests.test_towers_runs import losses, trained, without_key_bias
+from tests.tower_runs import losses, trained, without_key_bias
 
 
 @pytest.fixture(scope="module")

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,102 +12,32 @@ import torch
 from torch import Tensor
 
 from features.errors import ConfigError
-from models import build_recommender, graph, mmgcn, recommenders, sparse
-from models.base import PairBatch, Recommender, TrainingFacts, UserBatch
-from models.graph import SHORT, GraphRecommender, distinct_edges, unit
+from models import recommenders
+from models.base import PairBatch, Recommender, UserBatch
 from models.grcn import GRCN
-from models.items import ItemsConfig, build_items
 from models.lightgcn import LightGCN
 from models.mmgcn import MMGCN
-from models.sparse import Adjacency
 from pipelines.config import build_recipe
 from pipelines.optimizers import build_optimizer
 from tests.checkerboard import build, checkerboard
 from tests.small import plain_recipe
-
-USERS, ITEMS, DIM = 5, 6, 4
-# User 3 and item 4 have no edge; one pair occurs twice; users have 1 to 3 items.
-EDGES = torch.tensor([[0, 0, 0, 1, 1, 2, 4, 4, 0], [0, 1, 2, 0, 3, 3, 5, 1, 1]])
-GRAPH_MODELS = ["grcn", "lightgcn", "mmgcn"]
-Array = np.ndarray[Any, np.dtype[np.float64]]
-
-
-def facts(edges: Tensor = EDGES) -> TrainingFacts:
-    return TrainingFacts(USERS, ITEMS, torch.bincount(edges[1], minlength=ITEMS), edges)
-
-
-def features(count: int) -> dict[str, Tensor]:
-    generator = torch.Generator().manual_seed(7)
-    return {f"m{number}": torch.randn(ITEMS, 3 + number, generator=generator) for number in range(count)}
-
-
-def make(name: str, kind: str, modalities: int = 2, fuse: str = "sum", edges: Tensor = EDGES, **options: Any) -> Any:
-    """Return a model whose every parameter is random: none is zero, none is shared by accident."""
-    generator = torch.Generator().manual_seed(0)
-    config = ItemsConfig(kind=kind, dim=DIM if fuse != "concat" else 12, fuse=fuse)  # type: ignore[arg-type]
-    items = build_items(config, ITEMS, features(modalities), generator)
-    model = build_recommender(name, recommenders()[name].config_class(**options), items, facts(edges), generator)
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.normal_(generator=generator)
-    return model.eval()
-
-
-def dense(edges: Tensor = EDGES) -> Array:
-    """Return the (N, N) matrix with a 1 for each edge, in both directions."""
-    matrix = np.zeros((USERS + ITEMS, USERS + ITEMS))
-    for user, item in edges.T.tolist():
-        matrix[user, USERS + item] = matrix[USERS + item, user] = 1
-    return matrix
-
-
-def array(tensor: Tensor) -> Array:
-    return tensor.detach().double().numpy()
-
-
-def leaky(values: Array) -> Array:
-    return np.where(values > 0, values, 0.01 * values)
-
-
-def of_length_one(vectors: Array) -> Array:
-    return vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), SHORT)
-
-
-def linear(layer: Any, vectors: Array) -> Array:
-    bias = 0 if layer.bias is None else array(layer.bias)
-    return vectors @ array(layer.weight).T + bias
-
-
-def part(model: Recommender, index: int) -> Array:
-    return array(model.items.parts[index](torch.arange(ITEMS)))
-
-
-def joined(vectors: list[Array], fuse: str) -> Array:
-    return (
-        np.concatenate(vectors, axis=1) if fuse == "concat" else sum(vectors) / (len(vectors) if fuse == "mean" else 1)
-    )
-
-
-def agree(model: GraphRecommender, expected: Array) -> None:
-    """Check all vectors, and those of some nodes, which take the shorter ways: no layer whole, some, all."""
-    with torch.no_grad():
-        found = torch.cat(model.propagate(None, None))
-        np.testing.assert_allclose(array(found), expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
-        picked = found[[3, 0, USERS + 5, USERS + 4, USERS]]
-        for most in (1.0, 0.5, 0.0):
-            with parts(most):
-                some = model.propagate(torch.tensor([3, 0]), torch.tensor([5, 4, 0]))
-            torch.testing.assert_close(torch.cat(some), picked, rtol=1e-4, atol=1e-4)
-
-
-@contextmanager
-def parts(most: float) -> Iterator[None]:
-    """Let layers be computed in part while that has at most so much of the graph's entries, however narrow."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(graph, "WIDE", 1)
-        patch.setattr(graph, "MOST", most)
-        patch.setattr(mmgcn, "MOST", most)
-        yield
+from tests.toy_graph import (
+    DIM,
+    EDGES,
+    GRAPH_MODELS,
+    ITEMS,
+    USERS,
+    Array,
+    agree,
+    array,
+    dense,
+    joined,
+    leaky,
+    linear,
+    make,
+    of_length_one,
+    part,
+)
 
 
 @pytest.mark.parametrize("layers", [0, 1, 3])
@@ -202,95 +130,6 @@ def test_grcn_of_one_kind_of_items(kind: str) -> None:
     model: GRCN = make("grcn", kind, 1)
     of_items = part(model, 0) if kind == "id" else np.zeros((ITEMS, DIM))
     agree(model, grcn_by_hand(model, [] if kind == "id" else [0], of_items, "concat"))
-
-
-@pytest.mark.parametrize("mkl", [True, False], ids=["as here", "without MKL"])
-@pytest.mark.parametrize("nodes", [None, [2, 0], []], ids=str)
-def test_gradients_of_the_sparse_products_are_those_of_dense_ones(
-    nodes: list[int] | None, mkl: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if not mkl:
-        monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: False)
-    users, items = distinct_edges(facts())
-    matrix = Adjacency(users, items, USERS, ITEMS)
-    rows = None if nodes is None else torch.tensor(nodes, dtype=torch.int64)
-    generator = torch.Generator().manual_seed(1)
-    given = [torch.randn(size, generator=generator) for size in ((USERS, 3), (ITEMS, 3), (len(users),))]
-    push = torch.randn(USERS if nodes is None else len(nodes), 3, generator=generator)
-
-    def sparse(left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
-        shares = weights * matrix.softmax(matrix.dots(left, right))
-        if rows is None:
-            return matrix(right, shares)
-        part = matrix.part(rows)
-        return part(right[part.columns], shares)
-
-    def by_dense(left: Tensor, right: Tensor, weights: Tensor) -> Tensor:
-        empty = torch.full((USERS, ITEMS), -torch.inf)
-        scores = empty.index_put((users, items), (left @ right.T)[users, items])
-        shares = scores.softmax(1).nan_to_num(0)
-        product = torch.zeros(USERS, ITEMS).index_put((users, items), weights * shares[users, items]) @ right
-        return product if rows is None else product[rows]
-
-    gradients = []
-    for product in (sparse, by_dense):
-        leaves = [tensor.clone().requires_grad_() for tensor in given]
-        output = product(*leaves)
-        torch.testing.assert_close(output, by_dense(*given))
-        (output * push).sum().backward()
-        gradients.append([torch.zeros_like(leaf) if leaf.grad is None else leaf.grad for leaf in leaves])
-    torch.testing.assert_close(*gradients)
-
-
-def test_a_part_has_the_columns_asked_for_beside_its_own() -> None:
-    matrix = Adjacency(*distinct_edges(facts()), USERS, ITEMS)
-    part = matrix.part(torch.tensor([4, 1]), torch.tensor([4, 0]))
-    assert part.columns.tolist() == [0, 1, 3, 4, 5]  # user 4 has met 1 and 5, user 1 has met 0 and 3
-    vectors, weights = torch.randn(ITEMS, 3), torch.rand(8)
-    torch.testing.assert_close(part(vectors[part.columns], weights), matrix(vectors, weights)[[4, 1]])
-    assert matrix.share(torch.tensor([4, 1])) == pytest.approx(4 / 8)
-
-
-@pytest.mark.parametrize("name", GRAPH_MODELS)
-def test_gradients_do_not_depend_on_which_layers_are_computed_in_part(name: str) -> None:
-    model = make(name, "id+v", layers=3, negatives=2)
-    found = []
-    for most in (0.0, 0.6, 1.0):
-        model.zero_grad()
-        torch.manual_seed(0)  # of the negatives
-        with parts(most):
-            model.train()(PairBatch(EDGES[0, 4:5], EDGES[1, 4:5])).loss.backward()
-        found.append({label: parameter.grad.clone() for label, parameter in model.named_parameters()})
-    for other in found[1:]:
-        torch.testing.assert_close(other, found[0])
-
-
-@pytest.mark.parametrize("name", GRAPH_MODELS)
-def test_a_small_batch_computes_the_vectors_of_few_nodes(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """User 2 and item 3 have met each other, and item 3 user 1."""
-    model = make(name, "id", layers=2)
-    sizes: list[int] = []
-    original = sparse._sums
-    monkeypatch.setattr(sparse, "_sums", lambda *given: sizes.append(len(given[2]) - 1) or original(*given))
-    with parts(1.0):
-        model.propagate(torch.tensor([2]), torch.tensor([3]))
-    # users and items in two products, or nodes in one
-    assert sizes == ([3, 2] if name == "mmgcn" else [2, 1, 1, 1])
-
-
-def test_a_zero_vector_leaves_zero_with_a_gradient_of_bounded_size() -> None:
-    vectors = torch.tensor([[0.0, 0.0], [3.0, 4.0]], requires_grad=True)
-    unit(vectors)[:, 0].sum().backward()
-    assert vectors.grad is not None
-    torch.testing.assert_close(unit(vectors).detach(), torch.tensor([[0.0, 0.0], [0.6, 0.8]]))
-    torch.testing.assert_close(vectors.grad, torch.tensor([[1 / SHORT, 0.0], [0.128, -0.096]]))
-
-
-def test_gradients_of_scaling_to_length_1_are_those_of_its_definition() -> None:
-    vectors = torch.randn(6, 3, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
-    vectors[:2] *= SHORT / 10  # too short to be scaled to 1
-    assert torch.autograd.gradcheck(unit, vectors.requires_grad_())
-    torch.testing.assert_close(unit(vectors), torch.nn.functional.normalize(vectors, dim=1, eps=SHORT))
 
 
 def vectors_of(model: Recommender) -> Tensor:

@@ -20,7 +20,7 @@ from extract.layers import layers_of, parse_layers
 from extract.options import ExtractOptions
 from features.errors import ConfigError
 from features.store import FeatureFile
-from tests.test_encoders import BLOCKS, TINY, batch, build, encode
+from tests.encoding import BLOCKS, TINY, batch, build, encode
 
 TRANSFORMERS = ["videomae-tiny", "vit-tiny", "vit-mae-tiny", "beit-tiny", "bert-tiny", "minilm-tiny"]
 TITLES = {"a": "a cat plays the piano", "b": "cooking rice", "c": "", "d": "one two three four five six"}

@@ -23,8 +23,8 @@ from pipelines.experiment import run_recipe
 from pipelines.processes import _device, refuse_recipe, share_model
 from tests.ranks_worker import CASES, ROWS, gathered, toy, train
 from tests.small import item_ids, plain_recipe, recipe, small_dataset, write
-from tests.test_towers import FRAMES, ITEMS, WIDTH, Counted, e2e, frames, model
-from tests.test_towers_runs import TITLES, changes, losses, trained, write_activations
+from tests.tower_runs import TITLES, changes, losses, trained, write_activations
+from tests.toy_towers import FRAMES, ITEMS, WIDTH, Counted, e2e, frames, model
 
 ROOT = Path(__file__).parents[1]
 NEAR = 1e-5

@@ -23,7 +23,7 @@ from pipelines.metrics import METRICS
 from pipelines.tables import SHIPPED, load_group, plan
 from pipelines.towers import open_towers
 from tests.small import item_ids, small_dataset, write, write_layers, write_vectors
-from tests.test_towers_runs import media, write_activations
+from tests.tower_runs import media, write_activations
 
 FOLDER = Path(pipelines.__file__).parent / "recipes"
 RECIPES = sorted(FOLDER.glob("*.yaml"))

@@ -19,7 +19,7 @@ from pipelines.experiment import build_model, load_data, open_features, run_reci
 from pipelines.media import media_of
 from pipelines.towers import load_encoder, open_towers
 from tests.small import ITEMS, LAYERS, WIDTH, item_ids, plain_recipe, write, write_layers, write_vectors
-from tests.test_towers_runs import changes, data, write_activations
+from tests.tower_runs import changes, data, write_activations
 
 __all__ = ["data"]  # a fixture
 

@@ -3,120 +3,38 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from dataclasses import replace
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from models import build_recommender, recommenders
-from models import tower as tower_parts
-from models.base import Recommender
 from models.items import ItemsConfig, build_items
-from models.tower import BUCKET, TOGETHER, Tower, by_length
+from models.tower import Tower
 from models.towers import TowerItems, held_tables
 from pipelines.evaluate import evaluate
-from pipelines.experiment import training_facts
 from pipelines.optimizers import build_optimizer
 from pipelines.record import parameter_counts
-from pipelines.train import Progress, TrainConfig, fit
-from tests.checkerboard import ITEMS, InMemory, batch_for, build, checkerboard, cluster_features
-
-SPLIT = checkerboard()
-FRAMES, WIDTH, BLOCKS = 4, 12, 3
-CONFIG = TrainConfig(epochs=5, batch_size=16, lr=3e-3)
-
-
-class Counted(InMemory):
-    """A source that remembers what was asked for."""
-
-    def __init__(self, inputs: Tensor) -> None:
-        super().__init__(inputs)
-        self.asked: list[list[int]] = []
-
-    def read(self, items: Tensor) -> Tensor:
-        self.asked.append(items.tolist())
-        return super().read(items)
-
-
-class Transformer(nn.Module):
-    """A toy encoder: (n, 4, 12) frames to (n, 12) vectors, in steps as Encoder.split cuts them."""
-
-    def __init__(self, dropout: float = 0.1, seed: int = 0) -> None:
-        super().__init__()
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
-            stem = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Dropout(dropout))
-            layers = [
-                nn.TransformerEncoderLayer(WIDTH, 2, 24, dropout, batch_first=True, norm_first=True)
-                for _ in range(BLOCKS)
-            ]
-            end = nn.Sequential(nn.Flatten(1), nn.Linear(FRAMES * WIDTH, WIDTH))
-        self.steps = nn.Sequential(stem, *layers, end)
-
-    def forward(self, frames: Tensor) -> Tensor:
-        vectors: Tensor = self.steps(frames)
-        return vectors
-
-    def split(self, count: int) -> tuple[nn.Module, nn.Module]:
-        return self.steps[: 1 + BLOCKS - count], self.steps[1 + BLOCKS - count :]
-
-
-def frames() -> Tensor:
-    """Return inputs (I, 4, 12) that show an item's cluster."""
-    noise = torch.randn(ITEMS, FRAMES, WIDTH, generator=torch.Generator().manual_seed(1))
-    return (cluster_features()["video"][:, None] + 4 * noise) / 40
-
-
-def e2e(count: int, inputs: Tensor | None = None, **options: Any) -> Tower:
-    """Return the whole toy encoder over frames, all but its last blocks frozen."""
-    whole = Transformer(**options)
-    _, top = whole.split(count)
-    return Tower(Counted(frames() if inputs is None else inputs), whole, (top,), tuple(top[:-1]))
-
-
-def top(count: int, cached: int | None = None, **options: Any) -> Tower:
-    """Return the last blocks of the toy encoder over activations cut below the last `cached` blocks."""
-    prefix, module = Transformer(**options).split(cached or count)
-    _, trained = Transformer(**options).split(count)
-    with torch.no_grad():
-        activations = prefix.eval()(frames())
-    trained = module[len(module) - len(trained) :]
-    return Tower(Counted(activations), module, (trained,), tuple(trained[:-1]))
-
-
-def model(tower: Tower, name: str = "sasrec", seed: int = 0, **options: Any) -> Recommender:
-    generator = torch.Generator().manual_seed(seed)
-    config = ItemsConfig(**{"kind": "top", "dim": 16, "encoder": "toy", **options})
-    items = build_items(config, ITEMS, {}, generator, towers={"toy": tower})
-    return build_recommender(name, recommenders()[name].config_class(), items, training_facts(SPLIT), generator)
-
-
-def steps(made: Recommender, count: int = 20) -> list[float]:
-    """Train for some epochs, of a step or more, and return their losses."""
-    losses = []
-
-    def note(at: Progress) -> None:
-        if at.record is not None:
-            losses.append(at.record.loss)
-
-    config = TrainConfig(epochs=count, batch_size=64, lr=3e-3, eval_every=count)
-    fit(made, SPLIT, config, seed=0, run=None, mask="hide", progress=note)
-    assert len(losses) == count
-    return losses
-
-
-def trained_weights(made: Recommender) -> list[Tensor]:
-    return [parameter.detach() for parameter in made.parameters() if parameter.requires_grad]
-
-
-def alike(one: Recommender, two: Recommender, rtol: float = 1e-5) -> None:
-    for first, second in zip(trained_weights(one), trained_weights(two), strict=True):
-        torch.testing.assert_close(first, second, rtol=rtol, atol=rtol * float(first.abs().max()))
+from pipelines.train import Progress, fit
+from tests.checkerboard import ITEMS, InMemory, build
+from tests.toy_towers import (
+    CONFIG,
+    FRAMES,
+    SPLIT,
+    WIDTH,
+    Transformer,
+    alike,
+    e2e,
+    frames,
+    gradients,
+    model,
+    normed,
+    source_of,
+    steps,
+    top,
+    trained_weights,
+)
 
 
 @pytest.mark.parametrize(("count", "cached"), [(1, 1), (2, 2), (1, 2), (1, 3), (3, 3)])
@@ -133,12 +51,6 @@ def test_top_is_end_to_end(name: str, count: int, cached: int) -> None:
 def test_the_wrong_activations_are_not_end_to_end() -> None:
     whole, cut = model(e2e(2), kind="e2e"), model(top(2, seed=1))
     assert steps(whole) != pytest.approx(steps(cut), rel=1e-4)
-
-
-def source_of(made: Recommender) -> Counted:
-    assert isinstance(made.items, TowerItems)
-    assert isinstance(made.items.source, Counted)
-    return made.items.source
 
 
 def test_each_item_is_read_once_per_step_and_once_per_evaluation() -> None:
@@ -185,13 +97,6 @@ def test_frozen_parts_stay_in_eval_mode_and_untrained() -> None:
     assert moved == {name for name, _ in whole.named_parameters() if name.split(".")[1] in ("4", "5")}
 
 
-def normed(**options: Any) -> Recommender:
-    """Return a model whose encoder has BatchNorm and dropout below its last block."""
-    whole = Transformer(dropout=0.5)
-    whole.steps.insert(1, nn.BatchNorm1d(FRAMES))
-    return model(Tower(InMemory(frames()), whole, (whole.steps[-2:],)), kind="e2e", **options)
-
-
 def test_batch_norm_of_the_frozen_part_may_go_by_the_batch(tmp_path: Path) -> None:
     still, moving = normed(), normed(bn_mode="batch")
     norms = [made.items.tower.steps[1] for made in (still, moving)]
@@ -216,13 +121,6 @@ def test_batch_norm_of_the_frozen_part_may_go_by_the_batch(tmp_path: Path) -> No
         assert torch.allclose(moving.items(some)[:2], moving.items(some[:2]), atol=1e-6)
 
 
-def test_batch_norm_by_the_batch_and_pieces_do_not_go_together() -> None:
-    normed(bn_mode="batch", checkpointing=True)  # the frozen part is not run again
-    normed(micro_batch=4)
-    with pytest.raises(ValueError, match=r"items\.micro_batch .* BatchNorm in the whole of 'toy' would count twice"):
-        normed(bn_mode="batch", micro_batch=4)
-
-
 def test_a_checkpoint_leaves_frozen_weights_out_and_takes_its_own() -> None:
     one, two = model(e2e(1), seed=1).eval(), model(e2e(1), seed=2).eval()
     state = one.state_dict()
@@ -234,123 +132,6 @@ def test_a_checkpoint_leaves_frozen_weights_out_and_takes_its_own() -> None:
     del state["items.tower.steps.4.1.weight"]
     with pytest.raises(RuntimeError, match=r"Missing key.*steps\.4\.1\.weight"):
         two.load_state_dict(state)
-
-
-def gradients(made: Recommender, seed: int = 3) -> list[Tensor]:
-    made.zero_grad()
-    torch.manual_seed(seed)
-    made(batch_for(made, SPLIT)).loss.backward()
-    found = [parameter.grad for parameter in made.parameters() if parameter.requires_grad]
-    assert all(gradient is not None for gradient in found)
-    return [gradient.clone() for gradient in found if gradient is not None]
-
-
-def close(first: Sequence[Tensor], second: Sequence[Tensor]) -> bool:
-    return all(
-        torch.allclose(one, two, rtol=1e-4, atol=1e-5 * float(one.abs().max()))
-        for one, two in zip(first, second, strict=True)
-    )
-
-
-@pytest.mark.parametrize("micro", [1, 5, 31, 32, 1000])
-def test_micro_batches_give_the_gradient_of_the_whole_batch(micro: int) -> None:
-    plain, pieces = model(top(2, dropout=0.0)).eval(), model(top(2, dropout=0.0), micro_batch=micro).eval()
-    source = source_of(pieces)
-    source.asked.clear()
-    assert close(gradients(plain), gradients(pieces))
-    assert max(map(len, source.asked)) == min(micro, 32)  # warm items
-    assert len(source.asked) == (2 * -(-32 // micro) if micro < 32 else 1)
-
-
-def test_micro_batches_draw_the_same_dropout_both_times() -> None:
-    made = model(top(2, dropout=0.5), micro_batch=7)
-    found = gradients(made)
-    after = torch.random.get_rng_state()
-    items = made.items
-    assert isinstance(items, TowerItems)
-
-    def in_one_graph(wanted: Tensor) -> Tensor:
-        return torch.cat([items._encode(piece) for piece in torch.split(wanted, 7)])
-
-    items.forward = in_one_graph  # type: ignore[method-assign]
-    assert close(found, gradients(made))
-    assert torch.equal(torch.random.get_rng_state(), after)
-    assert not close(found, gradients(made, seed=4))
-
-
-@pytest.mark.parametrize("most", [1, 7, 40, 1000])
-@pytest.mark.parametrize("longest", [1, 20, 128])
-def test_groups_hold_like_lengths(longest: int, most: int) -> None:
-    lengths = torch.randint(1, longest + 1, (300,), generator=torch.Generator().manual_seed(longest))
-    groups = by_length(lengths, most)
-    assert sorted(torch.cat(groups).tolist()) == list(range(300))
-    assert all(len(group) <= most and group.tolist() == sorted(group.tolist()) for group in groups)
-    for group, after in pairwise(groups):
-        assert -(-lengths[after].max() // BUCKET) <= -(-lengths[group].min() // BUCKET)
-        assert len(group) >= min(TOGETHER, most)
-        if len(group) > TOGETHER:
-            assert lengths[group].max() - lengths[group].min() < BUCKET
-
-
-def test_a_few_long_ones_do_not_make_all_long() -> None:
-    lengths = torch.tensor([9] * 200 + [128] * 3 + [30] * 100)
-    sizes = [(len(group), int(lengths[group].max())) for group in by_length(lengths, 1000)]
-    assert sizes == [(TOGETHER, 128), (100 + 3 - TOGETHER, 30), (200, 9)]
-    assert not by_length(lengths[:0], 5)
-
-
-@pytest.mark.parametrize("options", [{}, {"micro_batch": 7}, {"checkpointing": True}])
-def test_items_of_like_lengths_go_together(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(tower_parts, "TOGETHER", 8)
-    lengths = torch.arange(ITEMS).mul(7).remainder(31) + 1
-    plain, grouped = model(top(2, dropout=0.0), **options), top(2, dropout=0.0)
-    grouped = model(replace(grouped, lengths=lambda items: lengths[items]), **options)
-    assert close(gradients(plain), gradients(grouped))
-    source = source_of(grouped)
-    for read in (grouped.items.table, lambda: grouped.items(torch.arange(ITEMS).flip(0)).flip(0)):
-        source.asked.clear()
-        torch.testing.assert_close(read(), plain.items.table())
-        assert sorted(item for items in source.asked for item in items) == list(range(ITEMS))
-        longest = [-(-int(lengths[items].max()) // BUCKET) for items in source.asked]
-        assert len(set(longest)) > 1
-        assert longest == sorted(longest, reverse=True)
-
-
-def test_checkpointing_changes_nothing_but_when_blocks_run() -> None:
-    plain, again = model(top(2)), model(top(2), checkpointing=True)
-    runs: list[int] = []
-    assert isinstance(again.items, TowerItems)
-    for block in again.items.tower[0].children():
-        block.register_forward_hook(lambda *_: runs.append(1))
-    first, second = gradients(plain), gradients(again)
-    assert all(torch.equal(one, two) for one, two in zip(first, second, strict=True))
-    runs.clear()
-    gradients(again)
-    twice = len(runs)
-    with torch.no_grad():
-        runs.clear()
-        again.items(torch.arange(32))
-    assert twice > len(runs) > 0
-
-
-@pytest.mark.parametrize("option", [{"micro_batch": 4}, {"checkpointing": True}])
-def test_batch_norm_that_trains_is_not_run_twice(option: dict[str, Any]) -> None:
-    def tower() -> Tower:
-        layers = nn.Sequential(nn.Flatten(1), nn.BatchNorm1d(FRAMES * WIDTH), nn.Linear(FRAMES * WIDTH, WIDTH))
-        return Tower(InMemory(frames()), layers, (layers,))
-
-    model(tower())
-    (name,) = option
-    with pytest.raises(ValueError, match=rf"items\.{name} encodes items twice, which BatchNorm .* of 'toy'"):
-        model(tower(), **option)
-
-
-def test_pieces_train_in_mixed_precision() -> None:
-    made = model(top(2), micro_batch=5)
-    config = TrainConfig(epochs=3, batch_size=32, precision="bfloat16")
-    history = fit(made, SPLIT, config, seed=0, run=None, mask="hide").history
-    assert history[-1].loss < history[0].loss
-    assert all(weight.dtype == torch.float32 for weight in trained_weights(made))
 
 
 class KilledError(Exception):
@@ -444,19 +225,6 @@ def test_an_encoder_that_gives_no_vectors_is_refused() -> None:
         model(broken)
     with pytest.raises(ValueError, match=r"items\.kind is 'top' but no encoder is given"):
         build_items(ItemsConfig(kind="top", encoder="toy"), ITEMS, {}, torch.Generator())
-
-
-def test_the_softmax_over_all_items_trains_in_pieces() -> None:
-    made = model(top(1), micro_batch=8)
-    full = build_recommender(
-        "sasrec",
-        recommenders()["sasrec"].config_class(loss="full"),
-        made.items,
-        training_facts(SPLIT),
-        torch.Generator().manual_seed(0),
-    )
-    losses = steps(full, 3)
-    assert losses[-1] < losses[0]
 
 
 @pytest.mark.parametrize(

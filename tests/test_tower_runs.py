@@ -7,92 +7,22 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor
 from torch.utils.checkpoint import checkpoint
 
-from extract.encoder import Encoder
 from features.errors import ConfigError, StoreError
-from features.provenance import Provenance
-from features.store import FeatureFile, FeatureRows, State, write_features
+from features.store import FeatureFile, FeatureRows, write_features
 from models import tower as tower_parts
 from models.base import KINDS
-from pipelines.activations import MappedActivations
 from pipelines.config import build_recipe, load_recipe
-from pipelines.experiment import build_model, load_data, open_features, open_run, run_recipe
-from pipelines.media import TitleTokens, media_of
+from pipelines.experiment import build_model, load_data, open_run, run_recipe
+from pipelines.media import media_of
 from pipelines.towers import Media, load_encoder, open_towers
-from tests.checkerboard import InMemory
-from tests.small import ITEMS, LAYERS, item_ids, plain_recipe, recipe, small_dataset, write, write_layers, write_vectors
-from tests.test_encoders import batch
+from tests.small import ITEMS, LAYERS, item_ids, plain_recipe, recipe, write, write_layers, write_vectors
+from tests.tower_runs import TITLES, changes, data, losses, media, trained, without_key_bias, write_activations
 
-TITLES = [f"a {number} word{'s' * (number % 3)} " * (1 + number % 4) for number in range(ITEMS)]
-
-
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
-    folder = small_dataset(tmp_path / "small")
-    write(folder / "items.csv", "item,title\n" + "".join(f"{i:03},{title}\n" for i, title in enumerate(TITLES)))
-    return folder
-
-
-class Clips(InMemory):
-    """Preprocessed media in memory, as a store of decoded frames is to give them."""
-
-    fingerprint = "in memory"
-
-
-def media(encoder: Encoder) -> Clips | TitleTokens:
-    """Return random pixels, or the titles, of all items."""
-    if encoder.tokenizer is not None:
-        return TitleTokens(dict(zip(item_ids(), TITLES, strict=True)), item_ids(), encoder.tokenizer)
-    return Clips(batch(encoder, ITEMS))
-
-
-def write_activations(
-    path: Path, name: str, count: int, *, dtype: str = "float32", missing: int = 0, order: int = 1
-) -> Path:
-    """Write what `extract --top-blocks` does, the rows in another order than the dataset's."""
-    encoder = load_encoder(name, "random", 0)
-    tokens = None if encoder.tokenizer is None else 24
-    prefix, _ = encoder.split(count, tokens=tokens)
-    inputs = media(encoder).read(torch.arange(ITEMS))
-    activations = prefix(inputs).numpy()
-    ids = item_ids()[::order]
-    states = np.full(ITEMS, State.DONE, np.uint8)
-    states[:missing] = State.MISSING
-    reasons = ["" if state == State.DONE else "gone" for state in states]
-    rows = FeatureRows(ids, activations[::order].copy(), states, reasons, [""] * ITEMS, [""] * ITEMS)
-    made = encoder.recipe() | {"top_blocks": count, "blocks": len(encoder.blocks()), "dtype": dtype}
-    made |= {} if tokens is None else {"tokens": tokens}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_features(path, rows, Provenance("small", made, weights_sha256=encoder.weights_sha256), dtype=dtype)
-    return path
-
-
-def changes(kind: str, name: str, count: Any = 1, files: tuple[Path, ...] = (), **options: Any) -> dict[str, Any]:
-    items = {"kind": kind, "dim": 8, "encoder": name, "weights": "random", "top_blocks": count, **options}
-    train = {"epochs": 7, "batch_size": 16, "patience": 9}
-    return {"items": items, "features": [{"path": str(file)} for file in files], "train": train}
-
-
-def losses(folder: Path) -> list[float]:
-    return [json.loads(line)["loss"] for line in (folder / "log.jsonl").read_text().splitlines()]
-
-
-def trained(folder: Path) -> dict[str, Tensor]:
-    """Return the last weights of a run."""
-    content = torch.load(folder / "checkpoint.pt", weights_only=True)
-    return dict(content["model"])
-
-
-def without_key_bias(name: str, tensor: Tensor) -> Tensor:
-    """Return a tensor without what softmax does not see: its gradient is rounding noise, which Adam makes steps of."""
-    if name.endswith("key.bias"):
-        return tensor[:0]
-    return tensor.view(3, -1)[[0, 2]] if name.endswith("qkv.bias") else tensor
+__all__ = ["data"]  # a fixture
 
 
 @pytest.mark.parametrize(
@@ -301,60 +231,3 @@ def test_models_that_cannot_train_an_encoder_say_why(kind: str, model: str, data
     )
     with pytest.raises(ConfigError, match=f"items.kind is '{kind}', which {model} cannot work with .*{reason}"):
         build_recipe(plain)
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float16", "int8"])
-def test_mapped_rows_are_those_of_the_store(dtype: str, tmp_path: Path) -> None:
-    file = FeatureFile(write_activations(tmp_path / "cut.h5", "bert-tiny", 1, dtype=dtype, order=-1))
-    ids = item_ids()
-    mapped, resident = MappedActivations(file, ids, resident_bytes=0), MappedActivations(file, ids)
-    assert (mapped.resident, resident.resident) == (False, True)
-    some = torch.tensor([0, 4, 5, 29])
-    expected = torch.from_numpy(file.read([ids[item] for item in some]))
-    assert mapped.read(some).dtype == {"float16": torch.float16}.get(dtype, torch.float32)
-    assert torch.equal(mapped.read(some).float(), expected)
-    assert torch.equal(resident.read(some), mapped.read(some))
-    for source in (mapped, resident):
-        assert torch.equal(source.read(some, 3), mapped.read(some)[:, :3])
-    kept = mapped.read(some)
-    mapped.read(torch.arange(4))
-    assert torch.equal(kept.float(), expected), "what is read is not written to again"
-
-
-@pytest.mark.parametrize("resident_bytes", [0, 2**31])
-def test_absent_rows_are_refused_or_filled(resident_bytes: int, tmp_path: Path) -> None:
-    file = FeatureFile(write_activations(tmp_path / "cut.h5", "resnet-tiny", 1, missing=3))
-    ids = item_ids()
-
-    def opened(absent: Any) -> Tensor:
-        return MappedActivations(file, ids, absent=absent, resident_bytes=resident_bytes).read(torch.arange(ITEMS))
-
-    with pytest.raises(StoreError, match=r"lacks 3 of 30 items, first '000' \(missing: gone\)"):
-        opened("error")
-    for absent in ("zero", "mean"):
-        torch.testing.assert_close(opened(absent), torch.from_numpy(file.read(ids, absent=absent)))
-
-
-def test_vectors_and_rows_that_are_not_finite_are_no_activations(tmp_path: Path) -> None:
-    vectors = FeatureFile(write_vectors(tmp_path / "vectors.h5", "small", item_ids()))
-    with pytest.raises(StoreError, match=r"vectors\.h5 holds vectors of shape \(30, 8\), no activations"):
-        MappedActivations(vectors, item_ids())
-    path = write_activations(tmp_path / "cut.h5", "bert-tiny", 1)
-    file = FeatureFile(path)
-    raw = bytearray(path.read_bytes())
-    place = raw.find(file.mapped()[4].tobytes())
-    raw[place : place + 4] = np.float32(np.nan).tobytes()
-    path.write_bytes(raw)
-    with pytest.raises(StoreError, match="not finite"):
-        MappedActivations(FeatureFile(path), item_ids(), resident_bytes=0).read(torch.tensor([3, 4]))
-    with pytest.raises(StoreError, match="not finite"):
-        MappedActivations(FeatureFile(path), item_ids())
-    with pytest.raises(StoreError, match="not finite"):  # the mean would carry it into the absent row
-        MappedActivations(FeatureFile(path), [*item_ids(), "absent"], absent="mean", resident_bytes=0)
-
-
-def test_open_features_knows_activations(data: Path, tmp_path: Path) -> None:
-    file = write_activations(tmp_path / "cut.h5", "bert-tiny", 1)
-    made = recipe(data, changes("top", "bert-tiny", files=(file,)))
-    (opened,) = open_features(made, load_data(made.data).split)
-    assert len(opened.shape) == 3
