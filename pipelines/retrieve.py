@@ -9,6 +9,7 @@ import uuid
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -71,9 +72,12 @@ def recommend(run: Run, user: str, top: int) -> list[Hit]:
     items = np.zeros((1, length), dtype=np.int64)
     items[0, length - len(tail) :] = tail
     mask = np.arange(length)[None] >= length - len(tail)
-    batch = UserBatch(torch.tensor([number]), torch.from_numpy(items), torch.from_numpy(mask))
+    place = next(chain(run.model.parameters(), run.model.buffers())).device
+    batch = UserBatch(
+        torch.tensor([number]).to(place), torch.from_numpy(items).to(place), torch.from_numpy(mask).to(place)
+    )
     with torch.inference_mode():
-        query = run.model.user_vectors(batch).numpy()
+        query = run.model.user_vectors(batch).cpu().numpy()
     had = run.data.dataset.interactions.filter(pl.col("user") == user)["item"]  # also those before `keep_last`
     hits = search(index, query, [split.items.known(had)], top)[0]
     titles = run.data.dataset.titles
