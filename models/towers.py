@@ -24,6 +24,9 @@ from models.representation import ItemRepresentation, ItemsConfig, linear
 from models.tower import LooksAhead, Meter, Tower, batch_norms, by_length, recompute
 
 WITHOUT_GRAPH = 64  # items encoded at a time where nothing is kept for a backward pass, unless `micro_batch` says less
+# Items with lengths, encoded at a time where a graph is kept. Whole groups are of another size at every step, and the
+# memory that one leaves does not fit the next; glibc also takes tensors above 32 MB anew from the system, every time.
+WITH_GRAPH = 128
 SAMPLE = 32  # items that the scale of an encoder's vectors is taken from
 
 
@@ -124,7 +127,7 @@ class TowerItems(ItemRepresentation):
 
     def _pieces(self, items: Tensor) -> tuple[Tensor, ...]:
         """Return distinct items in the pieces in which they are encoded, each ascending."""
-        most = self.config.micro_batch or len(items)
+        most = self.config.micro_batch or (len(items) if self._lengths is None else WITH_GRAPH)
         if not torch.is_grad_enabled():
             most = min(most, WITHOUT_GRAPH)
         if self._lengths is None:

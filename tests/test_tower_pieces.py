@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import build_recommender, recommenders
+from models import build_recommender, recommenders, towers
 from models import tower as tower_parts
 from models.tower import BUCKET, TOGETHER, Tower, by_length
 from models.towers import TowerItems
@@ -90,6 +90,7 @@ def test_a_few_long_ones_do_not_make_all_long() -> None:
 @pytest.mark.parametrize("options", [{}, {"micro_batch": 7}, {"checkpointing": True}])
 def test_items_of_like_lengths_go_together(options: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tower_parts, "TOGETHER", 8)
+    monkeypatch.setattr(towers, "WITH_GRAPH", 12)
     lengths = torch.arange(ITEMS).mul(7).remainder(31) + 1
     plain, grouped = model(top(2, dropout=0.0), **options), top(2, dropout=0.0)
     grouped = model(replace(grouped, lengths=lambda items: lengths[items]), **options)
@@ -102,6 +103,8 @@ def test_items_of_like_lengths_go_together(options: dict[str, Any], monkeypatch:
         longest = [-(-int(lengths[items].max()) // BUCKET) for items in source.asked]
         assert len(set(longest)) > 1
         assert longest == sorted(longest, reverse=True)
+    most = options.get("micro_batch", 12)
+    assert max(map(len, source.asked)) == most
 
 
 def test_checkpointing_changes_nothing_but_when_blocks_run() -> None:
