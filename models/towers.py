@@ -24,8 +24,8 @@ from models.representation import ItemRepresentation, ItemsConfig, linear
 from models.tower import LooksAhead, Meter, Tower, batch_norms, by_length, recompute
 
 WITHOUT_GRAPH = 64  # items encoded at a time where nothing is kept for a backward pass, unless `micro_batch` says less
-# Items with lengths, encoded at a time where a graph is kept. Whole groups are of another size at every step, and the
-# memory that one leaves does not fit the next; glibc also takes tensors above 32 MB anew from the system, every time.
+# Items with lengths, encoded at a time where a graph is kept: glibc takes tensors above 32 MB anew from the system,
+# every time, and many of a whole group's are larger.
 WITH_GRAPH = 128
 SAMPLE = 32  # items that the scale of an encoder's vectors is taken from
 
