@@ -224,7 +224,7 @@ def _train(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
-    parser = _verb(verbs, "evaluate", "test a finished run again", "experiment:run_evaluate")
+    parser = _verb(verbs, "evaluate", "test a finished run again", "evaluation:run_evaluate")
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--mask", help="keep, hide or strict (without it: as in the run's recipe)")
     parser.add_argument("--at", help="list lengths, comma-separated, instead of the recipe's")

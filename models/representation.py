@@ -61,6 +61,7 @@ class ItemsConfig:
         bn_mode: of BatchNorm in the frozen part: 'eval' normalises by its running statistics; 'batch', kind 'e2e' only,
             by the batch at hand while the model trains, and lets the running ones follow, as the code of MicroLens
             does. Encoders without BatchNorm take either.
+        encoder_dropout: whether dropout and drop-path act in the blocks that train, as their encoder has them.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
@@ -84,6 +85,7 @@ class ItemsConfig:
     checkpointing: bool = False
     micro_batch: int | None = None
     bn_mode: BatchNormMode = "eval"
+    encoder_dropout: bool = True
 
     def __post_init__(self) -> None:
         """Refuse values no representation can have."""

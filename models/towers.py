@@ -28,6 +28,7 @@ WITHOUT_GRAPH = 64  # items encoded at a time where nothing is kept for a backwa
 # every time, and many of a whole group's are larger.
 WITH_GRAPH = 128
 SAMPLE = 32  # items that the scale of an encoder's vectors is taken from
+OTHER_VECTORS = 0.1  # relative; int8 files and bf16 extraction stay an order below it, other weights far above
 
 
 class TowerItems(ItemRepresentation):
@@ -114,6 +115,41 @@ class TowerItems(ItemRepresentation):
         if isinstance(self.source, LooksAhead):
             self.source.expect(self.ranks.share(torch.unique(items)))
 
+    @torch.no_grad()
+    def project_onto(self, vectors: Tensor, points: Tensor) -> float:
+        """Set the map to D by least squares, so that vectors (I, W) land on points (I, D); return the relative error.
+
+        Of many items some that lie far apart are enough for the map. Directions in which the vectors differ by
+        rounding alone are left out: what lies along them cannot be had from what an encoder gives while it trains.
+
+        Raises:
+            ValueError: the encoder gives other vectors than these.
+        """
+        self._refuse_other_vectors(vectors)
+        some = _spread(len(vectors), 8 * vectors.shape[1])
+        inputs, wanted = self._normalised(vectors[some].float()).double(), points[some].double()
+        middle, aim = inputs.mean(0), wanted.mean(0)
+        # the driver that takes singular values, of which it leaves the smallest out
+        weight = torch.linalg.lstsq(inputs - middle, wanted - aim, rcond=1e-6, driver="gelsd").solution
+        self.project.weight.copy_(weight.T)
+        self.project.bias.copy_(aim - middle @ weight)
+        reached = inputs @ weight + (aim - middle @ weight)
+        return float((reached - wanted).norm() / wanted.norm().clamp(min=1e-12))
+
+    def _refuse_other_vectors(self, vectors: Tensor) -> None:
+        some = _spread(self.n_items, SAMPLE)
+        training = self.training
+        self.eval()
+        own = self._raw(some).float()
+        self.train(training)
+        known = vectors[some].float()
+        apart = float((own - known).norm() / known.norm()) if own.shape == known.shape else 1.0
+        if not apart <= OTHER_VECTORS:
+            raise ValueError(
+                f"encoder {self.name!r} gives vectors that are {apart:.2g} of their length away from those of the "
+                f"feature file (at most {OTHER_VECTORS:g}); use the weights, frames and pooling that made the file"
+            )
+
     def _encode_all(self, distinct: Tensor) -> Tensor:
         if not len(distinct):
             return self.shift.new_zeros(0, self.dim)
@@ -169,10 +205,9 @@ class TowerItems(ItemRepresentation):
     @torch.no_grad()
     def _measure(self, name: str) -> None:
         """Set shift and gain, and a projection with which items start at `init_std`, from items spread over all."""
-        items = torch.linspace(0, self.n_items - 1, min(SAMPLE, self.n_items)).long()
         training = self.training
         self.eval()
-        vectors = self._raw(torch.unique(items)).float()
+        vectors = self._raw(_spread(self.n_items, SAMPLE)).float()
         self.train(training)
         if vectors.ndim != 2 or not bool(torch.isfinite(vectors).all()):
             raise ValueError(
@@ -244,6 +279,12 @@ def held_tables(model: nn.Module) -> Iterator[None]:
     finally:
         for tower in towers:
             tower._held = None
+
+
+def _spread(count: int, most: int) -> Tensor:
+    """Return at most `most` of the numbers below `count`, ascending, spread over all of them."""
+    numbers: Tensor = torch.unique(torch.linspace(0, count - 1, min(most, count)).long())
+    return numbers
 
 
 def _leave_out_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:

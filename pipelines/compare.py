@@ -21,6 +21,7 @@ from pipelines.data.split import DataConfig
 from pipelines.experiment import Data, load_data, run_recipe
 from pipelines.run_files import finished_recipe, read_metrics
 from pipelines.significance import Test, compare_with_baseline
+from pipelines.start import refuse_start, start_folder
 from pipelines.tables import Plan, plan, print_groups
 from pipelines.towers import refuse_shallow
 
@@ -45,6 +46,7 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
         for feature in recipe.features:
             feature.resolve()
         refuse_shallow(recipe)
+    _refuse_starts(recipes, seeds, out)
     data: dict[DataConfig, Data] = {}
     rows = []
     for recipe in recipes:
@@ -57,6 +59,18 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
         ]
         rows.append(Row(recipe, tuple(runs), tuple(folders)))
     return rows
+
+
+def _refuse_starts(recipes: Sequence[Recipe], seeds: int, out: Path) -> None:
+    """Raise ConfigError for a run to start from that is neither finished nor made before by this comparison."""
+    before: set[Path] = set()
+    for recipe in recipes:
+        folders = [(replace(recipe, seed=seed), out / f"{recipe.name}-seed{seed}") for seed in range(seeds)]
+        for seeded, folder in folders:
+            source = start_folder(seeded, folder)
+            if source is not None and source not in before and not (folder / "metrics.json").is_file():
+                refuse_start(seeded, source)
+        before.update(folder for _, folder in folders)
 
 
 def finished_rows(folders: Sequence[Path]) -> list[Row]:

@@ -17,6 +17,7 @@ COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("train_s_per_epoch", "s/epoch", lambda value: _short(value)),
     ("times_frozen", "x frozen", lambda value: _short(value)),
     ("epochs", "epochs", lambda value: f"{value:.0f}" if value == int(value) else f"{value:.1f}"),
+    ("start_s", "start s", lambda value: _short(value)),
     ("total_s", "total s", lambda value: _short(value)),
     ("extraction_s", "extraction s", lambda value: _short(value)),
     ("stored_bytes", "stored MB", lambda value: _short(value / MB)),
@@ -40,8 +41,8 @@ def kind_of(row: Row) -> str:
 def costs(rows: Sequence[Row]) -> list[dict[str, list[float]]]:
     """Return for each row what its runs cost, one value per run that knows it: the ledger's numbers, and two more.
 
-    'total_s' is training and validation of all epochs; 'times_frozen' the row's mean seconds of training per epoch over
-    those of `frozen_row`.
+    'total_s' is training and validation of all epochs, and those of the run it started from; 'times_frozen' the row's
+    mean seconds of training per epoch over those of `frozen_row`.
     """
     found = [_ledgers(row) for row in rows]
     base = frozen_row(rows)
@@ -65,14 +66,15 @@ def _ledgers(row: Row) -> dict[str, list[float]]:
     values: dict[str, list[float]] = {}
     for record in _records(row):
         ledger = record.get("costs")  # absent from runs that are older than it
-        for name, value in (_numbers(ledger) if ledger else {}).items():
+        for name, value in (_numbers(ledger, record.get("start", {})) if ledger else {}).items():
             values.setdefault(name, []).append(value)
     return values
 
 
-def _numbers(ledger: dict[str, Any]) -> dict[str, float]:
+def _numbers(ledger: dict[str, Any], start: dict[str, Any]) -> dict[str, float]:
     numbers = {name: value for name, value in ledger.items() if isinstance(value, int | float)}
-    return numbers | {"total_s": ledger["train_s"] + ledger["valid_s"]}
+    started = {"start_s": start["seconds"]} if start else {}
+    return numbers | started | {"total_s": ledger["train_s"] + ledger["valid_s"] + sum(started.values())}
 
 
 def _records(row: Row) -> list[dict[str, Any]]:
@@ -96,7 +98,10 @@ def cost_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
 def cost_summary(rows: Sequence[Row]) -> str:
     """Return the line that says what the numbers are, and on what they were measured."""
     base = frozen_row(rows)
-    parts = ["means over seeds", "s/epoch: training alone; total: training and validation of all epochs"]
+    whole = "total: training and validation of all epochs"
+    if any("start" in record for row in rows for record in _records(row)):
+        whole += ", start: of the run that it started from, which is in the total"
+    parts = ["means over seeds", f"s/epoch: training alone; {whole}"]
     parts += [f"x frozen: times the s/epoch of {rows[base].name}"] if base is not None else []
     parts += [
         "extraction: once, waiting for decoders and encoding, of the feature files that are read; stored: their size",

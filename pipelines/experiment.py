@@ -23,7 +23,7 @@ from models.base import Recommender, TrainingFacts
 from models.items import Categories, build_items
 from models.ranks import ALONE, Ranks
 from pipelines.checkpoint import CHECKPOINT, load_best, remove_partial
-from pipelines.config import Recipe, build_recipe, difference, dump_yaml, load_recipe, recipe_to_dict
+from pipelines.config import Recipe, difference, dump_yaml, load_recipe, recipe_to_dict
 from pipelines.console import print_json, progress, say
 from pipelines.costs import files_read, run_costs
 from pipelines.data.dataset import Dataset, read_dataset
@@ -34,8 +34,9 @@ from pipelines.media import media_of
 from pipelines.memory import peaks, start_peaks
 from pipelines.processes import processes, refuse_recipe, share_model
 from pipelines.record import begin_record, finish_record, refuse_changes, refuse_other_encoders
-from pipelines.results import as_metrics, print_groups, print_metrics, save_ranks
+from pipelines.results import as_metrics, print_metrics, save_ranks
 from pipelines.run_files import finished_recipe, read_metrics, read_recipe
+from pipelines.start import facts_of_start, refuse_start, start_folder, start_from
 from pipelines.towers import Media, Towers, open_towers
 from pipelines.train import fit
 from pipelines.vectors import read_vectors
@@ -152,12 +153,13 @@ def run_recipe(
         return finished
     towers = _open_towers(recipe, data, files, folder, media)
     model = build_model(recipe, split, files, sides, towers)
+    start = _start(model, recipe, folder)
     share_model(model, recipe, ranks)
     ranks.wait()  # until all have read the folder
     if ranks.first:
         folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
-        begin_record(folder, recipe, split, files, sides, towers.facts)
+        begin_record(folder, recipe, split, files, sides, towers.facts, start)
         write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
     with progress(f"train {recipe.name} seed {recipe.seed}") as advance:
         fitted = fit(
@@ -172,7 +174,7 @@ def run_recipe(
             progress=lambda at: advance((at.epoch - 1) * at.steps + at.step, recipe.train.epochs * at.steps),
             ranks=ranks,
         )
-    result = _test(model, recipe, split, place)
+    result = evaluate_test(model, recipe, split, place)
     metrics = as_metrics(result, split) | {"valid": fitted.best}
     if ranks.first:
         log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in fitted.history)
@@ -182,6 +184,16 @@ def run_recipe(
         finish_record(folder, fitted, model, place, costs, ranks.world)
         write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
     return metrics
+
+
+def _start(model: Recommender, recipe: Recipe, folder: Path) -> Mapping[str, Any] | None:
+    """Give a new run the weights it starts from; return what the record says of them, also of a run that goes on."""
+    source = start_folder(recipe, folder)
+    if source is None or (folder / CHECKPOINT).is_file():
+        return facts_of_start(folder)
+    refuse_start(recipe, source)
+    run = open_run(source)
+    return start_from(model, recipe, run, open_features(run.recipe, run.data.split))
 
 
 def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
@@ -202,7 +214,8 @@ def _open_towers(recipe: Recipe, data: Data, files: Sequence[FeatureFile], folde
     return towers
 
 
-def _test(model: Recommender, recipe: Recipe, split: Split, device: torch.device) -> Evaluation:
+def evaluate_test(model: Recommender, recipe: Recipe, split: Split, device: torch.device) -> Evaluation:
+    """Rank a split's test targets as a recipe says."""
     options = recipe.evaluate
     return evaluate(
         model,
@@ -245,49 +258,3 @@ def run_train(recipe: Path, overrides: Sequence[str], out: Path | None, device: 
         return
     say(f"{folder} was finished before; nothing to train" if done else f"trained {loaded.name}, run folder {folder}")
     print_metrics(loaded, metrics)
-
-
-def run_evaluate(
-    run: Path,
-    mask: str | None,
-    at: str | None,
-    metrics: str | None,
-    groups: bool,
-    bins: int,
-    popularity_edges: str | None,
-    history_edges: str | None,
-    device: str,
-    json: bool,
-) -> None:
-    """Command line `evaluate`."""
-    edges = {"--popularity-edges": popularity_edges, "--history-edges": history_edges}
-    idle = next((f"{option} {text}" for option, text in edges.items() if text is not None), None)
-    if idle is not None and not (groups or json):
-        raise ConfigError(f"{idle} is for groups of users; add --groups, or --json, which has them")
-    opened = open_run(run, device=device)
-    plain = recipe_to_dict(opened.recipe)
-    asked = {"mask": mask, "at": _numbers(at, "--at"), "metrics": metrics.split(",") if metrics else None}
-    plain["evaluate"] |= {name: value for name, value in asked.items() if value}
-    recipe = build_recipe(plain)
-    split = opened.data.split
-    found = as_metrics(
-        _test(opened.model, recipe, split, resolve_device(device)),
-        split,
-        bins=bins,
-        popularity_edges=_numbers(popularity_edges, "--popularity-edges"),
-        history_edges=_numbers(history_edges, "--history-edges"),
-    )
-    if json:
-        print_json(found)
-        return
-    print_metrics(recipe, found)
-    if groups:
-        print_groups(recipe, found)
-
-
-def _numbers(text: str | None, option: str) -> list[int]:
-    """Return the numbers of an option such as '5,10,20'; none for None."""
-    words = text.split(",") if text else []
-    if not all(word.strip().isdecimal() for word in words):
-        raise ConfigError(f"{option} is {text!r}; give whole numbers separated by commas, such as 5,10,20")
-    return [int(word) for word in words]

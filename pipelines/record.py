@@ -41,8 +41,9 @@ def begin_record(
     files: Sequence[FeatureFile],
     sides: Mapping[str, Categories],
     encoders: Sequence[Mapping[str, Any]] = (),
+    start: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write what a run is about to be made from."""
+    """Write what a run is about to be made from; `start`: the run whose weights it starts from."""
     dataset = {
         "name": split.dataset,
         "fingerprint": split.fingerprint,
@@ -60,6 +61,8 @@ def begin_record(
     record["sides"] = fingerprint(sides)
     if encoders:
         record["encoders"] = [dict(facts) for facts in encoders]
+    if start:
+        record["start"] = dict(start)
     write_atomic(folder / RECORD, json.dumps(record, indent=2))
 
 

@@ -21,6 +21,7 @@ from models.tower import Source, Tower
 from pipelines.activations import MappedActivations
 from pipelines.config import Recipe
 from pipelines.data.split import Split
+from pipelines.tower_setup import set_up
 
 if TYPE_CHECKING:
     from extract.encoder import Encoder
@@ -115,6 +116,7 @@ def _end_to_end(name: str, recipe: Recipe, split: Split, media: Media) -> tuple[
     prefix, top = encoder.split(items.top_blocks)
     lengths = _lengths(prefix, source, len(split.items))
     module = nn.Sequential(prefix, _AsStored(), top)
+    set_up((top,), items, titles=lengths is not None)
     tower = Tower(source, module, (top,), _last_blocks(encoder, items), lengths)
     return tower, _facts(encoder, items) | {"media": source.fingerprint}
 
@@ -191,6 +193,7 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
     activations = MappedActivations(file, split.items.ids, absent=recipe.features[place].absent)
     lengths = _lengths(prefix, activations, len(split.items))
     source = activations if lengths is None else CutTitles(activations, lengths)
+    set_up((trained,), items, titles=lengths is not None)
     tower = Tower(source, module, (trained,), _last_blocks(encoder, items), lengths)
     return tower, _facts(encoder, items) | {"activations": file.provenance.fingerprint}
 

@@ -162,9 +162,14 @@ class _MaskedBlock(_Inner):
         from transformers.masking_utils import create_bidirectional_mask
 
         mask = create_bidirectional_mask(
-            config=self.config, inputs_embeds=words.states, attention_mask=words.mask.long()
+            config=self._own_config(), inputs_embeds=words.states, attention_mask=words.mask.long()
         )
         return Words(self.module(words.states, mask), words.mask)
+
+    def _own_config(self) -> Any:
+        """Return the configuration that the block's attention goes by: masks of another kind would be read wrongly."""
+        found = (getattr(module, "config", None) for module in self.module.modules())
+        return next((config for config in found if config is not None), self.config)
 
 
 class _FirstOf(nn.Module):
