@@ -25,7 +25,7 @@ from models.towers import TowerItems
 from pipelines.checkpoint import CHECKPOINT
 from pipelines.config import Recipe, difference
 from pipelines.run_files import finished_recipe, read_object
-from pipelines.vectors import read_vectors
+from pipelines.vectors import content_of, read_vectors
 
 if TYPE_CHECKING:
     from pipelines.experiment import Run
@@ -131,7 +131,7 @@ def _pairs(
     if run.recipe.items.kind in TOWERS or not towers:
         return []
     vectors, _ = read_vectors(run.recipe, run.data.split, files)
-    encoders = [file.provenance.recipe.get("encoder") for file in files][: len(frozen)]
+    encoders = [file.provenance.recipe.get("encoder") for file in files if content_of(file) == "vectors"]
     if encoders != [tower.name for tower in towers]:
         raise ConfigError(
             f"{said}: it was trained on vectors of {', '.join(map(str, encoders))}, this one trains "

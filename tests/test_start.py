@@ -208,6 +208,33 @@ def test_vectors_of_another_encoder_or_of_other_weights_are_refused(data: Path, 
     assert "use the weights, frames and pooling that made the file" in said
 
 
+def test_one_list_of_files_serves_both_runs(data: Path, vectors: Path, tmp_path: Path) -> None:
+    files = (write_activations(tmp_path / "cut.h5", "bert-tiny", 1), vectors)
+    train = {"epochs": 1, "batch_size": 16}
+    for kind, start in (("v", None), ("top", "v")):
+        plain = changes(kind, "bert-tiny", 1, files) | {"train": train | {"start_from": start}}
+        run_recipe(recipe(data, plain), tmp_path / "runs" / kind, device="cpu")
+    assert json.loads((tmp_path / "runs" / "top" / "record.json").read_text())["start"]["projection"] < 1e-4
+
+
+def test_several_encoders_start_where_they_stood(data: Path, vectors: Path, tmp_path: Path) -> None:
+    names = ("bert-tiny", "minilm-tiny")
+    other = vectors_of(tmp_path / "other.h5", load_encoder(names[1], "random", 0))
+    cuts = tuple(write_activations(tmp_path / f"{name}.h5", name, 1) for name in names)
+    plain = changes("v", names[0], 1, (vectors, other)) | {"train": {"epochs": 2}}
+    run_recipe(recipe(data, plain), tmp_path / "runs" / "v", device="cpu")
+    now = recipe(data, changes("top", list(names), 1, cuts) | {"train": {"epochs": 1, "start_from": "v"}})  # type: ignore[arg-type]
+    earlier = open_run(tmp_path / "runs" / "v")
+    split, files = earlier.data.split, open_features(now, earlier.data.split)
+    model = build_model(now, split, files, {}, open_towers(now, split, files, media))
+    start_from(model, now, earlier, open_features(earlier.recipe, split))
+    wanted = earlier.model.item_vectors()
+    torch.testing.assert_close(model.eval().item_vectors(), wanted, rtol=1e-3, atol=1e-3 * float(wanted.abs().max()))
+    turned = recipe(data, changes("top", [*names[::-1]], 1, cuts) | {"train": {"epochs": 1, "start_from": "v"}})  # type: ignore[arg-type]
+    said = _refusal(turned, tmp_path / "runs")
+    assert "trained on vectors of bert-tiny, minilm-tiny, this one trains minilm-tiny, bert-tiny" in said
+
+
 def test_a_mix_of_layers_is_no_start(data: Path, tmp_path: Path) -> None:
     file = write_activations(tmp_path / "cut.h5", "bert-tiny", 1)
     layers = write_layers(tmp_path / "layers.h5", "small", item_ids())
