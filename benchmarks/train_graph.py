@@ -124,7 +124,8 @@ def _ours(arguments: argparse.Namespace) -> None:
     from models import build_recommender, recommenders
     from models.items import ItemsConfig, build_items
     from pipelines.experiment import training_facts
-    from pipelines.train import Progress, TrainConfig, fit
+    from pipelines.train import Progress, fit
+    from pipelines.train_config import TrainConfig
 
     torch.set_num_threads(arguments.threads)
     split, generator = _split(arguments.data), torch.Generator().manual_seed(0)

@@ -25,7 +25,7 @@ from pipelines.data.split import DataConfig
 from pipelines.evaluate import EvaluateConfig
 from pipelines.feature_config import FeatureConfig
 from pipelines.structure import structure
-from pipelines.train import TrainConfig
+from pipelines.train_config import TrainConfig
 
 STRICT: dict[str, Any] = {"extra": "forbid"}
 MOST_SEED = 2**63 - 1  # torch takes no larger one

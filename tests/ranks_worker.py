@@ -21,7 +21,8 @@ from models.ranks import Ranks
 from models.towers import share_out
 from pipelines.experiment import training_facts
 from pipelines.processes import processes
-from pipelines.train import TrainConfig, fit
+from pipelines.train import fit
+from pipelines.train_config import TrainConfig
 from tests.checkerboard import ITEMS
 from tests.toy_towers import SPLIT, e2e, top
 

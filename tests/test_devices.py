@@ -20,7 +20,8 @@ from extract.extractor import extract
 from features.store import FeatureFile
 from pipelines.experiment import open_run, run_recipe
 from pipelines.retrieve import recommend
-from pipelines.train import TrainConfig, fit
+from pipelines.train import fit
+from pipelines.train_config import TrainConfig
 from tests import tower_runs
 from tests.checkerboard import CASES, build, checkerboard
 from tests.encoding import TINY, batch, encode

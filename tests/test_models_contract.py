@@ -15,7 +15,8 @@ from models.sequential import SequentialRecommender
 from models.towers import TowerItems
 from pipelines.evaluate import evaluate
 from pipelines.retrieve import item_vectors
-from pipelines.train import TrainConfig, fit
+from pipelines.train import fit
+from pipelines.train_config import TrainConfig
 from tests.checkerboard import (
     CASES,
     CLUSTER_OF_ITEM,

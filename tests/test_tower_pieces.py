@@ -15,7 +15,8 @@ from models import tower as tower_parts
 from models.tower import BUCKET, TOGETHER, Tower, by_length
 from models.towers import TowerItems
 from pipelines.experiment import training_facts
-from pipelines.train import TrainConfig, fit
+from pipelines.train import fit
+from pipelines.train_config import TrainConfig
 from tests.checkerboard import ITEMS, InMemory
 from tests.toy_towers import (
     FRAMES,

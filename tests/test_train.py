@@ -15,7 +15,8 @@ from models.base import Recommender, TrainBatch, TrainOutput
 from pipelines.checkpoint import CHECKPOINT, load_best
 from pipelines.evaluate import Evaluation
 from pipelines.experiment import run_recipe
-from pipelines.train import FitResult, Progress, TrainConfig, fit
+from pipelines.train import FitResult, Progress, fit
+from pipelines.train_config import TrainConfig
 from tests.checkerboard import USERS, build, checkerboard
 from tests.small import recipe, write_interactions
 

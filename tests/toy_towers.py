@@ -14,7 +14,8 @@ from models.items import ItemsConfig, build_items
 from models.tower import Tower
 from models.towers import TowerItems
 from pipelines.experiment import training_facts
-from pipelines.train import Progress, TrainConfig, fit
+from pipelines.train import Progress, fit
+from pipelines.train_config import TrainConfig
 from tests.checkerboard import ITEMS, InMemory, batch_for, checkerboard, cluster_features
 
 SPLIT = checkerboard()
