@@ -62,15 +62,15 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
 
 
 def _refuse_starts(recipes: Sequence[Recipe], seeds: int, out: Path) -> None:
-    """Raise ConfigError for a run to start from that is neither finished nor made before by this comparison."""
-    before: set[Path] = set()
+    """Raise ConfigError for a run that cannot be started from, or is neither finished nor made before by these rows."""
+    before: dict[Path, Recipe] = {}
     for recipe in recipes:
         folders = [(replace(recipe, seed=seed), out / f"{recipe.name}-seed{seed}") for seed in range(seeds)]
         for seeded, folder in folders:
             source = start_folder(seeded, folder)
-            if source is not None and source not in before and not (folder / "metrics.json").is_file():
-                refuse_start(seeded, source)
-        before.update(folder for _, folder in folders)
+            if source is not None and not (folder / "metrics.json").is_file():
+                refuse_start(seeded, source, before.get(source))
+        before.update((folder, seeded) for seeded, folder in folders)
 
 
 def finished_rows(folders: Sequence[Path]) -> list[Row]:

@@ -153,7 +153,7 @@ def run_recipe(
         return finished
     towers = _open_towers(recipe, data, files, folder, media)
     model = build_model(recipe, split, files, sides, towers)
-    start = _start(model, recipe, folder)
+    start = _start(model, recipe, folder, data)
     share_model(model, recipe, ranks)
     ranks.wait()  # until all have read the folder
     if ranks.first:
@@ -186,14 +186,14 @@ def run_recipe(
     return metrics
 
 
-def _start(model: Recommender, recipe: Recipe, folder: Path) -> Mapping[str, Any] | None:
+def _start(model: Recommender, recipe: Recipe, folder: Path, data: Data) -> Mapping[str, Any] | None:
     """Give a new run the weights it starts from; return what the record says of them, also of a run that goes on."""
     source = start_folder(recipe, folder)
     if source is None or (folder / CHECKPOINT).is_file():
         return facts_of_start(folder)
     refuse_start(recipe, source)
-    run = open_run(source)
-    return start_from(model, recipe, run, open_features(run.recipe, run.data.split))
+    run = open_run(source, data=data)  # of the same section `data`, which was checked
+    return start_from(model, recipe, run, open_features(run.recipe, data.split))
 
 
 def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
@@ -230,10 +230,13 @@ def evaluate_test(model: Recommender, recipe: Recipe, split: Split, device: torc
     )
 
 
-def open_run(folder: Path, *, device: str = "cpu", media: Media | None = None) -> Run:
-    """Open a finished run; ConfigError when it is none, or when what it was made from has changed since."""
+def open_run(folder: Path, *, device: str = "cpu", data: Data | None = None, media: Media | None = None) -> Run:
+    """Open a finished run; ConfigError when it is none, or when what it was made from has changed since.
+
+    `data` and `media` as for `run_recipe`.
+    """
     recipe = finished_recipe(folder)
-    data = load_data(recipe.data)
+    data = data or load_data(recipe.data)
     files = open_features(recipe, data.split)
     sides = side_features(recipe.items.side, data.split, data.dataset)
     refuse_changes(folder, data.split, files, sides)

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor, nn
 
@@ -19,7 +19,6 @@ from features.provenance import file_sha256
 from features.store import FeatureFile
 from models.base import Recommender
 from models.frozen import FrozenItems
-from models.items import FusedItems
 from models.representation import TOWERS, ItemsConfig
 from models.towers import TowerItems
 from pipelines.checkpoint import CHECKPOINT
@@ -30,6 +29,7 @@ from pipelines.vectors import content_of, read_vectors
 if TYPE_CHECKING:
     from pipelines.experiment import Run
 
+Part = TypeVar("Part", FrozenItems, TowerItems)
 # Settings of items that no weight depends on.
 FREE = ("encoder_lr", "encoder_dropout", "dropout", "init_std", "checkpointing", "micro_batch", "bn_mode")
 
@@ -40,9 +40,12 @@ def start_folder(recipe: Recipe, folder: Path) -> Path | None:
     return None if name is None else folder.parent / name.replace("{seed}", str(recipe.seed))
 
 
-def refuse_start(recipe: Recipe, source: Path) -> None:
-    """Raise ConfigError where a recipe cannot start from the run in `source`; reads what both recipes say, no more."""
-    earlier = _finished(recipe, source)
+def refuse_start(recipe: Recipe, source: Path, earlier: Recipe | None = None) -> None:
+    """Raise ConfigError where a recipe cannot start from the run in `source`; reads what both recipes say, no more.
+
+    `earlier` is the recipe of a run that is yet to be made there; without it the run must be finished.
+    """
+    earlier = earlier or _finished(recipe, source)
     said = f"recipe {recipe.name!r} cannot start from {source}"
     if earlier.data != recipe.data:
         now = replace(earlier, data=recipe.data)
@@ -126,8 +129,7 @@ def _pairs(
     run: Run, model: nn.Module, files: Sequence[FeatureFile], said: str
 ) -> list[tuple[FrozenItems, TowerItems, Tensor]]:
     """Return projections of frozen vectors, the encoders that take their places, and the vectors (I, W)."""
-    frozen = [part for part in _parts(run.model) if isinstance(part, FrozenItems)]
-    towers = [part for part in _parts(model) if isinstance(part, TowerItems)]
+    frozen, towers = _parts(run.model, FrozenItems), _parts(model, TowerItems)
     if run.recipe.items.kind in TOWERS or not towers:
         return []
     vectors, _ = read_vectors(run.recipe, run.data.split, files)
@@ -140,9 +142,9 @@ def _pairs(
     return list(zip(frozen, towers, vectors.values(), strict=True))
 
 
-def _parts(model: nn.Module) -> tuple[nn.Module, ...]:
+def _parts(model: nn.Module, kind: type[Part]) -> list[Part]:
     items = getattr(model, "items", None)
-    return items.parts if isinstance(items, FusedItems) else () if items is None else (items,)
+    return [part for part in items.parts if isinstance(part, kind)] if items is not None else []
 
 
 def _project(old: FrozenItems, new: TowerItems, vectors: Tensor, said: str) -> float:

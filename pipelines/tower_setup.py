@@ -18,8 +18,9 @@ def set_up(trained: Sequence[nn.Module], items: ItemsConfig, *, titles: bool) ->
     Args:
         trained: those that train; modules outside of them are left alone.
         items: says whether their dropout and drop-path act.
-        titles: whether their inputs are titles, padded to like lengths. On a CPU their attention then goes by plain
-            matrix products, which train faster than the fused kernel in bfloat16 and no slower in float32.
+        titles: whether their inputs are titles, padded to like lengths. On a machine without a GPU their attention then
+            goes by plain matrix products, which train faster in bfloat16 than the fused kernel; in float32 neither
+            leads throughout.
     """
     parts = [module for part in trained for module in part.modules()]
     if not items.encoder_dropout:

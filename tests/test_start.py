@@ -149,7 +149,10 @@ def test_a_comparison_makes_the_run_before_and_counts_it(data: Path, vectors: Pa
     first, then = made(data, "v", vectors), made(data, "top", file, "small-v-seed{seed}")
     with pytest.raises(ConfigError, match=r"'small-top' starts from .*small-v-seed0.*no finished run"):
         compare([then, first], 2, tmp_path / "runs", device="cpu")
-    assert not (tmp_path / "runs").exists()
+    wide = made(data, "top", file, "small-v-seed{seed}", dim=16)
+    with pytest.raises(ConfigError, match=r"its items.dim is 8, this one's 16"):
+        compare([first, wide], 2, tmp_path / "runs", device="cpu")
+    assert not (tmp_path / "runs").exists(), "told before anything is trained"
     rows = compare([first, then], 2, tmp_path / "runs", device="cpu")
     starts = [json.loads((folder / "record.json").read_text())["start"] for folder in rows[1].folders]
     assert [Path(start["folder"]).name for start in starts] == ["small-v-seed0", "small-v-seed1"]
