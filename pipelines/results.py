@@ -102,12 +102,19 @@ def print_groups(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
 
 
 def save_ranks(folder: Path, result: Evaluation) -> None:
-    """Write ranks.npy and, where there are any, rank_offsets.npy and lists.npy."""
-    arrays = {"ranks": result.ranks, "rank_offsets": result.offsets, "lists": result.lists}
+    """Write ranks.npy and, where there are any, rank_ties.npy, rank_offsets.npy and lists.npy; no older one stays."""
+    arrays = {
+        "ranks": result.ranks,
+        "rank_ties": result.ties,
+        "rank_offsets": result.offsets,
+        "lists": result.lists,
+    }
     try:
         for name, array in arrays.items():
             if array is not None:
                 np.save(folder / f"{name}.npy", array)
+            else:
+                (folder / f"{name}.npy").unlink(missing_ok=True)
     except OSError as error:
         advice = write_advice(error, "free some disk space and try again")
         raise StoreError(f"cannot write the ranks in {folder} ({error}); {advice}") from error

@@ -55,11 +55,12 @@ class Compared:
 
 def load_ranks(run: Path) -> Ranked:
     """Return the test ranks of a finished run; ConfigError where there are none, or damaged ones."""
-    path, offsets = run / "ranks.npy", run / "rank_offsets.npy"
+    path, offsets, tied = run / "ranks.npy", run / "rank_offsets.npy", run / "rank_ties.npy"
     if not path.is_file():
         raise ConfigError(f"{run} holds no ranks.npy, which tests need; train its recipe again")
     ranks = read_array(path)
-    return Ranked(ranks, read_array(offsets)) if offsets.is_file() else Ranked.of_one(ranks)
+    ties = read_array(tied) if tied.is_file() else None  # runs made before ties were kept hold mean places
+    return Ranked(ranks, read_array(offsets), ties) if offsets.is_file() else Ranked.of_one(ranks, ties)
 
 
 def user_values(runs: Sequence[Path], metric: str) -> Floats:

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from scipy import stats
 
@@ -20,6 +19,8 @@ from pipelines.compare_output import escape_latex, latex, markdown
 from pipelines.compare_tables import Row, by_popularity, comparison, notes, significance, spread, summary, untested
 from pipelines.config import PaperResult, Recipe, dump_yaml, recipe_to_dict
 from pipelines.evaluate import EvaluateConfig
+from pipelines.metrics import hit_rate
+from pipelines.significance import load_ranks
 from tests.small import USERS, recipe, small_dataset, write
 
 PAPER = {"source": "made up, table 1", "metrics": {"HR@10": 0.0496}, "note": "other features"}
@@ -144,9 +145,8 @@ def test_rows_are_tested_against_a_baseline(runs: tuple[Path, list[Row]]) -> Non
     header, cells = significance(tests)
     assert header == ["recipe", "metric", "mean [95 %]", "minus small [95 %]", "p", "p (Holm)"]
     assert [line[:2] for line in cells] == [[name, m] for m in ("HR@10", "NDCG@10") for name in ("ids", "small")]
-    ranks = [np.load(folder / "ranks.npy") for row in rows for folder in row.folders]
-    ids = ((ranks[0] <= 10).astype(float) + (ranks[1] <= 10)) / 2
-    popular = (ranks[2] <= 10).astype(float)
+    hits = [hit_rate(load_ranks(folder), 10) for row in rows for folder in row.folders]
+    ids, popular = (hits[0] + hits[1]) / 2, hits[2]
     found = tests.compared[0][0]
     assert found.own.mean == pytest.approx(statistics.fmean(rows[0].values("all", "HR@10")))
     assert found.difference is not None
