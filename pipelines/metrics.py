@@ -222,7 +222,7 @@ class Offered:
         self.missed[:] *= np.where(tied, 1.0 - chance[:, None], 1.0).prod(0)
 
 
-def coverage(offered: Offered, train_counts: Ints) -> float:
+def coverage(offered: Offered, _: Ints) -> float:
     """Return the share of the I items that stand in at least one of the lists."""
     return float(1.0 - offered.missed.mean())
 
@@ -232,7 +232,7 @@ def popularity(offered: Offered, train_counts: Ints) -> float:
     return float(offered.counts @ train_counts / offered.counts.sum())
 
 
-def gini(offered: Offered, train_counts: Ints) -> float:
+def gini(offered: Offered, _: Ints) -> float:
     """Return the Gini coefficient of how often the I items are offered: 0 all equally, towards 1 one takes all.
 
     Where lists end in ties it is that of the mean counts, not the mean of its values over all orders.
