@@ -9,12 +9,14 @@ import argparse
 import importlib
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 # Only the standard library up here, so that `--help` does not wait for torch.
 
+ID_OPTIONS = ("--user", "--item")  # take an id as the user has it
+NO_IDS = (*ID_OPTIONS, "--top", "--data", "--json", "--help", "-h")  # what else may follow them
 EXTRACT = {"torchvision", "transformers", "open_clip", "pytorchvideo", "decord", "lmdb", "av", "PIL"}
 
 
@@ -59,7 +61,7 @@ def _refuse_torchrun() -> None:
 def _parse(argv: list[str] | None) -> dict[str, Any]:
     """Return the arguments by name; key=value may also stand after options, where argparse alone refuses them."""
     parser = _parser()
-    known, rest = parser.parse_known_args(argv)
+    known, rest = parser.parse_known_args(_with_ids(sys.argv[1:] if argv is None else argv))
     arguments = vars(known)
     if rest and ("overrides" not in arguments or any(word.startswith("-") or "=" not in word for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
@@ -68,8 +70,20 @@ def _parse(argv: list[str] | None) -> dict[str, Any]:
     return arguments
 
 
+def _with_ids(words: Sequence[str]) -> list[str]:
+    """Return the words with '--user -17' as '--user=-17': argparse takes an id with a dash in front for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] in ID_OPTIONS and word.startswith("-") and word.partition("=")[0] not in NO_IDS:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="run_pipeline.py", description="Micro-video recommendation, the whole way.")
+    what = "Micro-video recommendation, the whole way."
+    parser = argparse.ArgumentParser(prog="run_pipeline.py", description=what, allow_abbrev=False)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for add in (
         _demo,
@@ -109,7 +123,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 def _verb(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, function: str
 ) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=what, description=what, formatter_class=_Help)
+    # No abbreviations: a script that repeats the command line (--engine slurm) could not tell which option is meant.
+    parser = verbs.add_parser(name, help=what, description=what, formatter_class=_Help, allow_abbrev=False)
     if function:
         _calls(parser, function)
     return parser

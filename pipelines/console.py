@@ -18,8 +18,9 @@ from rich.text import Text
 NUMBER = re.compile(r"-|[-+<]?[\d.]+( ± [\d.]+)?( [(\[][-+\d., x%]+[)\]])?")
 Advance = Callable[[int, int], None]
 
-OUT = Console(soft_wrap=True, highlight=False)
-ERR = Console(stderr=True, soft_wrap=True, highlight=False)
+# emoji=False: an id such as ":smile:" is printed as it is
+OUT = Console(soft_wrap=True, highlight=False, emoji=False)
+ERR = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def silence() -> None:
@@ -38,7 +39,13 @@ class _Rate(ProgressColumn):
 @contextmanager
 def progress(title: str) -> Iterator[Advance]:
     """Yield `advance(done, total)`; draws a bar with items/s and time left on a terminal, nothing elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=ERR, disable=not sys.stderr.isatty(), transient=True) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
@@ -68,7 +75,7 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     for row in rows:
         drawn.add_row(*(escape(cell) for cell in row))
     # a pipe has no width of its own: keep rows whole rather than fold them at 80 columns
-    Console(highlight=False, width=None if sys.stdout.isatty() else 400).print(drawn)
+    Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 400).print(drawn)
 
 
 def print_json(value: Any) -> None:

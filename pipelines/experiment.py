@@ -1,8 +1,9 @@
 """One recipe, one run folder: data, features, model, training, test, record. Finished runs are not made again.
 
 A run folder holds config.yaml (every default written out), checkpoint.pt, metrics.json, ranks.npy (one test rank per
-user; with several targets per user also rank_offsets.npy, where each user's start), lists.npy where the recipe asks for
-it, log.jsonl (one epoch per line) and record.json (code version, seed, fingerprints, timings, peak memory).
+user; with several targets per user also rank_offsets.npy, where each user's start; where targets tie with other items
+also rank_ties.npy, how many places each may take), lists.npy where the recipe asks for it, log.jsonl (one epoch per
+line) and record.json (code version, seed, fingerprints, timings, peak memory).
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ from pipelines.start import facts_of_start, refuse_start, start_folder, start_fr
 from pipelines.towers import Media, Towers, open_towers
 from pipelines.train import fit
 from pipelines.vectors import read_vectors
+
+DERIVED = ("index.faiss", "index.json", "ranks.npy", "rank_ties.npy", "rank_offsets.npy", "lists.npy", "log.jsonl")
 
 
 @dataclass(frozen=True)
@@ -159,6 +162,9 @@ def run_recipe(
     if ranks.first:
         folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
+        if not (folder / CHECKPOINT).is_file():  # a new run: what an older one left here is of other weights
+            for name in DERIVED:
+                (folder / name).unlink(missing_ok=True)
         begin_record(folder, recipe, split, files, sides, towers.facts, start)
         write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
     with progress(f"train {recipe.name} seed {recipe.seed}") as advance:
@@ -179,7 +185,7 @@ def run_recipe(
     if ranks.first:
         log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in fitted.history)
         write_atomic(folder / "log.jsonl", log)
-        save_ranks(folder, result)
+        metrics["files"] = save_ranks(folder, result)
         costs = run_costs(fitted, model, files_read(recipe, files, towers.towers), peaks(place, own_peak))
         finish_record(folder, fitted, model, place, costs, ranks.world)
         write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))

@@ -10,6 +10,7 @@ import numpy as np
 
 from features.errors import StoreError
 from features.paths import write_advice
+from features.provenance import file_sha256
 from pipelines.config import Recipe
 from pipelines.console import say, table
 from pipelines.data.split import Split
@@ -101,8 +102,12 @@ def print_groups(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
         table(f"{recipe.name} by {TITLES[kind]}", [TITLES[kind], "users", *names], rows)
 
 
-def save_ranks(folder: Path, result: Evaluation) -> None:
-    """Write ranks.npy and, where there are any, rank_ties.npy, rank_offsets.npy and lists.npy; no older one stays."""
+def save_ranks(folder: Path, result: Evaluation) -> dict[str, str]:
+    """Write ranks.npy and, where there are any, rank_ties.npy, rank_offsets.npy and lists.npy; no older one stays.
+
+    Returns:
+        File name -> sha256, for metrics.json: ranks of another test are refused where they are read (`load_ranks`).
+    """
     arrays = {
         "ranks": result.ranks,
         "rank_ties": result.ties,
@@ -115,6 +120,9 @@ def save_ranks(folder: Path, result: Evaluation) -> None:
                 np.save(folder / f"{name}.npy", array)
             else:
                 (folder / f"{name}.npy").unlink(missing_ok=True)
+        return {
+            f"{name}.npy": file_sha256(folder / f"{name}.npy") for name, array in arrays.items() if array is not None
+        }
     except OSError as error:
         advice = write_advice(error, "free some disk space and try again")
         raise StoreError(f"cannot write the ranks in {folder} ({error}); {advice}") from error

@@ -5,6 +5,8 @@ Exact inner-product search: at 20,000 to 1,000,000 items a flat index is the rig
 
 from __future__ import annotations
 
+import hashlib
+import json
 import uuid
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,7 +21,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from features.atomic import fsync_file
+from features.atomic import fsync_file, write_atomic
 from features.errors import ConfigError, StoreError, nearest
 from features.store import FeatureFile, State
 from models.base import Recommender, UserBatch
@@ -104,24 +106,48 @@ def item_vectors(model: Recommender) -> Floats:
 
 
 def _run_index(run: Run) -> Any:
-    """Return the run's index from its folder, made there on first use; a run's weights never change."""
+    """Return the run's index from its folder; made there on first use, and again where it is of other vectors."""
     path = run.folder / "index.faiss"
     vectors = item_vectors(run.model)
+    made_from = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
     if path.is_file():
-        return _read_index(path, vectors.shape)
+        if _made_from(path) == made_from:
+            return _read_index(path, vectors.shape)
+        note(f"{path} is not of the run's present weights; it is made again")
     index = build_index(vectors)
-    _keep(index, path)
+    _keep(index, path, made_from)
     return index
 
 
-def _keep(index: Any, path: Path) -> None:
-    """Write an index for the next time, whole or not at all; where that cannot be, say so and go on without."""
+def _made_from(path: Path) -> str | None:
+    """Return the hash of the vectors that an index was made from; None where nothing says so."""
+    facts = path.with_suffix(".json")
+    try:
+        text = facts.read_text(encoding="utf-8")
+    except PermissionError as error:
+        raise ConfigError(f"cannot read {facts} (permission denied); check its permissions") from error
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    try:
+        return str(json.loads(text)["vectors_sha256"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _keep(index: Any, path: Path, made_from: str) -> None:
+    """Write an index for the next time, whole or not at all; where that cannot be, say so and go on without.
+
+    What it was made from stands beside it, and is taken away before the index changes: at no moment, and after no
+    crash, does it stand beside another index.
+    """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
+        path.with_suffix(".json").unlink(missing_ok=True)
         faiss.write_index(index, str(temporary))
         fsync_file(temporary)
         temporary.replace(path)
-    except (OSError, RuntimeError):  # faiss raises the latter
+        write_atomic(path.with_suffix(".json"), json.dumps({"vectors_sha256": made_from}))
+    except (OSError, RuntimeError, StoreError):  # faiss raises the second, write_atomic the last
         note(f"{path} cannot be written; the index is used from memory, and made again the next time")
     finally:
         with suppress(OSError):
@@ -139,8 +165,8 @@ def _read_index(path: Path, shape: tuple[int, ...]) -> Any:
         raise ConfigError(f"{path} is no FAISS index; delete it, and it is made again") from error
     if (index.ntotal, index.d) != shape:
         raise ConfigError(
-            f"{path} has {index.ntotal} vectors of width {index.d}, the run's model {shape[0]} of width {shape[1]}: "
-            "it is the index of another run; delete it, and it is made again"
+            f"{path} has {index.ntotal} vectors of width {index.d}, the run's model {shape[0]} of width {shape[1]}, "
+            "though index.json says it was made from them; delete both, and they are made again"
         )
     return index
 

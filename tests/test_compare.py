@@ -316,3 +316,13 @@ def test_no_seeds_and_two_recipes_of_one_name(data: Path, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"2 recipes are named 'ids'; rows and run folders need names of their own"):
         compare(two_recipes(data)[:1] * 2, 1, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_ranks_of_another_test_are_refused(runs: tuple[Path, list[Row]], tmp_path: Path) -> None:
+    _, rows = runs
+    mixed = tmp_path / "mixed"
+    shutil.copytree(rows[0].folders[0], mixed)
+    assert len(load_ranks(mixed)) == USERS
+    shutil.copy(rows[1].folders[0] / "ranks.npy", mixed)
+    with pytest.raises(ConfigError, match=r"mixed/ranks\.npy is not the one that metrics\.json beside it tells of"):
+        load_ranks(mixed)
