@@ -18,6 +18,7 @@ from extract.outputs import announce, asked_for, check_room
 from extract.pixels import Pixels, distinct_contracts
 from extract.sharding import Progress, Work, claims_of, run_shards
 from extract.stored import stored_media
+from extract.weights import weights_source
 from features.errors import ConfigError, MediaError
 from features.provenance import FINGERPRINT_CHARS, Provenance, library_versions
 from features.shards import FeatureJob, Wanted
@@ -159,6 +160,7 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Wor
         | stored
         | dict(output.recipe),
         weights_sha256=encoder.weights_sha256,
+        weights_source="" if output.pixels else weights_source(options.weights, spec.weights, encoder.weights_sha256),
         libraries=library_versions(LIBRARIES),
         command=options.command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),

@@ -23,7 +23,17 @@ READ_BY: Mapping[str, Sequence[str]] = {
     "inter": ("adapter",),
     "bn_mode": ("e2e",),
     **dict.fromkeys(
-        ("encoder", "top_blocks", "encoder_lr", "encoder_dropout", "weights", "frames", "checkpointing", "micro_batch"),
+        (
+            "encoder",
+            "top_blocks",
+            "encoder_lr",
+            "encoder_dropout",
+            "weights",
+            "encoder_seed",
+            "frames",
+            "checkpointing",
+            "micro_batch",
+        ),
         TOWERS,
     ),
 }

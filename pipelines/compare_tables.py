@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from pipelines.config import Recipe
 from pipelines.metrics import METRICS
 from pipelines.oddities import oddities
 from pipelines.significance import RESAMPLES, Compared, Interval
+from pipelines.sources.origin import Origin, of_run
 
 ELSEWHERE = "tested on other users, candidates or seen items, or another split"
 
@@ -37,6 +39,13 @@ class Row:
     def name(self) -> str:
         """Return what the row is called."""
         return self.label or self.recipe.name
+
+    @cached_property
+    def content(self) -> list[Origin] | None:
+        """Return what the row's items are made from besides ids, each once; None where no run says so."""
+        found = [of_run(folder) for folder in self.folders]
+        told = [one for run in found if run is not None for one in run]
+        return None if all(run is None for run in found) else list(dict.fromkeys(told))
 
     def values(self, group: str, metric: str) -> list[float]:
         """Return one value per seed; empty where the group has no users."""
@@ -115,17 +124,29 @@ def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     shown = columns(rows)
     first = [metric for group, metric in shown if group == "all"][:2]
     published = any(row.recipe.paper for row in rows)
-    header = ["recipe", "seeds", *(metric if group == "all" else f"{group} {metric}" for group, metric in shown)]
+    told = any(row.content for row in rows)
+    header = [
+        "recipe",
+        *(["made from"] if told else []),
+        "seeds",
+        *(metric if group == "all" else f"{group} {metric}" for group, metric in shown),
+    ]
     header += [f"{what} {metric}" for what in ("paper", "ours - paper") for metric in first] if published else []
     cells = []
     for row in rows:
-        line = [row.name, str(len(row.metrics)), *(spread(row.values(group, metric)) for group, metric in shown)]
+        made = [made_from(row)] if told else []
+        line = [row.name, *made, str(len(row.metrics)), *(spread(row.values(group, metric)) for group, metric in shown)]
         if published:
             paper = row.recipe.paper.metrics if row.recipe.paper else {}
             line += [f"{paper[metric]:.4f}" if metric in paper else "-" for metric in first]
             line += [_against_paper(row, metric) for metric in first]
         cells.append(line)
     return header, cells
+
+
+def made_from(row: Row) -> str:
+    """Return what made a row's content, marked where it is random or faulty; '-' where there is none."""
+    return ", ".join(one.label for one in row.content) if row.content else "-" if row.content == [] else "not recorded"
 
 
 def paper_difference(row: Row, metric: str) -> tuple[float, float] | None:
@@ -262,4 +283,7 @@ def notes(rows: Sequence[Row]) -> list[str]:
     scale = []
     if papers and any(row.recipe.scale == "small" for row in rows):
         scale = ["scale=small: narrower and shorter than published, so differences to the paper mean nothing"]
-    return list(dict.fromkeys([*scale, *own, *(note for _, paper in papers for note in oddities(paper.source))]))
+    content = [f"{row.name} is made from {one.line}" for row in rows for one in row.content or ()]
+    return list(
+        dict.fromkeys([*scale, *content, *own, *(note for _, paper in papers for note in oddities(paper.source))])
+    )

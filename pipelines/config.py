@@ -84,6 +84,7 @@ class Recipe:
         paper: the published result, if there is one.
         scale: 'full' as published, or 'small': what the recipe file lists under `small` put in, so that it runs on two
             cores. In the file, `small` maps dotted keys to values; a resolved recipe no longer holds it.
+        mix_recipes: allow feature files made in different ways (clean, with the benchmark's faults) in one row.
     """
 
     name: str
@@ -96,6 +97,7 @@ class Recipe:
     seed: int = 0
     paper: PaperResult | None = None
     scale: Literal["full", "small"] = "full"
+    mix_recipes: bool = False
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 

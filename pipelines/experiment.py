@@ -37,6 +37,7 @@ from pipelines.processes import processes, refuse_recipe, share_model
 from pipelines.record import begin_record, finish_record, refuse_changes, refuse_other_encoders
 from pipelines.results import as_metrics, print_metrics, save_ranks
 from pipelines.run_files import finished_recipe, read_metrics, read_recipe
+from pipelines.sources.origin import refuse_origins
 from pipelines.start import facts_of_start, refuse_start, start_folder, start_from
 from pipelines.towers import Media, Towers, open_towers
 from pipelines.train import fit
@@ -85,7 +86,9 @@ def open_features(recipe: Recipe, split: Split) -> list[FeatureFile]:
     """Open the recipe's files, for 'e2e' none (pipelines/media.py does); StoreError for a file of another dataset."""
     if recipe.items.kind == "e2e":
         return []
-    return [FeatureFile(feature.resolve(), dataset=split.dataset) for feature in recipe.features]
+    files = [FeatureFile(feature.resolve(), dataset=split.dataset) for feature in recipe.features]
+    refuse_origins(recipe, files)
+    return files
 
 
 def training_facts(split: Split) -> TrainingFacts:

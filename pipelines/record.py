@@ -28,6 +28,7 @@ from pipelines.config import Recipe
 from pipelines.data.sides import fingerprint
 from pipelines.data.split import Split
 from pipelines.run_files import read_object
+from pipelines.sources.origin import described
 from pipelines.train import FitResult
 
 RECORD = "record.json"
@@ -59,6 +60,7 @@ def begin_record(
     ]
     record = {"recipe": recipe.name, "seed": recipe.seed, "dataset": dataset, "features": features}
     record["sides"] = fingerprint(sides)
+    record["content"] = described(recipe, files, encoders)
     if encoders:
         record["encoders"] = [dict(facts) for facts in encoders]
     if start:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,15 @@ def read_recipe(folder: Path) -> Recipe:
     raw = parse_yaml(_text(path), str(path))
     if not isinstance(raw, dict):
         raise _damaged(path, "no mapping of keys to values")
-    return load_recipe(path)
+    return _as_it_ran(load_recipe(path), raw)
+
+
+def _as_it_ran(recipe: Recipe, raw: dict[str, Any]) -> Recipe:
+    """Return the recipe of a run with what earlier versions did where they had no setting for it."""
+    items = raw.get("items")
+    if isinstance(items, dict) and "encoder_seed" not in items:
+        return replace(recipe, items=replace(recipe.items, encoder_seed=None))
+    return recipe
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
