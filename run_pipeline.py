@@ -220,6 +220,10 @@ def _features(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     bring.add_argument("--name", required=True, help="what the features are, e.g. videomae-published")
     bring.add_argument("--out", type=Path, required=True, help="folder for the feature file")
     bring.add_argument("--dtype", default="float16", help="on disk: float16, float32 or int8")
+    odd = (
+        "ids that the dataset does not know, and with --ids row and row+1 items without a row: error, or keep and warn"
+    )
+    bring.add_argument("--unmatched", choices=("error", "keep"), default="error", help=odd)
 
     take = _verb(actions, "export", "the vectors of a feature file in another format", "feature_files:take")
     take.add_argument("file", type=Path, help="feature file")

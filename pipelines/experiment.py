@@ -37,7 +37,8 @@ from pipelines.processes import processes, refuse_recipe, share_model
 from pipelines.record import begin_record, finish_record, refuse_changes, refuse_other_encoders
 from pipelines.results import as_metrics, print_metrics, save_ranks
 from pipelines.run_files import finished_recipe, read_metrics, read_recipe
-from pipelines.sources.origin import refuse_origins
+from pipelines.sources.joining import refuse_foreign
+from pipelines.sources.origin import refuse_origins, used
 from pipelines.start import facts_of_start, refuse_start, start_folder, start_from
 from pipelines.towers import Media, Towers, open_towers
 from pipelines.train import fit
@@ -83,10 +84,12 @@ def load_data(config: DataConfig) -> Data:
 
 
 def open_features(recipe: Recipe, split: Split) -> list[FeatureFile]:
-    """Open the recipe's files, for 'e2e' none (pipelines/media.py does); StoreError for a file of another dataset."""
+    """Open the recipe's files, for 'e2e' none (pipelines/media.py does); StoreError for a file of other items."""
     if recipe.items.kind == "e2e":
         return []
-    files = [FeatureFile(feature.resolve(), dataset=split.dataset) for feature in recipe.features]
+    files = [FeatureFile(feature.resolve()) for feature in recipe.features]
+    for file in used(recipe, files):
+        refuse_foreign(file, split.items.ids, split.dataset)
     refuse_origins(recipe, files)
     return files
 

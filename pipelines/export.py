@@ -24,6 +24,7 @@ from pipelines.console import say, warn
 from pipelines.data.dataset import read_dataset
 from pipelines.data.split import DataConfig, Split, make_split
 from pipelines.mmrec_check import CACHES, check_mmrec_folder
+from pipelines.sources.joining import refuse_foreign
 
 __all__ = ["MMRecReport", "check_mmrec_folder", "export_mmrec", "run_export_mmrec"]
 
@@ -103,7 +104,7 @@ def export_mmrec(
 
     Raises:
         ConfigError: no features, a bad name, or a split that MMRec cannot hold.
-        StoreError: features of another dataset, cached activations, no vectors at all, or an occupied folder.
+        StoreError: features of other items, cached activations, no vectors at all, or an occupied folder.
     """
     files = {slot: file for slot, file in (("image", image), ("text", text)) if file is not None}
     _check_arguments(name, split, files)
@@ -160,11 +161,7 @@ def _check_arguments(name: str, split: Split, files: Mapping[str, FeatureFile]) 
     if not files:
         raise ConfigError("give features for the image slot, the text slot or both: MMRec stops without any")
     for slot, file in files.items():
-        if file.provenance.dataset != split.dataset:
-            raise StoreError(
-                f"{file.path} belongs to dataset {file.provenance.dataset!r}, not {split.dataset!r}; "
-                "give the features extracted from this dataset"
-            )
+        refuse_foreign(file, split.items.ids, split.dataset)
         if len(file.shape) != 2:
             raise StoreError(
                 f"{file.path} holds activations or pixels {file.shape}; the {slot} slot takes one vector per item"

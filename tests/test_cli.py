@@ -211,7 +211,7 @@ def truncated(here: Path) -> None:
 
 
 def other_dataset(here: Path) -> None:
-    write_vectors(here / "f.h5", "elsewhere", item_ids())
+    write_vectors(here / "f.h5", "elsewhere", [f"x{item}" for item in item_ids()])
 
 
 def not_finite(here: Path) -> None:
@@ -252,7 +252,8 @@ def no_validation(here: Path) -> None:
 EXTRACT = ["extract", "--data", "data", "--weights", "random", "--out", "out"]
 TRAIN = ["train", "r.yaml", "--out", "out"]
 EXPORT = ["export", "mmrec", "--data", "data", "--text", "f.h5", "--name", "toy", "--out"]
-IMPORT = ["features", "import", "x.npy", "--ids", "row+1", "--data", "data", "--name", "x", "--out", "out"]
+IMPORT = ["features", "import", "x.npy", "--ids", "row+1", "--unmatched", "keep", "--data", "data", "--name", "x"]
+IMPORT += ["--out", "out"]
 BAD: dict[str, tuple[Callable[[Path], None], Sequence[str], str]] = {
     "unknown encoder": (nothing, [*EXTRACT, "--encoders", "resnet-tyny"], "did you mean 'resnet-tiny'"),
     "unknown key": (nothing, [*TRAIN, "train.epocs=3"], "did you mean 'epochs'"),
@@ -279,7 +280,7 @@ BAD: dict[str, tuple[Callable[[Path], None], Sequence[str], str]] = {
     "title twice": (title_twice, [*EXTRACT, "--encoders", "minilm-tiny"], "names item '001' twice"),
     "NaN in an import": (not_finite, IMPORT, "1 of 30 rows hold NaN or infinity"),
     "no such import": (nothing, IMPORT, "x.npy does not exist"),
-    "MMRec from another dataset": (other_dataset, [*EXPORT, "mmrec"], "'elsewhere', not 'data'; give the features"),
+    "MMRec from another dataset": (other_dataset, [*EXPORT, "mmrec"], "rows of 0 of the 30 items of 'data', whose"),
     "features of another dataset": (other_dataset, TRAIN, "elsewhere"),
     "truncated file": (truncated, TRAIN, "f.h5"),
     "truncated file, verified": (truncated, ["features", "verify", "f.h5"], "f.h5"),
