@@ -16,7 +16,7 @@ from typing import Any
 # Only the standard library up here, so that `--help` does not wait for torch.
 
 ID_OPTIONS = ("--user", "--item")  # take an id as the user has it
-NO_IDS = (*ID_OPTIONS, "--top", "--data", "--json", "--help", "-h")  # what else may follow them
+NO_IDS = (*ID_OPTIONS, "--top", "--data", "--columns", "--json", "--help", "-h")  # what else may follow them
 EXTRACT = {"torchvision", "transformers", "open_clip", "pytorchvideo", "decord", "lmdb", "av", "PIL"}
 
 
@@ -87,6 +87,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for add in (
         _demo,
+        _data,
         _extract,
         _features,
         _train,
@@ -139,6 +140,17 @@ def _demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--users", type=int, default=900, help="users in the corpus")
 
 
+COLUMNS = "which columns mean what, e.g. user=uid,item=vid,time=ts; numbers for tables without a header; time=none"
+
+
+def _data(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    what = "what a dataset folder holds: users, items, repeats, ties, and what titles and media join"
+    parser = _verb(verbs, "data", what, "data.report:run_data")
+    parser.add_argument("data", type=Path, help="dataset folder (docs/datasets.md)")
+    parser.add_argument("--columns", help=COLUMNS)
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
 def _batch_size(text: str) -> int:
     """Read a number above 0, or 'auto' as 0 (AUTO in extract/options.py)."""
     if text != "auto" and not (text.isdecimal() and int(text) > 0):
@@ -150,6 +162,7 @@ def _extract(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     what = "raw videos, covers and titles into feature files, one per encoder"
     parser = _verb(verbs, "extract", what, "extraction:run_extract")
     parser.add_argument("--data", type=Path, required=True, help="dataset folder (docs/datasets.md)")
+    parser.add_argument("--columns", help=COLUMNS)
     parser.add_argument("--videos", type=Path, help="folder, LMDB or file of pixels, in place of the dataset's videos")
     parser.add_argument("--covers", type=Path, help="folder, LMDB or file of pixels, in place of the dataset's covers")
     parser.add_argument("--encoders", required=True, help="names that `encoders` lists, comma-separated")
@@ -217,6 +230,7 @@ def _features(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     whose = "row+1 (MicroLens), row (MMRec), a text file of ids, or i_id_mapping.csv; not for a source with ids"
     bring.add_argument("--ids", help=whose)
     bring.add_argument("--data", type=Path, required=True, help="dataset folder the ids belong to")
+    bring.add_argument("--columns", help=COLUMNS)
     bring.add_argument("--name", required=True, help="what the features are, e.g. videomae-published")
     bring.add_argument("--out", type=Path, required=True, help="folder for the feature file")
     bring.add_argument("--dtype", default="float16", help="on disk: float16, float32 or int8")
@@ -309,6 +323,7 @@ def _similar(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--item", required=True, help="raw item id")
     parser.add_argument("--top", type=int, default=10, help="how many")
     parser.add_argument("--data", type=Path, help="dataset folder, to print titles")
+    parser.add_argument("--columns", help=COLUMNS)
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
@@ -318,6 +333,7 @@ def _export(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     mmrec = _verb(formats, "mmrec", "a folder that MMRec trains on", "export:run_export_mmrec")
     mmrec.add_argument("--data", type=Path, required=True, help="dataset folder")
+    mmrec.add_argument("--columns", help=COLUMNS)
     mmrec.add_argument("--image", type=Path, help="feature file for MMRec's visual slot (covers or videos)")
     mmrec.add_argument("--text", type=Path, help="feature file for MMRec's text slot")
     mmrec.add_argument("--name", required=True, help="dataset name in MMRec")

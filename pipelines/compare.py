@@ -17,6 +17,7 @@ from pipelines.compare_plot import check_plot, write_plot
 from pipelines.compare_tables import Comparison, Row, Tests, by_popularity, columns, tested_on, untested
 from pipelines.config import Recipe
 from pipelines.console import say, table
+from pipelines.data.report import tell
 from pipelines.data.split import DataConfig
 from pipelines.experiment import Data, load_data, run_recipe
 from pipelines.run_files import finished_recipe, read_metrics
@@ -52,6 +53,7 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
     for recipe in recipes:
         if recipe.data not in data:
             data[recipe.data] = load_data(recipe.data)
+            tell(data[recipe.data].dataset, recipe.data)
         folders = [out / f"{recipe.name}-seed{seed}" for seed in range(seeds)]
         runs = [
             run_recipe(replace(recipe, seed=seed), folder, device=device, data=data[recipe.data])

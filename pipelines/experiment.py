@@ -28,6 +28,7 @@ from pipelines.config import Recipe, difference, dump_yaml, load_recipe, recipe_
 from pipelines.console import print_json, progress, say
 from pipelines.costs import files_read, run_costs
 from pipelines.data.dataset import Dataset, read_dataset
+from pipelines.data.report import tell
 from pipelines.data.sides import side_features
 from pipelines.data.split import DataConfig, Split, make_split
 from pipelines.evaluate import Evaluation, evaluate
@@ -74,7 +75,7 @@ class Run:
 
 def load_data(config: DataConfig) -> Data:
     """Read the dataset folder and split it."""
-    dataset = read_dataset(Path(config.folder))
+    dataset = read_dataset(Path(config.folder), config.columns)
     extra: set[str] = set()
     if config.candidates == "catalog":
         from extract.catalog import media_ids
@@ -265,7 +266,10 @@ def run_train(recipe: Path, overrides: Sequence[str], out: Path | None, device: 
         loaded = load_recipe(recipe, overrides)
         folder = out or Path("runs") / loaded.name
         done = (folder / "metrics.json").is_file()
-        metrics = run_recipe(loaded, folder, device=place, ranks=ranks)
+        data = load_data(loaded.data)
+        if ranks.first:
+            tell(data.dataset, loaded.data, json=json)
+        metrics = run_recipe(loaded, folder, device=place, data=data, ranks=ranks)
     if not ranks.first:
         return
     if json:

@@ -23,6 +23,7 @@ from features.store import FeatureFile, State
 from pipelines.console import say, warn
 from pipelines.data.dataset import read_dataset
 from pipelines.data.split import DataConfig, Split, make_split
+from pipelines.data.tables import parse_columns
 from pipelines.mmrec_check import CACHES, check_mmrec_folder
 from pipelines.sources.joining import refuse_foreign
 
@@ -247,9 +248,17 @@ def _record(report: MMRecReport, split: Split, files: Mapping[str, FeatureFile])
     return {"dataset": split.dataset, "split": split.fingerprint, "features": made, **told}
 
 
-def run_export_mmrec(data: Path, image: Path | None, text: Path | None, name: str, out: Path, overwrite: bool) -> None:
+def run_export_mmrec(
+    data: Path,
+    image: Path | None,
+    text: Path | None,
+    name: str,
+    out: Path,
+    overwrite: bool,
+    columns: str | None = None,
+) -> None:
     """Command line `export mmrec`: the split with the default settings, then `export_mmrec`."""
-    split = make_split(read_dataset(data), DataConfig(folder=str(data)))
+    split = make_split(read_dataset(data, parse_columns(columns)), DataConfig(folder=str(data)))
     files = {slot: FeatureFile(path) for slot, path in (("image", image), ("text", text)) if path is not None}
     report = export_mmrec(out, name, split, image=files.get("image"), text=files.get("text"), overwrite=overwrite)
     say(f"{report.folder}: {report.users} users, {report.items} items, train / valid / test rows {report.rows}")

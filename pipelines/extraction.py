@@ -24,6 +24,8 @@ from features.precision import DiskType
 from features.published import read_ids
 from pipelines.console import note, print_json, progress, say, table, warn
 from pipelines.data.dataset import Dataset, read_dataset
+from pipelines.data.report import tell
+from pipelines.data.tables import parse_columns
 from pipelines.experiment import resolve_device
 
 SHORT_S = 5.0  # below that, starting up is most of it
@@ -121,6 +123,7 @@ def _without_engine(words: Sequence[str]) -> list[str]:
 
 def run_extract(
     data: Path,
+    columns: str | None,
     videos: Path | None,
     covers: Path | None,
     encoders: str,
@@ -180,10 +183,12 @@ def run_extract(
     if engine == "slurm":
         _write_slurm(out, tasks)
         return
-    dataset = read_dataset(data)
+    dataset = read_dataset(data, parse_columns(columns))
     if not json:
         say(dataset.layout)
     dataset = replace(dataset, videos=videos or dataset.videos, covers=covers or dataset.covers)
+    if len(dataset.interactions):
+        tell(dataset, json=json)
     catalog = dataset_catalog(dataset)
     if items is not None:
         catalog = catalog.only([item for item in dict.fromkeys(read_ids(items)) if item])

@@ -14,6 +14,7 @@ from features.merge import merge
 from features.store import FeatureFile
 from pipelines.console import print_json, say, table, warn
 from pipelines.data.dataset import Dataset, read_dataset
+from pipelines.data.tables import parse_columns
 
 
 def inspect(file: Path, json: bool) -> None:
@@ -54,9 +55,18 @@ def merge_files(out: Path, parts: Sequence[Path]) -> None:
     say(f"{out}: {FeatureFile(out).counts()}")
 
 
-def bring(source: Path, ids: str | None, data: Path, name: str, out: Path, dtype: str, unmatched: str) -> None:
+def bring(
+    source: Path,
+    ids: str | None,
+    data: Path,
+    name: str,
+    out: Path,
+    dtype: str,
+    unmatched: str,
+    columns: str | None = None,
+) -> None:
     """Command line `features import`."""
-    dataset = read_dataset(data)
+    dataset = read_dataset(data, parse_columns(columns))
     by_number, doubts = ids in (ROW, ROW_PLUS_ONE), list[str]()
 
     def check(items: Sequence[str]) -> None:

@@ -27,6 +27,7 @@ from features.store import FeatureFile, State
 from models.base import Recommender, UserBatch
 from pipelines.console import note, print_json, say, table
 from pipelines.data.dataset import read_dataset
+from pipelines.data.tables import parse_columns
 from pipelines.experiment import Run, open_run
 
 Floats = NDArray[np.float32]
@@ -222,10 +223,10 @@ def run_recommend(run: Path, user: str, top: int, json: bool) -> None:
     _print_hits(f"recommended to user {user}", hits, json)
 
 
-def run_similar(file: Path, item: str, top: int, data: Path | None, json: bool) -> None:
+def run_similar(file: Path, item: str, top: int, data: Path | None, json: bool, columns: str | None = None) -> None:
     """Command line `similar`."""
     hits = similar(FeatureFile(file), item, top)
     if data:
-        titles = read_dataset(data).titles
+        titles = read_dataset(data, parse_columns(columns)).titles
         hits = [Hit(hit.item, hit.score, titles.get(hit.item, "")) for hit in hits]
     _print_hits(f"similar to item {item}", hits, json)

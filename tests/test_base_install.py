@@ -42,7 +42,7 @@ for line in {commands}:
 COMMANDS = [
     "encoders",
     "models",
-    "features import x.npy --ids row --data data --name x --out out",
+    "features import x.npy --ids row --unmatched keep --data data --name x --out out",
     "features inspect f.h5",
     "features verify f.h5",
     "features export f.h5 --format parquet --out f.parquet",

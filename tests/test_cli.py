@@ -275,7 +275,7 @@ BAD: dict[str, tuple[Callable[[Path], None], Sequence[str], str]] = {
     "media that are not there": (nothing, [*EXTRACT, "--encoders", "resnet-tiny"], "has no cover for any of its"),
     "empty interactions": (table("user\titem\ttimestamp"), TRAIN, "interactions.tsv holds no interactions"),
     "empty file": (table(), TRAIN, "interactions.tsv holds no interactions"),
-    "missing column": (table("user\titem\ttime", "a\t1\t1"), TRAIN, "has no column 'timestamp'"),
+    "missing column": (table("user\titem\ttme", "a\t1\t1"), TRAIN, "has no column 'timestamp'"),
     "short user": (short_user, [*TRAIN, "data.short_users=error"], "first 'a' with 2"),
     "title twice": (title_twice, [*EXTRACT, "--encoders", "minilm-tiny"], "names item '001' twice"),
     "NaN in an import": (not_finite, IMPORT, "1 of 30 rows hold NaN or infinity"),
