@@ -259,6 +259,7 @@ def _train(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "evaluate", "test a finished run again", "evaluation:run_evaluate")
     parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--data", type=Path, help="dataset folder, if not the run's; the same interactions")
     parser.add_argument("--mask", help="keep, hide or strict (without it: as in the run's recipe)")
     parser.add_argument("--at", help="list lengths, comma-separated, instead of the recipe's")
     parser.add_argument("--metrics", help="HR,NDCG,MRR,Coverage and so on, instead of the recipe's")
@@ -313,6 +314,9 @@ def _recommend(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser = _verb(verbs, "recommend", "top items for a user, seen items hidden", "retrieve:run_recommend")
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--user", required=True, help="raw user id")
+    parser.add_argument(
+        "--data", type=Path, help="dataset folder, where it is not the run's; may hold new interactions"
+    )
     parser.add_argument("--top", type=int, default=10, help="how many")
     parser.add_argument("--json", action="store_true", help="print as JSON")
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from models.items import Categories, build_items
 from models.ranks import ALONE, Ranks
 from pipelines.checkpoint import CHECKPOINT, load_best, remove_partial
 from pipelines.config import Recipe, difference, dump_yaml, load_recipe, recipe_to_dict
-from pipelines.console import print_json, progress, say
+from pipelines.console import note, print_json, progress, say
 from pipelines.costs import files_read, run_costs
 from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.data.report import tell
@@ -37,8 +37,9 @@ from pipelines.memory import peaks, start_peaks
 from pipelines.processes import processes, refuse_recipe, share_model
 from pipelines.record import begin_record, finish_record, refuse_changes, refuse_other_encoders
 from pipelines.results import as_metrics, print_metrics, save_ranks
-from pipelines.run_files import finished_recipe, read_metrics, read_recipe
+from pipelines.run_files import finished_recipe, read_metrics, read_object, read_recipe
 from pipelines.sources.joining import refuse_foreign
+from pipelines.sources.kept import keep, kept_split, placed
 from pipelines.sources.origin import refuse_origins, used
 from pipelines.start import facts_of_start, refuse_start, start_folder, start_from
 from pipelines.towers import Media, Towers, open_towers
@@ -169,10 +170,12 @@ def run_recipe(
     if ranks.first:
         folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
+        (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs, where the run goes on
         if not (folder / CHECKPOINT).is_file():  # a new run: what an older one left here is of other weights
             for name in DERIVED:
                 (folder / name).unlink(missing_ok=True)
         begin_record(folder, recipe, split, files, sides, towers.facts, start)
+        keep(folder, split)
         write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
     with progress(f"train {recipe.name} seed {recipe.seed}") as advance:
         fitted = fit(
@@ -214,11 +217,20 @@ def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     if not config.is_file() or not (metrics.is_file() or (folder / CHECKPOINT).is_file()):
         return None  # nothing, or a run that failed before its first epoch ended
     before = read_recipe(folder)
-    if recipe_to_dict(before) != recipe_to_dict(recipe):
+    longer = _goes_on(before, recipe)
+    if recipe_to_dict(before) != recipe_to_dict(recipe) and not longer:
         raise ConfigError(
             f"{folder} holds a run with other settings ({difference(before, recipe)}); choose another --out"
         )
-    return read_metrics(folder) if metrics.is_file() else None
+    return read_metrics(folder) if metrics.is_file() and not longer else None
+
+
+def _goes_on(before: Recipe, recipe: Recipe) -> bool:
+    """Return whether a recipe is that of an earlier run with more epochs, or more patience, and nothing else."""
+    old, new = before.train, recipe.train
+    same = replace(recipe, train=replace(new, epochs=old.epochs, patience=old.patience))
+    more = new.epochs > old.epochs or new.patience > old.patience
+    return more and new.epochs >= old.epochs and new.patience >= old.patience and same == before
 
 
 def _open_towers(recipe: Recipe, data: Data, files: Sequence[FeatureFile], folder: Path, media: Media | None) -> Towers:
@@ -243,13 +255,33 @@ def evaluate_test(model: Recommender, recipe: Recipe, split: Split, device: torc
     )
 
 
-def open_run(folder: Path, *, device: str = "cpu", data: Data | None = None, media: Media | None = None) -> Run:
-    """Open a finished run; ConfigError when it is none, or when what it was made from has changed since.
+def open_run(
+    folder: Path,
+    *,
+    device: str = "cpu",
+    data: Data | None = None,
+    media: Media | None = None,
+    place: Path | None = None,
+    new_interactions: bool = False,
+) -> Run:
+    """Open a finished run.
 
-    `data` and `media` as for `run_recipe`.
+    Args:
+        folder: the run folder.
+        device: where the model goes.
+        data: as for `run_recipe`.
+        media: as for `run_recipe`.
+        place: the dataset folder, where it is not the recipe's.
+        new_interactions: open it also where the dataset has changed since, as of its training: the split of what is
+            returned has the ids and edges that were trained on, and no targets.
+
+    Raises:
+        ConfigError: it is no finished run, or what it was made from has changed since.
     """
-    recipe = finished_recipe(folder)
+    recipe = placed(finished_recipe(folder), folder, place)
     data = data or load_data(recipe.data)
+    if new_interactions:
+        data = _as_trained(folder, data)
     files = open_features(recipe, data.split)
     sides = side_features(recipe.items.side, data.split, data.dataset)
     refuse_changes(folder, data.split, files, sides)
@@ -260,12 +292,27 @@ def open_run(folder: Path, *, device: str = "cpu", data: Data | None = None, med
     return Run(folder, recipe, data, model.to(resolve_device(device)).eval())
 
 
+def _as_trained(folder: Path, data: Data) -> Data:
+    """Return the data with the split that a run was trained on, where the dataset has another one by now."""
+    record = folder / "record.json"
+    then = read_object(record).get("dataset", {}).get("fingerprint") if record.is_file() else None
+    split = kept_split(folder, data.dataset) if then != data.split.fingerprint else None
+    if split is None:
+        return data
+    users, items = (set(data.dataset.interactions[name].unique().to_list()) for name in ("user", "item"))
+    note(
+        f"{data.dataset.name!r} changed since {folder} was trained: {len(users - set(split.users.ids))} users and "
+        f"{len(items - set(split.items.ids))} items of it are unknown to the model"
+    )
+    return Data(data.dataset, split)
+
+
 def run_train(recipe: Path, overrides: Sequence[str], out: Path | None, device: str, json: bool) -> None:
     """Command line `train`."""
     with processes(device) as (ranks, place):
         loaded = load_recipe(recipe, overrides)
         folder = out or Path("runs") / loaded.name
-        done = (folder / "metrics.json").is_file()
+        done = (folder / "metrics.json").is_file() and not _goes_on(read_recipe(folder), loaded)
         data = load_data(loaded.data)
         if ranks.first:
             tell(data.dataset, loaded.data, json=json)

@@ -38,13 +38,17 @@ class FeatureConfig:
         if not Path(self.path).name:
             raise ConfigError(f"features.path is {self.path!r}; name a feature file")
 
-    def resolve(self) -> Path:
-        """Return the one file that `path` names; ConfigError when there are none or several."""
+    def matches(self) -> list[Path]:
+        """Return the files that `path` names."""
         pattern = Path(self.path)
         if pattern.is_file():  # also where its name holds characters that mean something in a pattern
-            return pattern
+            return [pattern]
         pieces = Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor)))
-        found = sorted(path for path in pieces if path.is_file())
+        return sorted(path for path in pieces if path.is_file())
+
+    def resolve(self) -> Path:
+        """Return the one file that `path` names; ConfigError when there are none or several."""
+        found = self.matches()
         if len(found) == 1:
             return found[0]
         if not found:

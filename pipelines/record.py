@@ -53,10 +53,16 @@ def begin_record(
         "dropped_users": split.dropped_users,
         "dropped_items": split.dropped_items,
         "split": split.protocol,
+        "folder": str(Path(recipe.data.folder).absolute()),
     }
     features = [
-        {"file": str(f.path), "fingerprint": f.provenance.fingerprint, "vectors_sha256": f.vectors_sha256}
-        for f in files
+        {
+            "file": str(file.path.absolute()),
+            "listed": number,
+            "fingerprint": file.provenance.fingerprint,
+            "vectors_sha256": file.vectors_sha256,
+        }
+        for number, file in enumerate(files)
     ]
     record = {"recipe": recipe.name, "seed": recipe.seed, "dataset": dataset, "features": features}
     record["sides"] = fingerprint(sides)
@@ -75,7 +81,10 @@ def refuse_changes(folder: Path, split: Split, files: Sequence[FeatureFile], sid
         return
     dataset, features, side = _made_from(path)
     if dataset != split.fingerprint:
-        raise ConfigError(f"dataset {split.dataset!r} changed since {folder} was trained; train it into another folder")
+        raise ConfigError(
+            f"dataset {split.dataset!r} changed since {folder} was trained, so that a test would be another; train it "
+            "into another folder (`recommend` takes new interactions into account)"
+        )
     for file, then in zip(files, features, strict=False):
         if file.vectors_sha256 != then:
             raise ConfigError(f"feature file {file.path} changed since {folder} was trained; train into another folder")

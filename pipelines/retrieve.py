@@ -68,10 +68,10 @@ def recommend(run: Run, user: str, top: int) -> list[Hit]:
     """Return the best items for a user after everything the dataset knows of that user, seen items hidden."""
     _check_top(top)
     split = run.data.split
-    number = split.users.index(user)
+    number = _number(run, user)
     index = _run_index(run)
     length = run.recipe.data.max_length
-    tail = _history(run, user)[-length:]
+    tail = _known_history(run, user)[-length:]
     items = np.zeros((1, length), dtype=np.int64)
     items[0, length - len(tail) :] = tail
     mask = np.arange(length)[None] >= length - len(tail)
@@ -85,6 +85,36 @@ def recommend(run: Run, user: str, top: int) -> list[Hit]:
     hits = search(index, query, [split.items.known(had)], top)[0]
     titles = run.data.dataset.titles
     return [Hit(split.items.ids[row], score, titles.get(split.items.ids[row], "")) for row, score in hits]
+
+
+def _number(run: Run, user: str) -> int:
+    """Return a user's number; 0 for one the model was not trained on, where it looks at histories alone.
+
+    Raises:
+        ConfigError: nobody of that id, or one the model cannot know.
+    """
+    users, rows = run.data.split.users, run.data.dataset.interactions.filter(pl.col("user") == user)
+    if users.known([user]):
+        return users.index(user)
+    if rows.is_empty():
+        return users.index(user)  # refuses it with the nearest id
+    name = run.recipe.model.name
+    if not run.model.reads_history:
+        least = run.recipe.data.min_interactions
+        raise ConfigError(
+            f"user {user!r} has {len(rows)} interactions but was not trained on (data.min_interactions={least}, or new "
+            f"since), and {name} knows users by number alone; train again, or use a model that reads histories"
+        )
+    note(f"user {user!r} was not trained on; {name} ranks by the history alone")
+    return 0
+
+
+def _known_history(run: Run, user: str) -> list[int]:
+    """Return what is kept of a user; ConfigError where the model reads histories and knows none of it."""
+    found = _history(run, user)
+    if not found and run.model.reads_history:
+        raise ConfigError(f"the model knows none of the items that user {user!r} has had; train again with them")
+    return found
 
 
 def _history(run: Run, user: str) -> list[int]:
@@ -204,6 +234,12 @@ def _check_top(top: int) -> None:
         raise ConfigError(f"--top is {top}; ask for at least 1")
 
 
+def _why_none(run: Run, user: str) -> str:
+    """Return why nothing is recommended."""
+    had = run.data.dataset.interactions.filter(pl.col("user") == user)["item"].n_unique()
+    return f"nothing to recommend: user {user!r} has had {had} items, all of the {len(run.data.split.items)} there are"
+
+
 def _print_hits(title: str, hits: Sequence[Hit], json: bool) -> None:
     if json:
         print_json([asdict(hit) for hit in hits])
@@ -212,10 +248,12 @@ def _print_hits(title: str, hits: Sequence[Hit], json: bool) -> None:
     table(title, ["item", "score", "title"], rows)
 
 
-def run_recommend(run: Path, user: str, top: int, json: bool) -> None:
+def run_recommend(run: Path, user: str, top: int, json: bool, data: Path | None = None) -> None:
     """Command line `recommend`."""
-    opened = open_run(run)
+    opened = open_run(run, place=data, new_interactions=True)
     hits = recommend(opened, user, top)
+    if not hits:
+        note(_why_none(opened, user))
     if not json:
         titles, items = opened.data.dataset.titles, opened.data.split.items.ids
         for seen in _history(opened, user)[-opened.recipe.data.max_length :]:

@@ -44,6 +44,7 @@ def test_a_run_folder(data: Path, vectors: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     metrics = run_recipe(made, run)
     names = {"config.yaml", "metrics.json", "record.json", "ranks.npy", "log.jsonl", "checkpoint.pt"}
+    names |= {"users.json", "items.json", "training.npy"}
     assert {path.name for path in run.iterdir()} == names
     assert load_recipe(run / "config.yaml") == made
     assert read_json(run / "metrics.json") == metrics
@@ -59,10 +60,16 @@ def test_a_run_folder(data: Path, vectors: Path, tmp_path: Path) -> None:
         "dropped_users": 0,
         "dropped_items": 0,
         "split": "leave-one-out",
+        "folder": str(data),
     }
     file = FeatureFile(vectors)
     assert record["features"] == [
-        {"file": str(vectors), "fingerprint": file.provenance.fingerprint, "vectors_sha256": file.vectors_sha256}
+        {
+            "file": str(vectors),
+            "listed": 0,
+            "fingerprint": file.provenance.fingerprint,
+            "vectors_sha256": file.vectors_sha256,
+        }
     ]
     assert any("project" in name for name in record["trained_parameters"])
     assert not any("frozen" in name for name in record["trained_parameters"])
@@ -211,7 +218,7 @@ def test_a_changed_dataset_is_refused(data: Path, tmp_path: Path) -> None:
         handle.write("u00\t001\t99\n")
     for again in (lambda: open_run(tmp_path / "run"), lambda: run_recipe(recipe(data), tmp_path / "run")):
         with pytest.raises(
-            ConfigError, match=r"dataset 'small' changed since .*run was trained; train it into another"
+            ConfigError, match=r"dataset 'small' changed since .*run was trained, so that .*; train it into another"
         ):
             again()
 
