@@ -66,7 +66,7 @@ def _parse(argv: list[str] | None) -> dict[str, Any]:
     if rest and ("overrides" not in arguments or any(word.startswith("-") or "=" not in word for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        arguments["overrides"] += rest
+        arguments["overrides"] = [*arguments["overrides"], *rest]
     return arguments
 
 
@@ -250,7 +250,8 @@ def _train(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "train", what, "experiment:run_train")
     parser.set_defaults(shares=True)
     parser.add_argument("recipe", type=Path, help="YAML file, such as one of pipelines/recipes/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.lr=1e-4 data.folder=DIR")
+    words = "e.g. train.lr=1e-4 data.folder=DIR"
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=words)
     parser.add_argument("--out", type=Path, help="run folder (without it: runs/<name of the recipe>)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
@@ -275,7 +276,7 @@ def _search(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what = "try settings of a recipe, judged on the validation part"
     parser = _verb(verbs, "search", what, "search:run_search")
     parser.add_argument("recipe", type=Path, help="recipe file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for all trials")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings for all trials")
     space = "values to choose from (without it: learning rate, width and batch size as in the MicroLens paper)"
     parser.add_argument("--space", nargs="+", metavar="key=value,value", help=space)
     parser.add_argument("--trials", type=int, default=20, help="how many different settings")

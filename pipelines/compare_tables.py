@@ -13,6 +13,7 @@ from features.errors import ConfigError
 from pipelines.config import Recipe
 from pipelines.metrics import METRICS
 from pipelines.oddities import oddities
+from pipelines.results import items_in_words
 from pipelines.significance import RESAMPLES, Compared, Interval
 from pipelines.sources.origin import Origin, of_run
 
@@ -246,7 +247,7 @@ def _seeds(rows: Sequence[Row]) -> str:
 def _protocol(row: Row) -> str:
     metrics = row.metrics[0]
     users, sizes = metrics["test"]["users"], metrics.get("sizes")
-    met = f" ({sizes['items']} items met in {sizes['interactions']} interactions)" if sizes else ""
+    met = f" ({items_in_words(sizes)} in {sizes['interactions']} interactions)" if sizes else ""
     return (
         f"{users['all']} test users, {users['warm']} warm and {users['cold']} cold targets, "
         f"{metrics['candidates']} candidates{met}, seen items: {row.recipe.evaluate.mask}"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -29,6 +30,8 @@ from pipelines.train_config import TrainConfig
 
 STRICT: dict[str, Any] = {"extra": "forbid"}
 MOST_SEED = 2**63 - 1  # torch takes no larger one
+# A line of free text, not in quotes, that YAML cuts short. Other values may well have a comment behind them.
+CUT_TEXT = re.compile(r"^[ -]*(note|source|title): *(?![ \"'|>{])[^#\n]*\S #.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -152,6 +155,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
     raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path} is not a mapping of keys to values")
+    cut = CUT_TEXT.search(text)
+    if cut is not None:
+        raise ConfigError(
+            f"recipe {path}: {cut[1]} ends at ' #', where a comment begins in YAML ({cut[0].strip()[:60]!r}); put the "
+            "text in quotes"
+        )
     return raw
 
 
@@ -192,6 +201,15 @@ def build_recipe(raw: Mapping[str, Any]) -> Recipe:
     if length != recipe.data.max_length:
         raise ConfigError(
             f"model.max_length is {length} but data.max_length is {recipe.data.max_length}; give it under data only"
+        )
+    if (
+        recipe.train.batch_size == 1
+        and getattr(config, "loss", None) == "in-batch"
+        and getattr(config, "mask_own", False)
+    ):
+        raise ConfigError(
+            "train.batch_size is 1, but model.loss is 'in-batch', whose negatives are the items of the other users in "
+            "the batch; use at least 2, or loss 'full' or 'sampled'"
         )
     return replace(recipe, model=ModelConfig(model["name"], config))
 

@@ -9,6 +9,7 @@ line) and record.json (code version, seed, fingerprints, timings, peak memory).
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -120,7 +121,8 @@ def build_model(
         facts = training_facts(split)
         return build_recommender(recipe.model.name, recipe.model.settings, items, facts, generator)
     except ValueError as error:
-        raise ConfigError(f"recipe {recipe.name!r}: {error}") from error
+        said = re.sub(r"\buser number (\d+)", lambda found: f"user {split.users.ids[int(found[1])]!r}", str(error))
+        raise ConfigError(f"recipe {recipe.name!r}: {said}") from error
 
 
 def resolve_device(name: str) -> torch.device:

@@ -86,12 +86,18 @@ def protocol(recipe: Recipe, metrics: Mapping[str, Any]) -> str:
     """Return what to know of the numbers: the split and its size, who was left out, candidates, and seen items."""
     parts = [f"{metrics['candidates']} candidates", f"seen items: {recipe.evaluate.mask}"]
     if sizes := metrics.get("sizes"):
-        parts.insert(0, f"{sizes['users']} users, {sizes['items']} items met, {sizes['interactions']} interactions")
+        parts.insert(0, f"{sizes['users']} users, {items_in_words(sizes)}, {sizes['interactions']} interactions")
     if dropped := metrics.get("dropped_users"):
         parts.append(f"{dropped} users left out for too few interactions")
     if metrics.get("split") == "given":
         parts.append("the dataset's own split, training items alone are seen")
     return ", ".join(parts)
+
+
+def items_in_words(sizes: Mapping[str, int]) -> str:
+    """Return how many items occur in a split, and in its training part, where a run of an earlier version knows."""
+    trained = sizes.get("trained_items")
+    return f"{sizes['items']} items" + ("" if trained is None else f" ({trained} in training)")
 
 
 def print_groups(recipe: Recipe, metrics: Mapping[str, Any]) -> None:

@@ -211,6 +211,12 @@ def refuse_shallow(recipe: Recipe) -> None:
 
 def _refuse_shallow(name: str, items: ItemsConfig, file: FeatureFile) -> None:
     kept = file.provenance.recipe["top_blocks"]
+    blocks = file.provenance.recipe.get("blocks")
+    if blocks is not None and items.top_blocks != "all" and items.top_blocks > blocks:
+        raise ConfigError(
+            f"items.top_blocks is {items.top_blocks}, but {name!r} has {blocks} blocks; use at most {kept}, which "
+            f"{file.path} has, or kind 'e2e' with top_blocks 'all'"
+        )
     if items.top_blocks == "all" or items.top_blocks > kept:
         deeper = "kind 'e2e'" if items.top_blocks == "all" else f"`extract --top-blocks {items.top_blocks}`"
         raise ConfigError(

@@ -92,7 +92,8 @@ def test_the_summary_says_what_the_numbers_are(runs: tuple[Path, list[Row]]) -> 
     users, sizes = rows[0].metrics[0]["test"]["users"], rows[0].metrics[0]["sizes"]
     said = (
         f"{USERS} test users, {users['warm']} warm and {users['cold']} cold targets, 30 candidates "
-        f"({sizes['items']} items met in {sizes['interactions']} interactions), seen items: hide"
+        f"({sizes['items']} items ({sizes['trained_items']} in training) in {sizes['interactions']} interactions), "
+        "seen items: hide"
     )
     assert summary(rows) == f"2 seed(s), mean ± standard deviation; {said}"
     other = replace(rows[1], recipe=replace(rows[1].recipe, evaluate=EvaluateConfig(mask="keep")))

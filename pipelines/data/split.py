@@ -175,11 +175,12 @@ class Split:
     protocol: str = "leave-one-out"
 
     def sizes(self) -> dict[str, int]:
-        """Return users, items that occur in what is kept, candidates of every ranking, and kept interactions."""
+        """Return counts of users, items in what is kept, of these in training, candidates, and kept interactions."""
         met = np.concatenate([self.train_edges[1], self.valid.targets, self.test.targets])
         return {
             "users": len(self.users),
             "items": len(np.unique(met)),
+            "trained_items": int((self.train_counts > 0).sum()),
             "candidates": len(self.items),
             "interactions": len(met),
         }
