@@ -15,7 +15,7 @@ from typing import Any
 
 # Only the standard library up here, so that `--help` does not wait for torch.
 
-EXTRACT = {"torchvision", "transformers", "open_clip", "pytorchvideo", "decord", "lmdb", "av", "PIL"}
+EXTRACT = {"torchvision", "transformers", "open_clip", "pytorchvideo", "decord", "lmdb", "av", "PIL", "simplejpeg"}
 
 
 def main(argv: list[str] | None = None) -> int:

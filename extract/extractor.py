@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 
 from extract.batch_size import settled_batch_size
 from extract.catalog import Catalog, stamp
+from extract.covers.damage import check_damage_reader
 from extract.decoders import get_decoder
 from extract.encoder import EncoderSpec
 from extract.faults import with_faults
@@ -142,6 +143,8 @@ def _most_rows(work: Work) -> int:
 def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Work:
     """Load the encoder and open the feature job; the checks that need no media happen here."""
     get_decoder(options.decoder)
+    if spec.modality == "cover":
+        check_damage_reader()
     _check_catalog(catalog, spec)
     spec = _asked_for(spec, options)
     encoder = Pixels(spec) if options.pixels else spec.backend(spec, options.weights, options.seed)
