@@ -21,7 +21,8 @@ import torch
 from extract.catalog import Catalog
 from extract.encoder import EncoderSpec
 from extract.encoders import get_encoder
-from extract.extractor import Tell, finish, forget_failed, prepare_all, report
+from extract.extractor import finish, forget_failed, prepare_all, report
+from extract.folders.changed import Tell
 from extract.options import ExtractOptions, ExtractReport
 from extract.sharding import Progress, Work, claims_of, run_shards
 from features.errors import ConfigError, FreezeframeError
@@ -44,7 +45,7 @@ def work(order: Order, *, progress: Progress | None = None) -> int:
 
     It neither merges nor judges: run `extract` on the same folder for that.
     """
-    works = prepare_all(order.catalog, _specs(order), order.options)
+    works = prepare_all(order.catalog, _specs(order), order.options, progress=progress)
     busy = [work for work in works if not work.job.unchanged]
     # claims go by all encoders, finished or not: so all workers find the same ones, whenever they start
     return run_shards(order.catalog, busy, claims_of(works), progress) if busy else 0
@@ -85,7 +86,7 @@ def extract_by(
     Raises:
         As `extract_all`.
     """
-    works = prepare_all(order.catalog, _specs(order), order.options, tell=tell)
+    works = prepare_all(order.catalog, _specs(order), order.options, progress=progress, tell=tell)
     forget_failed(works)
     busy = [work for work in works if not work.job.unchanged]
     before = {work: len(work.job.pending) for work in busy}

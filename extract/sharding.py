@@ -19,6 +19,7 @@ import torch
 from extract.batches import Feeder
 from extract.catalog import Catalog, Modality
 from extract.encoder import Encoder
+from extract.folders.listing import Ignored
 from extract.options import ExtractOptions
 from extract.outputs import Output
 from extract.reading import Request, Source, read_ahead
@@ -31,12 +32,15 @@ Progress = Callable[[int, int], None]
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """One encoder's part of a run: what it encodes with, what it stores where, and the time it took."""
+    """One encoder's part of a run: what it encodes with, what it stores where, what its media folder held besides,
+    and the time it took.
+    """
 
     encoder: Encoder
     job: FeatureJob
     options: ExtractOptions
     output: Output
+    ignored: Ignored = field(default_factory=Ignored)
     seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "encode": 0.0, "write": 0.0})
 
     @property

@@ -28,3 +28,25 @@ def write_advice(error: BaseException, room: str = ROOM) -> str:
     if number in TAKEN:
         return "something else is there; choose another path"
     return room
+
+
+def shown(name: str) -> str:
+    r"""Return a name that every file format and terminal takes: bytes that are not UTF-8 become '\xe9' and the like.
+
+    >>> shown("caf\udce9.mp4")
+    'caf\\xe9.mp4'
+    """
+    if name.isascii():
+        return name
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "".join(_visible(character) for character in name)
+    return name
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that it could not decode
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\u{code:04x}" if 0xD800 <= code <= 0xDFFF else character

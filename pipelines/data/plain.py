@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from features.errors import ConfigError
+from features.paths import shown
 from pipelines.data.dataset import (
     COLUMNS,
     Dataset,
@@ -60,7 +61,7 @@ def _read(folder: Path) -> Dataset:
     titles, tags = read_items(items) if items else ({}, {})
     empty = pl.DataFrame(schema=dict(zip(COLUMNS, (pl.String, pl.String, pl.Int64), strict=True)))
     return Dataset(
-        name=folder.resolve().name,
+        name=shown(folder.resolve().name),
         layout=f"plain folder: {', '.join(filter(None, (_detect(folder), _detect_media(folder))))}",
         interactions=interactions_from_table(read_table(interactions), interactions) if interactions else empty,
         titles=titles,
