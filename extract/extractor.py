@@ -19,7 +19,8 @@ from extract.folders.listing import Ignored
 from extract.options import AUTO, ExtractOptions, ExtractReport
 from extract.outputs import announce, asked_for, check_room
 from extract.pixels import Pixels, distinct_contracts
-from extract.sharding import Progress, Work, claims_of, run_shards
+from extract.runs.turns import in_turn, make_all
+from extract.sharding import Progress, Work, claims_of
 from extract.stored import stored_media
 from features.errors import ConfigError, MediaError
 from features.provenance import FINGERPRINT_CHARS, Provenance, library_versions
@@ -79,13 +80,15 @@ def extract_all(
             before anything is written.
     """
     works = prepare_all(catalog, specs, options, progress=progress, tell=tell)
-    forget_failed(works)
-    busy = [work for work in works if not work.job.unchanged]
-    new_rows = {work: len(work.job.pending) for work in busy}
-    run_shards(catalog, busy, progress=progress)
-    finish(busy)
-    claims_of(works).clear()  # of a run with many workers that was broken off
-    return [report(work, new_rows.get(work, 0), unchanged=work not in busy) for work in works]
+    asked = {work.job.target: len(work.job.pending) for work in works if not work.job.unchanged}
+    with in_turn(catalog, works, progress=progress, tell=tell) as works:
+        forget_failed(works)
+        busy = [work for work in works if not work.job.unchanged]
+        asked |= {work.job.target: max(asked.get(work.job.target, 0), len(work.job.pending)) for work in busy}
+        make_all(catalog, busy, works, progress=progress, tell=tell)
+        finish(busy)
+        claims_of(works).clear()  # of workers that were killed
+        return [report(work, asked.get(work.job.target, 0), unchanged=work.job.target not in asked) for work in works]
 
 
 def forget_failed(works: Sequence[Work]) -> None:

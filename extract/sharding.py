@@ -126,8 +126,12 @@ def _title_length(task: Task) -> int:
 def claims_of(works: Sequence[Work]) -> Claims:
     """Return the claims all workers of these encoders share, in a hidden folder beside the feature files."""
     options = works[0].options
-    key = hashlib.sha256(" ".join(sorted(work.job.target.name for work in works)).encode()).hexdigest()[:16]
-    return Claims(options.out / f".{key}.claims", stale_s=options.stale_s)
+    return Claims(options.out / f".{run_key(works)}.claims", stale_s=options.stale_s)
+
+
+def run_key(works: Sequence[Work]) -> str:
+    """Return what is equal in all runs and workers that make the same feature files, finished ones included."""
+    return hashlib.sha256(" ".join(sorted(work.job.target.name for work in works)).encode()).hexdigest()[:16]
 
 
 def run_shards(

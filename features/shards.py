@@ -13,13 +13,13 @@ import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from features.atomic import write_atomic
 from features.errors import StoreError
 from features.jobs.marks import KnownDigests, same_source, without_time
+from features.jobs.records import recorded, rows_of, shard_sha256
 from features.merge import merge
 from features.precision import CosineError, summary
 from features.provenance import Provenance, canonical_json, file_sha256
@@ -70,6 +70,8 @@ class FeatureJob:
         self.folder = target.with_name(f"{target.stem}.shards")
         self.provenance = provenance
         self.wanted = wanted
+        self._retry_failed = retry_failed
+        self._found = self._on_disk()  # first: what changes from now on is not known here
         self._made = FeatureFile(target, dataset=provenance.dataset) if target.exists() else None
         self._current: dict[str, FeatureFile] = {}
         self._counted: set[str] = set()  # records whose rows are counted, here or in `rows_of_others`
@@ -89,7 +91,7 @@ class FeatureJob:
 
     def _take(self, part: FeatureFile, stamps: Mapping[str, str], *, retry_failed: bool) -> Iterator[tuple[str, str]]:
         """Take the rows of a part whose sources are as they were; yield (id, digest) of those with another stamp."""
-        for item, stamp, state, digest in _rows_of(part):
+        for item, stamp, state, digest in rows_of(part):
             now = stamps.get(item)
             if now is None:
                 continue
@@ -121,10 +123,10 @@ class FeatureJob:
         shards = []
         for record in sorted(self.folder.glob("*.json")):
             shard = record.with_suffix(".h5")
-            if _hash(shard) == _recorded(record).get("sha256", ""):
+            if shard_sha256(shard) == recorded(record).get("sha256", ""):
                 shards.append(FeatureFile(shard, dataset=self.provenance.dataset))
                 self._counted.add(record.name)
-                self._seen[record.name] = str(_recorded(record).get("sha256", ""))
+                self._seen[record.name] = str(recorded(record).get("sha256", ""))
             else:
                 record.unlink(missing_ok=True)  # other workers clear up, too
         return shards
@@ -136,6 +138,22 @@ class FeatureJob:
                 f"{what} was made by recipe {part.provenance.fingerprint[:12]}, this job is recipe "
                 f"{self.provenance.fingerprint[:12]}; choose another file name, or delete it to start over"
             )
+
+    def _on_disk(self) -> tuple[object, ...]:
+        """Return what tells the finished file and the records of today from those of another time."""
+        status = self.target.stat() if self.target.exists() else None
+        made = (status.st_ino, status.st_mtime_ns, status.st_size) if status else None
+        return made, *sorted(record.name for record in self.folder.glob("*.json"))
+
+    @property
+    def overtaken(self) -> bool:
+        """Return whether another process has written or removed files of this job since it was opened."""
+        return self._found != self._on_disk()
+
+    def reopened(self, *, retry_failed: bool | None = None) -> FeatureJob:
+        """Return the same job with what is on disk now."""
+        retry = self._retry_failed if retry_failed is None else retry_failed
+        return FeatureJob(self.target, self.provenance, self.wanted, retry_failed=retry)
 
     @property
     def pending(self) -> list[int]:
@@ -158,7 +176,7 @@ class FeatureJob:
         """Return whether another worker has finished the shard of these rows since this job was opened; remember it."""
         shard = self._shard_path([self.wanted.ids[row] for row in rows], [self.wanted.stamps[row] for row in rows])
         record = shard.with_suffix(".json")
-        if not record.is_file() or _recorded(record).get("sha256", "") == self._seen.get(record.name):
+        if not record.is_file() or recorded(record).get("sha256", "") == self._seen.get(record.name):
             return False  # or its rows were there before, made from what the sources were then
         part = FeatureFile(shard, dataset=self.provenance.dataset)
         self._check_recipe(part)
@@ -170,7 +188,7 @@ class FeatureJob:
         for record in self.folder.glob("*.json"):
             if record.name not in self._counted:
                 self._counted.add(record.name)
-                self._others_rows += int(_recorded(record).get("rows", 0))
+                self._others_rows += int(recorded(record).get("rows", 0))
         return self._others_rows
 
     def forget_failed(self) -> None:
@@ -277,26 +295,3 @@ class FeatureJob:
         shutil.rmtree(self.folder, ignore_errors=True)
         remove_leftovers(self.target)
         return self._made
-
-
-def _rows_of(part: FeatureFile) -> Iterator[tuple[str, str, int, str]]:
-    """Yield (item id, stamp, state, digest) of a file's rows."""
-    columns = part.columns
-    return zip(columns.ids, columns.stamps, columns.states.tolist(), columns.digests, strict=True)
-
-
-def _hash(shard: Path) -> str | None:
-    """Return the sha256 of a shard; None where there is none (any more)."""
-    try:
-        return file_sha256(shard)
-    except FileNotFoundError:
-        return None
-
-
-def _recorded(record: Path) -> dict[str, Any]:
-    """Return a shard's record; a damaged one, or one that is gone, counts for nothing."""
-    try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
