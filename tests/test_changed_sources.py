@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -228,6 +231,31 @@ def test_a_mark_without_its_time() -> None:
         "",
         "blake2b:00",
     ]
+
+
+def test_of_many_workers_one_reads_the_bytes(tmp_path: Path) -> None:
+    asked: list[int] = []
+    ready = threading.Barrier(4)
+
+    def digest(rows: Sequence[int]) -> list[str]:
+        asked.extend(rows)
+        time.sleep(0.2)
+        return ["d"] * len(rows)
+
+    found: list[list[str]] = []
+
+    def ask() -> None:
+        ready.wait()
+        found.append(KnownDigests(tmp_path / "digests.json", digest).of([0, 1], ["a", "b"], ["m", "n"]))
+
+    threads = [threading.Thread(target=ask) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert found == [["d", "d"]] * 4
+    assert asked == [0, 1]
+    assert [path.name for path in tmp_path.iterdir()] == ["digests.json"]
 
 
 @pytest.mark.parametrize("content", ["", "[", "[1]", '{"a": 1}', '{"a": [1, 2, 3]}', "null"])

@@ -7,13 +7,16 @@ found stands in a hidden file beside the feature files, which may be deleted at 
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from features.atomic import write_atomic
+from features.claims import Claims
 from features.errors import StoreError
 
+POLL_S = 0.5
 Digest = Callable[[Sequence[int]], Sequence[str]]  # of the sources of these rows, '' of what cannot be read
 
 
@@ -47,9 +50,28 @@ class KnownDigests:
     def __init__(self, path: Path, digest: Digest) -> None:
         self._path = path
         self._digest = digest
+        self._claims = Claims(path.parent)
 
     def of(self, rows: Sequence[int], ids: Sequence[str], marks: Sequence[str]) -> list[str]:
-        """Return the digest of each row's source as it is now, '' where it cannot be read; ids and marks are theirs."""
+        """Return the digest of each row's source as it is now, '' where it cannot be read; ids and marks are theirs.
+
+        Of many workers that ask at once, one reads, and the others wait for what it finds.
+        """
+        while True:
+            with ExitStack() as held:
+                try:
+                    mine = held.enter_context(self._claims.take(self._path.name))
+                except OSError:  # nothing may be written here: everybody reads for themselves
+                    mine = True
+                if mine or self._all_known(ids, marks):
+                    return self._of(rows, ids, marks)
+            time.sleep(POLL_S)
+
+    def _all_known(self, ids: Sequence[str], marks: Sequence[str]) -> bool:
+        known = self._known()
+        return all(known.get(item, ("", ""))[0] == mark for item, mark in zip(ids, marks, strict=True))
+
+    def _of(self, rows: Sequence[int], ids: Sequence[str], marks: Sequence[str]) -> list[str]:
         known = self._known()
         pairs = list(zip(ids, marks, strict=True))
         unknown = [place for place, (item, mark) in enumerate(pairs) if known.get(item, ("", ""))[0] != mark]
