@@ -199,27 +199,23 @@ def _matched(
     File systems and programs decompose names: a file written on macOS has another name than the same id in a table.
     """
     known = set(wanted)
-    free = [item for item in held if not item.isascii() and item not in known]
-    lacking = [item for item in wanted if not item.isascii() and item not in held] if free else []
-    if not lacking:
+    free = [name for name in held if not name.isascii() and name not in known]
+    if not free:
         return held
     by_form: defaultdict[str, list[str]] = defaultdict(list)
-    for item in free:
-        by_form[_form(item)].append(item)
+    for item in wanted:
+        if not item.isascii():
+            by_form[_form(item)].append(item)
     found = dict(held)
-    taken: dict[str, str] = {}
-    for item in lacking:
-        names = by_form.get(_form(item), [])
-        rival = taken.setdefault(_form(item), item)
-        if names and (len(names) > 1 or rival != item):
-            both = (
-                f"two {what} fit item {item!r}" if len(names) > 1 else f"{what}: items {rival!r} and {item!r} fit one"
-            )
+    for name in free:
+        items = by_form.get(_form(name), [])
+        if len(items) > 1 or (items and items[0] in found):
+            both = f"items {items[0]!r} and {items[1]!r} fit one" if len(items) > 1 else f"two fit item {items[0]!r}"
             raise ConfigError(
-                f"{both}: their names differ in Unicode's form alone; rename one of them to the item's id"
+                f"{what}: {both}: their names differ in Unicode's form alone; rename one of them to the item's id"
             )
-        if names:
-            found[item] = held[names[0]]
+        if items:
+            found[items[0]] = held[name]
     return found
 
 

@@ -19,6 +19,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from features.errors import StoreError
+from features.paths import write_advice
+
 STALE_S = 300.0  # a shared file system may show a touch late; a machine that swaps may touch late
 BEATS = 10  # touches per STALE_S
 
@@ -115,13 +118,20 @@ class Claims:
 
 
 def _create(path: Path, told: Mapping[str, str]) -> bool:
+    """Create a claim; False where there is one, StoreError where none can be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)  # a run that has ended may have removed it just now
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return False
-    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-        json.dump({"host": socket.gethostname(), "process": os.getpid(), **told}, handle)
+    except OSError as error:
+        raise StoreError(f"cannot write {path} ({error.strerror}); {write_advice(error)}") from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+            json.dump({"host": socket.gethostname(), "process": os.getpid(), **told}, handle)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path} ({error.strerror}); {write_advice(error)}") from error
     return True
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -43,6 +44,16 @@ def shown(name: str) -> str:
     except UnicodeEncodeError:
         return "".join(_visible(character) for character in name)
     return name
+
+
+def as_utf8(name: str) -> str | None:
+    """Return what a file's name is in UTF-8, whatever encoding the system reads names in; None where it is no UTF-8."""
+    if name.isascii():
+        return name
+    try:
+        return os.fsencode(name).decode()
+    except (UnicodeDecodeError, UnicodeEncodeError):
+        return None
 
 
 def _visible(character: str) -> str:

@@ -45,19 +45,14 @@ def extraction(data: Path, out: Path) -> list[str]:
     return [*line.split(), "--dtype", "float32"]
 
 
-def outcome(line: list[str], limit: int = 0) -> tuple[int, str]:
-    """Run a command line under a limit of bytes per file; return its code and what it says on standard error."""
+def refused(line: list[str], limit: int = 0) -> str:
+    """Run a command line under a limit of bytes per file; return the one line it ends with, all that it says."""
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
         [sys.executable, "-c", LIMITED, str(limit), *line], capture_output=True, text=True, env=environment
     )
-    return done.returncode, done.stderr
-
-
-def refused(line: list[str], limit: int = 0) -> str:
-    """Return the one line that a command ends with; it must be the whole of what it says."""
-    code, told = outcome(line, limit)
+    code, told = done.returncode, done.stderr
     assert code == 2, (code, told)
     assert told.count("\n") == 1
     assert told.startswith("error: cannot write ")
@@ -77,7 +72,7 @@ def test_shards(tmp_path: Path, data: Path) -> None:
     assert ".shards/" in told
     assert "free some disk space or choose another folder" in told
     assert not hidden(tmp_path)
-    assert outcome(extraction(data, tmp_path / "out"))[0] == 0
+    assert run_pipeline.main(extraction(data, tmp_path / "out")) == 0
 
 
 def test_the_merge_and_rows_made_again(tmp_path: Path, data: Path) -> None:
@@ -93,7 +88,7 @@ def test_the_merge_and_rows_made_again(tmp_path: Path, data: Path) -> None:
     assert file.read_bytes() == whole
     assert len(list(out.rglob("*.json"))) == 1  # the new row is kept
     assert not hidden(out)
-    assert outcome(extraction(data, out))[0] == 0
+    assert run_pipeline.main(extraction(data, out)) == 0
     assert FeatureFile(file).vectors_sha256 not in whole.decode("latin-1")
     assert not list(out.rglob("*.json"))
 
@@ -124,7 +119,7 @@ def test_exports(tmp_path: Path, form: str) -> None:
     line = ["features", "export", str(tmp_path / "f.h5"), "--format", form, "--out", str(tmp_path / "out")]
     refused(line, 4000)
     assert [path.name for path in tmp_path.iterdir()] == ["f.h5"]
-    assert outcome(line)[0] == 0
+    assert run_pipeline.main(line) == 0
 
 
 def test_features_merged_by_hand(tmp_path: Path) -> None:
@@ -132,7 +127,7 @@ def test_features_merged_by_hand(tmp_path: Path) -> None:
     line = ["features", "merge", str(tmp_path / "all.h5"), *map(str, parts)]
     refused(line, max(path.stat().st_size for path in parts))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["0.h5", "1.h5"]
-    assert outcome(line)[0] == 0
+    assert run_pipeline.main(line) == 0
 
 
 def test_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -144,7 +139,7 @@ def test_a_run_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     line = ["train", "r.yaml", "--out", "run", "--device", "cpu"]
     assert "run/checkpoint.pt" in refused(line, 8000)
-    assert outcome(line)[0] == 0
+    assert run_pipeline.main(line) == 0
 
 
 @pytest.fixture
@@ -161,6 +156,14 @@ def disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.parametrize("free", [0, 8192])
+def test_a_disk_without_room_for_anything(disk: Path, data: Path, free: int) -> None:
+    """Locks and claims are files, too."""
+    (disk / "ballast").write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - free))
+    refused(extraction(data, disk / "out"))
+    assert [path.name for path in disk.rglob("*") if path.is_file()] == ["ballast"]
+
+
 def test_a_real_full_disk(disk: Path, data: Path) -> None:
     ballast = disk / "ballast"
     ballast.write_bytes(bytes(os.statvfs(disk).f_bavail * os.statvfs(disk).f_frsize - 60_000))
@@ -168,6 +171,6 @@ def test_a_real_full_disk(disk: Path, data: Path) -> None:
     assert "No space left on device" in told
     assert not hidden(disk)
     ballast.unlink()
-    assert outcome(extraction(data, disk / "out"))[0] == 0
+    assert run_pipeline.main(extraction(data, disk / "out")) == 0
     (file,) = (disk / "out").glob("*.h5")
     FeatureFile(file).verify()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import unicodedata
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from pipelines.extraction import dataset_catalog
 from tests.media import pictures, write_clip, write_cover
 from tests.small import write
 
+ROOT = Path(__file__).resolve().parents[1]
 COMPOSED, DECOMPOSED = "caf\u00e9", "cafe\u0301"  # NFC as tables have it, NFD as macOS writes names
 UNDECODABLE = os.fsdecode(b"caf\xe9")
 
@@ -100,7 +103,7 @@ def test_names_in_another_unicode_form_are_found(tmp_path: Path, named: str, ask
 def test_forms_that_cannot_be_told_apart_are_an_error(tmp_path: Path) -> None:
     touch(tmp_path / "two", "\u1e69.mp4", "s\u0323\u0307.mp4")
     other = "s\u0307\u0323"  # a third way to write the letter
-    with pytest.raises(ConfigError, match=r"two videos fit item .*rename one of them"):
+    with pytest.raises(ConfigError, match=r"videos: two fit item .*rename one of them"):
         build_catalog("d", [other], videos=tmp_path / "two")
     with pytest.raises(ConfigError, match="fit one"):
         build_catalog("d", ["\u1e69", other], videos=touch(tmp_path / "one", "s\u0323\u0307.mp4"))
@@ -168,6 +171,27 @@ def test_odd_names_cost_their_rows_and_nothing_else(
     (report,) = json.loads(capsys.readouterr().out)
     assert report["ignored"] == {"count": 2, "kinds": {".db": 1, r".tcaf\xe9": 1}, "first": "thumbs.db"}
     assert report["counts"] == {"done": 4, "missing": 2, "failed": 0}
+
+
+@pytest.mark.parametrize("locale", [{"PYTHONIOENCODING": "ascii"}, {"LC_ALL": "C", "PYTHONUTF8": "0"}])
+def test_terminals_and_systems_of_other_encodings(tmp_path: Path, locale: dict[str, str]) -> None:
+    touch(tmp_path / "covers", "\u732b.txt", "\U0001f600.png")
+    write_cover(tmp_path / "covers" / "\u732b.png")
+    line = ["extract", "--data", str(tmp_path), "--encoders", "resnet-tiny", "--weights", "random", "--max-failed", "1"]
+    path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
+    done = subprocess.run(
+        [sys.executable, str(ROOT / "run_pipeline.py"), *line, "--out", str(tmp_path / "out"), "--device", "cpu"],
+        env=os.environ | locale | {"PYTHONPATH": path},
+        capture_output=True,
+        cwd=tmp_path,
+    )
+    assert done.returncode == 0, done.stderr
+    assert b"covers: 1 file ignored: 1 .txt, first " in done.stdout
+    (written,) = (tmp_path / "out").glob("*.h5")
+    assert dict(zip(FeatureFile(written).columns.ids, FeatureFile(written).columns.states.tolist(), strict=True)) == {
+        "\u732b": State.DONE,
+        "\U0001f600": State.FAILED,
+    }
 
 
 def test_without_a_usable_file_the_error_names_what_was_ignored(tmp_path: Path) -> None:

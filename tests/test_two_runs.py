@@ -153,7 +153,9 @@ def test_a_run_of_other_encoders_says_who_is_at_work(
     assert run_pipeline.main(line(data, out, "resnet-tiny,clip-tiny-image")) == 2
     told = capsys.readouterr().err.splitlines()[-1]
     assert told.startswith(f"error: process {first.pid} on {socket.gethostname()}, since 20")
-    assert "wait until it has ended, name the same --encoders to help it, or choose another --out" in told
+    assert (
+        "wait until it has ended, name the same --encoders and --shard-size to help it, or choose another --out" in told
+    )
     assert run_pipeline.main(line(data, out, "clip-tiny-image")) == 0  # no file in common: nothing in the way
     open_gate(log)
     first.communicate(timeout=100)

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from features.errors import ConfigError
-from features.paths import no_folder, shown
+from features.paths import as_utf8, no_folder, shown
 
 # What FFmpeg reads as a video and Pillow as a picture, by the names such files commonly have.
 VIDEO_SUFFIXES = frozenset(
@@ -104,16 +104,16 @@ def list_folder(folder: Path, suffixes: frozenset[str], what: str, *, shared: bo
     first = ""
     for path in _files(folder, set()):
         suffix = path.suffix.lower()
-        kind = None if suffix in suffixes else shown(suffix) or "without a suffix"
+        kind = None if suffix in suffixes else _readable(suffix) or "without a suffix"
         source = _source(path) if kind is None else None
         if source is None:
             if kind is None or suffix not in expected:
                 kinds[kind or "no regular file"] += 1
-                first = first or shown(path.name)
+                first = first or _readable(path.name)
             continue
-        item = shown(path.stem)
+        item = as_utf8(path.stem) or shown(path.stem)
         if item in names:
-            one, other = (shown(str(each.relative_to(folder))) for each in (names[item], path))
+            one, other = (_readable(str(each.relative_to(folder))) for each in (names[item], path))
             raise ConfigError(f"item {item!r} has two files in {folder}: {one} and {other}; keep one")
         found[item], names[item] = source, path
     return Listing(found, Ignored(kinds.total(), dict(kinds.most_common()), first))
@@ -139,10 +139,14 @@ def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
 
 def _source(path: Path) -> Path | Unusable | None:
     """Return a file that can be read, why it cannot, or None for what is no file: reading a pipe would never end."""
-    if shown(path.name) != path.name:
+    if as_utf8(path.name) is None:
         return Unusable(f"the file name {shown(path.name)} is not UTF-8; rename it to the item's id")
     if path.is_file():
         return path
     if path.is_symlink():
-        return Unusable(f"{path.name} is a link to nothing ({shown(str(path.readlink()))})")
+        return Unusable(f"{_readable(path.name)} is a link to nothing ({_readable(str(path.readlink()))})")
     return None
+
+
+def _readable(name: str) -> str:
+    return as_utf8(name) or shown(name)

@@ -33,13 +33,14 @@ def in_turn(
     if not busy:  # nothing is written then: nothing is locked
         yield list(works)
         return
-    lock = RunLock([work.job.target for work in busy], run_key(works), stale_s=busy[0].options.stale_s)
+    run = f"{run_key(works)}-{busy[0].options.shard_size}"  # shards of another size are other shards
+    lock = RunLock([work.job.target for work in busy], run, stale_s=busy[0].options.stale_s)
     owner = lock.take()
     if owner is not None:
-        if owner.run != run_key(works):
+        if owner.run != run:
             raise ConfigError(
-                f"{owner} is at work on {owner.target}; wait until it has ended, name the same --encoders to help it, "
-                "or choose another --out"
+                f"{owner} is at work on {owner.target}; wait until it has ended, name the same --encoders and "
+                "--shard-size to help it, or choose another --out"
             )
         if tell is not None:
             tell(f"{owner} is at work on {owner.target}: helping it")

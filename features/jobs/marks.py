@@ -61,7 +61,7 @@ class KnownDigests:
             with ExitStack() as held:
                 try:
                     mine = held.enter_context(self._claims.take(self._path.name))
-                except OSError:  # nothing may be written here: everybody reads for themselves
+                except StoreError:  # nothing may be written here: everybody reads for themselves
                     mine = True
                 if mine or self._all_known(ids, marks):
                     return self._of(rows, ids, marks)
