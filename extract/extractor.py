@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from extract.batch_size import settled_batch_size
 from extract.catalog import Catalog, stamp, why_missing
 from extract.covers.damage import check_damage_reader
+from extract.covers.image import COVER_READER
 from extract.decoders import get_decoder
 from extract.encoder import EncoderSpec
 from extract.faults import with_faults
@@ -164,7 +166,7 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, tellin
         recipe=encoder.recipe()
         | {
             "dtype": "uint8" if output.pixels else options.dtype,
-            "decoder": options.decoder if spec.modality == "video" and not stored else None,
+            "decoder": _reader(spec, options, stored),
         }
         | ({} if output.pixels else {"precision": options.precision})
         | stored
@@ -188,6 +190,13 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, tellin
             "or choose another --out"
         )
     return Work(encoder, job, options, output, catalog.ignored.get(spec.modality, Ignored()))
+
+
+def _reader(spec: EncoderSpec, options: ExtractOptions, stored: Mapping[str, Any]) -> str | None:
+    """Return what turns the bytes of this modality into pixels; None where nothing does, or pixels are stored."""
+    if spec.modality == "cover" and stored.get("stored") != "pixels":
+        return COVER_READER
+    return options.decoder if spec.modality == "video" and not stored else None
 
 
 def _asked_for(spec: EncoderSpec, options: ExtractOptions) -> EncoderSpec:

@@ -16,6 +16,7 @@ from extract.covers.modes import rgb_pixels
 from extract.decoders import one_line
 from features.errors import FreezeframeError, MediaError
 
+COVER_READER = "covers 2"  # part of recipes: raise it where a cover may give other pixels than before
 # No EPS and no WMF: to show them, Pillow starts another program or asks the system to. Others stay out because they
 # hold no picture that Pillow itself can decode.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
