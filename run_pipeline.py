@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -17,11 +18,14 @@ from typing import Any
 
 ID_OPTIONS = ("--user", "--item")  # take an id as the user has it
 NO_IDS = (*ID_OPTIONS, "--top", "--data", "--columns", "--json", "--help", "-h")  # what else may follow them
-EXTRACT = {"torchvision", "transformers", "open_clip", "pytorchvideo", "decord", "lmdb", "av", "PIL"}
+EXTRACT = {"torchvision", "transformers", "open_clip", "pytorchvideo", "decord", "lmdb", "av", "PIL", "simplejpeg"}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked, 2 with one line on standard error when the user can mend it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no 'é' gets its code, and no traceback
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parse(argv)
     function, shares = arguments.pop("function"), arguments.pop("shares", False)
     from features.errors import FreezeframeError

@@ -1,4 +1,4 @@
-"""Video decoders behind one interface, frame-exact and upright, one thread each; and the reader of covers.
+"""Video decoders behind one interface, frame-exact and upright, one thread each.
 
 decord and PyAV give the same bytes on ordinary files (measured on H.264, HEVC and VP9: no pixel differs). They part
 where a file is not ordinary: decord cannot open AV1, counts frames that an edit list hides, and gives a frame two
@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -286,20 +286,3 @@ def get_decoder(name: str) -> Decoder:
     if name == "torchcodec":
         _torchcodec()
     return DECODERS[name]
-
-
-def read_cover(path: Path) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) uint8 RGB, upright by its EXIF tag; MediaError (file name, reason) when broken."""
-    with _media_errors(path.name):
-        _check_not_empty(path)
-        with path.open("rb") as handle:
-            return decode_image(handle, path.name)
-
-
-def decode_image(handle: BinaryIO, name: str) -> NDArray[np.uint8]:
-    """Read an encoded image of any file as `read_cover` does; `name` is for the message."""
-    from PIL import Image, ImageOps
-
-    with _media_errors(name), Image.open(handle) as image:
-        image.load()
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))

@@ -82,7 +82,8 @@ def load_data(config: DataConfig) -> Data:
     if config.candidates == "catalog":
         from extract.catalog import media_ids
 
-        extra = media_ids(videos=dataset.videos, covers=dataset.covers)
+        known = {*dataset.interactions["item"].unique().to_list(), *dataset.titles}
+        extra = media_ids(videos=dataset.videos, covers=dataset.covers, known=known)
     return Data(dataset, make_split(dataset, config, catalog_ids=extra))
 
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from features.errors import ConfigError
+from features.paths import shown
 from features.provenance import library_versions, write_atomic
 from features.store import FeatureFile
 from models.frozen import LayerMix
@@ -136,7 +137,7 @@ def finish_record(
     trained = {name: list(value.shape) for name, value in model.named_parameters() if value.requires_grad}
     record = read_object(path) | {
         "code": code_version(),
-        "command": sys.argv,
+        "command": [shown(word) for word in sys.argv],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "libraries": library_versions(LIBRARIES),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {torch.get_num_threads()}",

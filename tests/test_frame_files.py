@@ -105,7 +105,7 @@ def test_a_file_holds_what_the_encoder_sees(media: str, tmp_path: Path, catalog:
         "interpolation": inputs.interpolation,
         "frames": "uniform:4" if media == "video" else None,
     }
-    assert recipe == {"dtype": "uint8", "decoder": "auto" if media == "video" else None}
+    assert recipe == {"dtype": "uint8", "decoder": "auto" if media == "video" else "covers 2"}
     assert file.provenance.weights_sha256 == ""
     plain = extract(catalog, SPEC[media], options(tmp_path, pixels=False))
     assert FeatureFile(plain.path).columns.digests == file.columns.digests

@@ -10,6 +10,7 @@ from pathlib import Path
 import polars as pl
 
 from features.errors import ConfigError
+from features.paths import shown
 from pipelines.data.dataset import (
     COLUMNS,
     Dataset,
@@ -63,7 +64,7 @@ def _read(folder: Path, names: Columns) -> Dataset:
         table, told = interactions_from_table(interactions, names)
     found = ", ".join(filter(None, (_detect(folder), _detect_media(folder))))
     return Dataset(
-        name=folder.resolve().name,
+        name=shown(folder.resolve().name),
         layout=f"plain folder: {found}" + (f" ({told})" if told else ""),
         interactions=table,
         titles=titles,
