@@ -39,6 +39,7 @@ from pipelines.processes import processes, refuse_recipe, share_model
 from pipelines.record import begin_record, finish_record, refuse_changes, refuse_other_encoders
 from pipelines.results import as_metrics, print_metrics, save_ranks
 from pipelines.run_files import finished_recipe, read_metrics, read_object, read_recipe
+from pipelines.sources.changed import refuse_changed
 from pipelines.sources.joining import refuse_foreign
 from pipelines.sources.kept import keep, kept_split, placed
 from pipelines.sources.origin import refuse_origins, used
@@ -165,6 +166,9 @@ def run_recipe(
     refuse_changes(folder, split, files, sides)
     if finished is not None:
         return finished
+    if ranks.first and recipe.features:
+        pixels = files or [FeatureFile(feature.resolve()) for feature in recipe.features]  # kind 'e2e' opens its own
+        refuse_changed(recipe, data.dataset, split.items.ids, pixels)
     towers = _open_towers(recipe, data, files, folder, media)
     model = build_model(recipe, split, files, sides, towers)
     start = _start(model, recipe, folder, data)

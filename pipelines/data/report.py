@@ -146,12 +146,11 @@ def _others(dataset: Dataset) -> list[tuple[str, set[str]]]:
     if dataset.videos is not None or dataset.covers is not None:
         from extract.catalog import media_ids
 
-        for what, folders in (
-            ("videos", {"videos": dataset.videos, "covers": None}),
-            ("covers", {"videos": None, "covers": dataset.covers}),
-        ):
-            if folders[what] is not None:
-                found.append((what, media_ids(**folders)))
+        items = set(dataset.interactions["item"].unique().to_list())
+        if dataset.videos is not None:
+            found.append(("videos", media_ids(videos=dataset.videos, covers=None, known=items)))
+        if dataset.covers is not None:
+            found.append(("covers", media_ids(videos=None, covers=dataset.covers, known=items)))
     return found
 
 
