@@ -13,7 +13,7 @@ from features.errors import ConfigError
 from pipelines.config import Recipe
 from pipelines.metrics import METRICS
 from pipelines.oddities import oddities
-from pipelines.results import items_in_words
+from pipelines.results import items_in_words, never_met_doubt
 from pipelines.significance import RESAMPLES, Compared, Interval
 from pipelines.sources.origin import Origin, of_run
 
@@ -277,6 +277,12 @@ def untested(rows: Sequence[Row], baseline: Row) -> str:
     return f"no tests against {baseline.name}: {ELSEWHERE}: {', '.join(others)}"
 
 
+def _doubt(row: Row) -> str:
+    """Return what is odd about items that a row's training never met, in the first of its seeds where it is."""
+    found = [metrics["test"]["never_met"] for metrics in row.metrics if "never_met" in metrics["test"]]
+    return next((why for each in found if (why := never_met_doubt(row.recipe, each))), "")
+
+
 def notes(rows: Sequence[Row]) -> list[str]:
     """Return what to know of the published numbers: each recipe's source and note, and the source's known oddities."""
     papers = [(row.name, row.recipe.paper) for row in rows if row.recipe.paper]
@@ -284,7 +290,10 @@ def notes(rows: Sequence[Row]) -> list[str]:
     scale = []
     if papers and any(row.recipe.scale == "small" for row in rows):
         scale = ["scale=small: narrower and shorter than published, so differences to the paper mean nothing"]
+    doubts = [f"{row.name}: {why}" for row in rows if (why := _doubt(row))]
     content = [f"{row.name} is made from {one.line}" for row in rows for one in row.content or ()]
     return list(
-        dict.fromkeys([*scale, *content, *own, *(note for _, paper in papers for note in oddities(paper.source))])
+        dict.fromkeys(
+            [*scale, *content, *doubts, *own, *(note for _, paper in papers for note in oddities(paper.source))]
+        )
     )

@@ -70,6 +70,23 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class NeverMet:
+    """Items that occur in no training row: neither a model of graphs nor an in-batch loss ever holds their scores down.
+
+    Attributes:
+        at: list length K.
+        offered: their share of all places in the lists of K items.
+        targets: their share of the targets.
+        candidates: their share of the candidates.
+    """
+
+    at: int
+    offered: float
+    targets: float
+    candidates: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a model scores on one part.
 
@@ -89,6 +106,7 @@ class Evaluation:
         lists: (N, K) items at the longest K, best first, -1 where a user has no more; None unless asked for. Which of
             several items with equal scores is listed is the sorting routine's choice.
         catalog: 'Coverage@10' and the like, of the lists; None unless asked for.
+        never_met: shares of items that occur in no training row; None unless asked for, and where all items do.
     """
 
     metrics: dict[str, float]
@@ -104,6 +122,7 @@ class Evaluation:
     offsets: Ints | None = None
     lists: Lists | None = None
     catalog: dict[str, float] | None = None
+    never_met: NeverMet | None = None
 
     @property
     def ranked(self) -> Ranked:
@@ -124,6 +143,7 @@ def evaluate(
     at: tuple[int, ...] = (10, 20),
     metrics: tuple[str, ...] = DEFAULT,
     lists: bool = False,
+    never_met_at: int | None = None,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
@@ -138,6 +158,7 @@ def evaluate(
         at: list lengths K.
         metrics: names of `METRICS` and `LIST_METRICS`; one of the latter asks for lists, too.
         lists: keep what is offered to each user.
+        never_met_at: also count, at this list length, what is offered that occurs in no training row.
         batch_size: users encoded at a time, and scored at a time on a GPU; a CPU scores as many as fit its cache.
         device: where to score.
 
@@ -150,7 +171,9 @@ def evaluate(
     if not len(part.users):
         raise ConfigError("nothing to evaluate: the part has no users")
     of_lists = [name for name in metrics if name in LIST_METRICS]
-    asked = _Lists(at, len(train_counts), of_lists) if lists or of_lists else None
+    unmet = never_met_at is not None and bool((train_counts == 0).any())
+    lengths = tuple(dict.fromkeys([*at, never_met_at])) if unmet and never_met_at else at
+    asked = _Lists(lengths, len(train_counts), bool(of_lists or unmet)) if lists or of_lists or unmet else None
     training = model.training
     model.eval()
     try:
@@ -174,9 +197,16 @@ def evaluate(
         ranks=user_ranks,
         ties=ties,
         offsets=part.bounds if isinstance(part, ManyTargets) else None,
-        lists=asked.listed() if asked and lists else None,
-        catalog=asked.metrics(train_counts) if asked and of_lists else None,
+        lists=asked.listed(max(at)) if asked and lists else None,
+        catalog=asked.metrics(train_counts, of_lists, at) if asked and of_lists else None,
+        never_met=_never_met(asked, train_counts, part, never_met_at) if asked and unmet and never_met_at else None,
     )
+
+
+def _never_met(lists: _Lists, train_counts: Ints, part: EvalPart, at: int) -> NeverMet:
+    unmet = train_counts == 0
+    offered = LIST_METRICS["NeverMet"](lists.offered[at], train_counts)
+    return NeverMet(at, offered, float(unmet[part.targets].mean()), float(unmet.mean()))
 
 
 class _Lists:
@@ -185,12 +215,12 @@ class _Lists:
     Args:
         at: list lengths K.
         n_items: I.
-        names: metrics of `LIST_METRICS`; without any, nothing is counted.
+        counted: whether what is offered is counted, too.
     """
 
-    def __init__(self, at: Sequence[int], n_items: int, names: Sequence[str]) -> None:
-        self.names, self.top, self.n_items = names, min(max(at), n_items), n_items
-        self.offered = {k: Offered.nothing(n_items) for k in at} if names else {}
+    def __init__(self, at: Sequence[int], n_items: int, counted: bool) -> None:
+        self.top, self.n_items = min(max(at), n_items), n_items
+        self.offered = {k: Offered.nothing(n_items) for k in at} if counted else {}
         self._chunks: list[Lists] = []
 
     def take(self, scores: Tensor) -> None:
@@ -211,16 +241,13 @@ class _Lists:
                 same = (scores[rows] == last[rows, None]).cpu().numpy()
                 offered.add_tied(same, loose[rows].sum(1).cpu().numpy() / same.sum(1))
 
-    def listed(self) -> Lists:
-        """Return (N, K) items at the longest K."""
-        return np.concatenate(self._chunks)
+    def listed(self, length: int) -> Lists:
+        """Return (N, length) items."""
+        return np.concatenate(self._chunks)[:, :length]
 
-    def metrics(self, train_counts: Ints) -> dict[str, float]:
+    def metrics(self, train_counts: Ints, names: Sequence[str], at: Sequence[int]) -> dict[str, float]:
         """Return 'Coverage@10' and the like."""
-        counted = self.offered.items()
-        return {
-            f"{name}@{k}": LIST_METRICS[name](offered, train_counts) for k, offered in counted for name in self.names
-        }
+        return {f"{name}@{k}": LIST_METRICS[name](self.offered[k], train_counts) for k in at for name in names}
 
 
 def _means(values: dict[str, Floats], chosen: Bools) -> dict[str, float] | None:

@@ -257,6 +257,7 @@ def evaluate_test(model: Recommender, recipe: Recipe, split: Split, device: torc
         at=options.at,
         metrics=options.metrics,
         lists=options.lists,
+        never_met_at=max(options.at),
         batch_size=options.batch_size,
         device=device,
     )

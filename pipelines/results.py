@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,12 @@ from features.errors import StoreError
 from features.paths import write_advice
 from features.provenance import file_sha256
 from pipelines.config import Recipe
-from pipelines.console import say, table
+from pipelines.console import say, table, warn
 from pipelines.data.split import Split
 from pipelines.evaluate import Evaluation
 from pipelines.groups import BINS, group_metrics, history_groups, popularity_groups
 
+FAR, LITTLE = 5.0, 0.01  # times by which shares may differ, and a share below which they are chance
 TITLES = {"popularity": "training count of the target", "history": "items seen before"}
 
 
@@ -49,6 +51,8 @@ def as_metrics(
     }
     if result.catalog:
         test["lists"] = result.catalog
+    if result.never_met:
+        test["never_met"] = asdict(result.never_met)
     return {
         "test": test,
         "candidates": result.candidates,
@@ -73,6 +77,39 @@ def print_metrics(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     columns = ["test", f"all ({users['all']})", f"warm ({users['warm']})", f"cold ({users['cold']})", "paper"]
     table(recipe.name, columns, rows)
     say(protocol(recipe, metrics))
+    if found := test.get("never_met"):
+        say(never_met_in_words(found))
+        if why := never_met_doubt(recipe, found):
+            warn(why)
+
+
+def never_met_in_words(found: Mapping[str, float]) -> str:
+    """Return what is offered of items that training never met, beside their share of the targets and candidates."""
+    return (
+        f"items in no training row: {found['offered']:.1%} of the places in lists of {found['at']}, "
+        f"{found['targets']:.1%} of the targets, {found['candidates']:.1%} of the candidates"
+    )
+
+
+def never_met_doubt(recipe: Recipe, found: Mapping[str, float]) -> str:
+    """Return why such items stand far more often in lists than among targets, or far less often, '' where they do not.
+
+    Of items without content nothing else can be expected than that they are never offered.
+    """
+    offered, targets = found["offered"], found["targets"]
+    if offered > FAR * max(targets, LITTLE):
+        drawn = getattr(recipe.model.settings, "cold_negatives", True)
+        way = "set model.cold_negatives=true" if not drawn else "use a loss that draws them as negatives, such as 'bpr'"
+        return (
+            f"items in no training row take {offered:.1%} of what is offered and are {targets:.1%} of the targets: "
+            f"nothing in training holds their scores down; {way}, or rank without them (data.candidates)"
+        )
+    if offered * FAR < targets and targets > LITTLE and recipe.items.kind != "id":
+        return (
+            f"items in no training row are {targets:.1%} of the targets and only {offered:.1%} of what is offered: "
+            "content does not bring them up; where the loss draws negatives, model.cold_negatives=false spares them"
+        )
+    return ""
 
 
 def recipe_order(recipe: Recipe, name: str) -> tuple[int, int]:
