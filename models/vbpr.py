@@ -32,8 +32,6 @@ from models.items import FrozenItems, ItemRepresentation
 class Config(FactorConfig):
     """Options of VBPR; the width D is that of the item representation. All are those of the loss."""
 
-    cold_negatives: bool = True
-
 
 class VBPR(BPRMF):
     """BPR-MF on items with content, plus a bias that is a linear function of the frozen vectors."""
