@@ -126,7 +126,7 @@ class _Worker:
             if isinstance(part, Begin):
                 self.tell({"total": part.total, "count": part.count})
             else:
-                self.tell({"shape": part.shape}, memoryview(np.ascontiguousarray(part)))
+                self.tell({"shape": part.shape}, np.ascontiguousarray(part).data)
                 signal.alarm(math.ceil(request["wall_s"]) + GRACE_S)  # the parent took the frame: it lives
         return digest
 

@@ -72,7 +72,9 @@ read_pyav = Decoder("pyav", stream_pyav)
 # wherever frame rates vary.
 read_torchcodec = Decoder("torchcodec", stream_torchcodec)
 
-DECODERS: dict[str, Decoder] = {decoder.name: decoder for decoder in (read_auto, read_decord, read_pyav, read_torchcodec)}
+DECODERS: dict[str, Decoder] = {
+    decoder.name: decoder for decoder in (read_auto, read_decord, read_pyav, read_torchcodec)
+}
 
 
 def get_decoder(name: str) -> Decoder:

@@ -74,10 +74,6 @@ class FrameUnion:
 
     policies: tuple[FramePolicy, ...]
 
-    def places(self, number: int, total: int) -> NDArray[np.int64]:
-        """Return where the frames of the `number`-th policy stand among those of the union, (T,) int64."""
-        return np.searchsorted(frame_indices(self, total), frame_indices(self.policies[number], total))
-
 
 def frame_indices(policy: FramePolicy | FrameUnion, total: int) -> NDArray[np.int64]:
     """Return the frame numbers a policy picks from a clip, (T,) int64 in [0, total), not decreasing.
@@ -190,6 +186,5 @@ def _check_shape(name: str, shape: tuple[int, ...], first: tuple[int, ...]) -> N
     if len(shape) != 3 or shape[-1] != 3 or 0 in shape:
         raise MediaError(f"{name}: the decoder gave a frame of shape {shape}, not (H, W, 3)")
     if shape != first:
-        raise MediaError(
-            f"{name}: its frames change from {first[1]}x{first[0]} to {shape[1]}x{shape[0]} pixels; convert it to one size"
-        )
+        sizes = f"{first[1]}x{first[0]} to {shape[1]}x{shape[0]}"
+        raise MediaError(f"{name}: its frames change from {sizes} pixels; convert it to one size")

@@ -178,9 +178,7 @@ class _Worker:
     def alive(self) -> bool:
         return self._process.poll() is None
 
-    def ask(
-        self, request: dict[str, Any], name: str
-    ) -> Generator[tuple[dict[str, Any], NDArray[np.uint8] | None]]:
+    def ask(self, request: dict[str, Any], name: str) -> Generator[tuple[dict[str, Any], NDArray[np.uint8] | None]]:
         """Yield a request's replies and their pixels; MediaError, and the end of this worker, when none comes in time.
 
         The last reply has a digest, or says why there is none.

@@ -21,6 +21,7 @@ from extract.catalog import Catalog, Modality
 from extract.encoder import Encoder
 from extract.options import ExtractOptions
 from extract.outputs import Output
+from extract.preprocess import View, view_of
 from extract.reading import Request, Source, read_ahead
 from features.claims import Claims
 from features.precision import disk_type
@@ -43,6 +44,11 @@ class Work:
     def modality(self) -> Modality:
         """Return what the encoder reads."""
         return self.encoder.spec.modality
+
+    @property
+    def view(self) -> View | None:
+        """Return what the encoder sees of media; None where it reads titles."""
+        return view_of(self.encoder.spec, cropped=self.output.pixels)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -107,9 +113,9 @@ def plan(catalog: Catalog, works: Sequence[Work], shard_size: int) -> list[Shard
         for modality in order:
             for row in rows[start : start + shard_size]:
                 takers = tuple(work for work in works if work.modality == modality and row in pending[work])
-                policies = dict.fromkeys(work.encoder.spec.frames for work in takers if work.encoder.spec.frames)
+                views = dict.fromkeys(work.view for work in takers if work.view is not None)
                 if takers:
-                    tasks.append(Task(row, Request(catalog.items[row], modality, tuple(policies)), takers))
+                    tasks.append(Task(row, Request(catalog.items[row], modality, tuple(views)), takers))
         if tasks:
             shards.append(Shard(f"{rows[start]}-{shard_size}", tuple(sorted(tasks, key=_title_length))))
     return shards

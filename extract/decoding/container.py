@@ -2,7 +2,7 @@
 
 A playlist, a list of files to join or a pattern of picture names is no video here: what it names would be read in the
 name of another item, and may be an address. So FFmpeg is told which containers it may find (those that hold everything
-in one file), that it may open files only, and no name that means more to it than a file: it gets the open file's number.
+in one file) and that it may open files only; and it gets the number of the open file, not a name that may mean more.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ def opened(path: Path, **settings: str) -> Iterator[Any]:
         try:
             container = av.open(f"file:{name}", container_options=options)
         except av.error.ArgumentError as error:
-            raise MediaError(f"{path.name}: its container is not one of those that are read; convert it to MP4") from error
+            raise MediaError(
+                f"{path.name}: its container is not one of those that are read; convert it to MP4"
+            ) from error
         with container:
             yield container
 

@@ -10,8 +10,6 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from extract.decoding.container import AVI, MATROSKA, MP4, opened
 from features.errors import MediaError
 

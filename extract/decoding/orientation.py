@@ -48,10 +48,8 @@ def nearest_matrix(display: Sequence[int]) -> Matrix:
         The nearest of the eight where it turns by another angle; `AS_IT_IS` where it is none, all zeros for example.
     """
     a, b, c, d = (int(display[place]) for place in (0, 1, 3, 4))
-    if abs(a) + abs(d) >= abs(b) + abs(c):
-        found = (_sign(a), 0, 0, _sign(d))
-    else:
-        found = (0, _sign(b), _sign(c), 0)
+    straight = abs(a) + abs(d) >= abs(b) + abs(c)
+    found = (_sign(a), 0, 0, _sign(d)) if straight else (0, _sign(b), _sign(c), 0)
     return found if found in EIGHT else AS_IT_IS
 
 

@@ -180,9 +180,7 @@ def _listed(path: Path, container: Any, stream: Any, found: Columns) -> PacketLi
     times, codec = pts[shown], stream.codec_context.codec
     usable = (
         # in AVI, FLV and MPEG-TS times do not hold after a seek (measured: frames up to ten places off)
-        container.format.name in (MP4, MATROSKA)
-        and NO_TIME not in times
-        and len(np.unique(times)) == len(times) > 0
+        container.format.name in (MP4, MATROSKA) and NO_TIME not in times and len(np.unique(times)) == len(times) > 0
     )
     # no fragmented MP4, and none of which an edit list leaves a part out of the index
     indexed = usable and (container.format.name == MATROSKA or stream.frames == len(pts))

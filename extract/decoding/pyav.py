@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from extract.decoding.container import opened
 from extract.decoding.errors import media_errors
 from extract.decoding.orientation import EIGHT, upright
-from extract.decoding.packets import Key, PacketList, Step, best_video, display_matrix, list_packets
+from extract.decoding.packets import Key, PacketList, Step, display_matrix, list_packets
 from extract.decoding.sparse import Around, list_around
 from extract.frames import Begin, Clip, FramePolicy, FrameUnion, wanted_frames
 from features.errors import MediaError
