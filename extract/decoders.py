@@ -23,8 +23,14 @@ from extract.decoding.pyav import stream_listed, stream_long, stream_pyav
 from extract.frames import Begin, Clip, Decoder, FramePolicy, FrameUnion
 from features.errors import ConfigError, MediaError, nearest
 
+# Raised whenever a file may give other frames than before: it is part of the recipe, hence of the fingerprint.
+# 2: mirrored pictures upright; H.264 that is refreshed bit by bit, files with two videos, and edit lists that end early
+#    exact; an early end for want of memory, and a list of other files, are failures.
+DECODING = 2
+
 __all__ = [
     "DECODERS",
+    "DECODING",
     "PacketList",
     "decode_image",
     "get_decoder",

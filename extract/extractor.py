@@ -10,17 +10,17 @@ from datetime import UTC, datetime
 
 from extract.batch_size import settled_batch_size
 from extract.catalog import Catalog, stamp
-from extract.decoders import get_decoder
+from extract.decoders import DECODING, get_decoder
 from extract.encoder import EncoderSpec
 from extract.faults import with_faults
 from extract.options import AUTO, ExtractOptions, ExtractReport
 from extract.outputs import announce, asked_for, check_room
 from extract.pixels import Pixels, distinct_contracts
-from extract.sharding import Progress, Work, claims_of, run_shards
+from extract.sharding import Job, Progress, Work, claims_of, run_shards
 from extract.stored import stored_media
 from features.errors import ConfigError, MediaError
 from features.provenance import FINGERPRINT_CHARS, Provenance, library_versions
-from features.shards import FeatureJob, Wanted
+from features.shards import Wanted
 
 LIBRARIES = (
     "torch",
@@ -88,10 +88,11 @@ def extract_all(
 
 
 def forget_failed(works: Sequence[Work]) -> None:
-    """Let the failed rows of earlier, unfinished runs be made again where the options ask for it."""
+    """Let failed rows of earlier, unfinished runs be made again where the options or their reasons ask for it."""
     for work in works:
         if work.options.retry_failed:
             work.job.forget_failed()
+        work.job.forget_passing()
 
 
 def prepare_all(
@@ -155,6 +156,7 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Wor
             "dtype": "uint8" if output.pixels else options.dtype,
             "decoder": options.decoder if spec.modality == "video" and not stored else None,
         }
+        | ({"decoding": DECODING} if spec.modality == "video" and not stored else {})
         | ({} if output.pixels else {"precision": options.precision})
         | stored
         | dict(output.recipe),
@@ -166,7 +168,7 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Wor
     named = f"{spec.name}-microlens" if spec.faults else spec.name
     target = options.out / feature_name(catalog.dataset, named + output.mark, provenance.fingerprint)
     wanted = Wanted([item.id for item in catalog.items], [stamp(item, spec.modality) for item in catalog.items])
-    job = FeatureJob(target, provenance, wanted, retry_failed=options.retry_failed)
+    job = Job(target, provenance, wanted, retry_failed=options.retry_failed)
     if catalog.partial and job.others:
         raise ConfigError(
             f"{target} holds {len(job.others)} items that --items leaves out, first {job.others[0]!r}; name them too, "

@@ -36,6 +36,7 @@ from extract.lmdb_media import LmdbEntry
 from features.errors import MediaError
 
 ROOT = Path(__file__).resolve().parents[1]
+PROGRAM = "from extract.decode_worker import main; main()"
 FILES_PER_WORKER = 500
 WAIT = 10  # seconds that a file may take by the clock for each that it may take on the processor
 LOOK_S = 0.05  # between looks at what a worker takes
@@ -157,7 +158,7 @@ class _Worker:
         self.files = 0
         self.memory_mb = memory_mb
         self._process = subprocess.Popen(
-            [sys.executable, "-c", "from extract.decode_worker import main; main()"],
+            [sys.executable, "-c", PROGRAM],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,32 @@ from extract.options import ExtractOptions
 from extract.outputs import Output
 from extract.preprocess import View, view_of
 from extract.reading import Request, Source, read_ahead
+from extract.sandbox import passes
 from features.claims import Claims
 from features.precision import disk_type
-from features.shards import FeatureJob
+from features.provenance import Provenance
+from features.shards import FeatureJob, Wanted
 
 Progress = Callable[[int, int], None]
+
+
+class Job(FeatureJob):
+    """A feature job of which rows that failed for a passing reason are made again, whatever `retry_failed` says.
+
+    Those of a finished file are pending from the start; those of an unfinished run wait for `forget_passing`, as a run
+    has one start and many workers.
+    """
+
+    def __init__(self, target: Path, provenance: Provenance, wanted: Wanted, *, retry_failed: bool = False) -> None:
+        super().__init__(target, provenance, wanted, retry_failed=retry_failed)
+        for item, _, reason in self.rejected():
+            if self._current[item] is self._made and passes(reason):
+                del self._current[item]
+
+    def forget_passing(self) -> None:
+        """Drop the failed rows of an unfinished run if one of them failed for a passing reason."""
+        if any(passes(reason) for _, _, reason in self.rejected()):
+            self.forget_failed()
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,7 +57,7 @@ class Work:
     """One encoder's part of a run: what it encodes with, what it stores where, and the time it took."""
 
     encoder: Encoder
-    job: FeatureJob
+    job: Job
     options: ExtractOptions
     output: Output
     seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "encode": 0.0, "write": 0.0})

@@ -70,7 +70,7 @@ def stream_listed(path: Path, policy: FramePolicy | FrameUnion, packets: PacketL
 def _by_steps(path: Path, number: int, steps: Sequence[Step], first: Key) -> Iterator[NDArray[np.uint8]]:
     """Yield the frames of some steps, in their order; _MissingFrameError where one does not turn up."""
     with opened(path) as container:
-        cursor = _Cursor(container, _stream(container, number))
+        cursor, painter = _Cursor(container, _stream(container, number)), _Painter()
         jumping = True
         for step in steps:
             if jumping and cursor.place < step.key.place:
@@ -83,7 +83,7 @@ def _by_steps(path: Path, number: int, steps: Sequence[Step], first: Key) -> Ite
                 frame = cursor.find(step.pts)
             if frame is None:
                 raise _MissingFrameError
-            yield _pixels(frame)
+            yield painter.pixels(frame)
 
 
 class _Cursor:
@@ -133,13 +133,13 @@ def _counted(path: Path, policy: FramePolicy | FrameUnion, number: int) -> Clip:
         total = sum(1 for _ in container.decode(_stream(container, number)))
     numbers = wanted_frames(policy, total)
     yield Begin(total, len(numbers))
-    wanted, last = set(numbers.tolist()), int(numbers[-1])
+    wanted, last, painter = set(numbers.tolist()), int(numbers[-1]), _Painter()
     with opened(path) as container:
         for at, frame in enumerate(container.decode(_stream(container, number))):
             if at in wanted:
                 if frame.is_corrupt:
                     raise MediaError(f"{path.name}: damaged at frame {at} of {total}; fetch it again")
-                yield _pixels(frame)
+                yield painter.pixels(frame)
             if at == last:
                 return
 
@@ -150,7 +150,18 @@ def _stream(container: Any, number: int) -> Any:
     return stream
 
 
-def _pixels(frame: Any) -> NDArray[np.uint8]:
-    """Return a frame as (H, W, 3) RGB, upright."""
-    pixels: NDArray[np.uint8] = frame.to_ndarray(format="rgb24")
-    return upright(pixels, EIGHT[display_matrix(frame)])
+class _Painter:
+    """Turns frames into (H, W, 3) RGB, upright, on one thread."""
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter = VideoReformatter()
+
+    def pixels(self, frame: Any) -> NDArray[np.uint8]:
+        try:  # left to itself PyAV starts threads for every frame, and keeps them: 17 MB of address space each time
+            picture = self._reformatter.reformat(frame, format="rgb24", threads=1)
+        except TypeError:  # before PyAV 17, which has no such threads
+            picture = self._reformatter.reformat(frame, format="rgb24")
+        pixels: NDArray[np.uint8] = picture.to_ndarray()
+        return upright(pixels, EIGHT[display_matrix(frame)])
