@@ -19,6 +19,23 @@ if TYPE_CHECKING:
 LATE_SECONDS, LATE_SHARE = 0.5, 0.02  # by which a video may end before its header says
 RIFF_HEAD = 8  # bytes that a RIFF file's own size leaves out
 NO_TIME = -(2**63)  # of a packet that carries none
+TOP_BOXES = frozenset(
+    {
+        b"ftyp",
+        b"styp",
+        b"sidx",
+        b"emsg",
+        b"prft",
+        b"moov",
+        b"moof",
+        b"mdat",
+        b"free",
+        b"skip",
+        b"wide",
+        b"uuid",
+        b"mfra",
+    }
+)
 UNKNOWN = (0, 0xFFFFFFFF)  # sizes in the head of a file that was written to a pipe
 
 
@@ -35,14 +52,14 @@ def refuse_early_end(path: Path, container: Any, stream: Any, found: Columns, pr
     count, kind = len(found.pts), container.format.name
     lost = any(found.damaged) or count < promised
     if kind == MP4:
-        lost = lost or _index_ends(stream) > path.stat().st_size
+        lost = lost or max(_index_ends(stream), _fragments_end(path)) > path.stat().st_size
         lost = lost or (count < stream.frames and _without_edits(path) < stream.frames)
     elif kind == AVI:
         lost = lost or (count < stream.frames and _riff_bytes(path) > path.stat().st_size)
     else:
         lost = lost or count < stream.frames
     if lost:
-        whole = max(promised, stream.frames)
+        whole = promised if count < promised else stream.frames
         told = f" of {whole}" if whole > count else ""
         raise MediaError(f"{path.name}: truncated or damaged after frame {count}{told}; fetch it again")
     if kind == MATROSKA and count and NO_TIME not in found.pts:
@@ -52,6 +69,26 @@ def refuse_early_end(path: Path, container: Any, stream: Any, found: Columns, pr
 def _index_ends(stream: Any) -> int:
     """Return the byte behind the last one that an index points to."""
     return max((entry.pos + entry.size for entry in stream.index_entries or ()), default=0)
+
+
+def _fragments_end(path: Path) -> int:
+    """Return where the last head of a fragment says it ends; 0 in an MP4 without fragments.
+
+    A file cut off inside such a head has none of its packets.
+    """
+    at = ends = 0
+    with path.open("rb") as handle:
+        while len(head := handle.read(16)) >= 8 and head[4:8] in TOP_BOXES:
+            size = int.from_bytes(head[:4], "big")
+            if size == 1:
+                size = int.from_bytes(head[8:], "big")
+            if head[4:8] == b"moof":
+                ends = at + size
+            if size < 8:  # up to the end of the file
+                break
+            at += size
+            handle.seek(at)
+    return ends
 
 
 def _without_edits(path: Path) -> int:
