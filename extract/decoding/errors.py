@@ -26,6 +26,10 @@ def media_errors(name: str) -> Iterator[None]:
     """Turn whatever a decoder raises into a MediaError: their exception classes share no base but Exception."""
     try:
         yield
+    except MediaError as error:
+        if str(error).startswith(f"{name}: "):
+            raise
+        raise MediaError(f"{name}: {error}") from error
     except (FreezeframeError, MemoryError):
         raise
     except Exception as error:

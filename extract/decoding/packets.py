@@ -23,6 +23,7 @@ from extract.decoding.orientation import AS_IT_IS, Matrix, nearest_matrix
 from features.errors import MediaError
 
 DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
+SIMPLE_PIXELS = ("yuv420p", "yuvj420p")
 
 
 class Key(NamedTuple):
@@ -58,7 +59,8 @@ class PacketList:
         keys: places that decoding may start from, (k,) int64.
         total: number of frames to show.
         indexed: times and index hold for all frames, so that a seek finds the frame it looks for.
-        plain: one video stream, upright, of which every key frame is whole and nothing is hidden.
+        plain: one video stream, of which every key frame is whole and nothing is hidden, and whose first frame decord
+            paints as PyAV does.
         ordinary: decord is exact on this file.
     """
 
@@ -102,7 +104,7 @@ class Columns(NamedTuple):
         damaged: whether bytes of it are missing.
         keys: places that decoding may start from.
         clean: every key packet is whole.
-        upright: the first frame needs no turning.
+        simple: decord paints the first frame as PyAV does (`_is_simple`).
     """
 
     pts: array[int]
@@ -112,7 +114,7 @@ class Columns(NamedTuple):
     damaged: bytearray
     keys: array[int]
     clean: bool
-    upright: bool
+    simple: bool
 
 
 def best_video(container: Any, name: str) -> Any:
@@ -138,7 +140,7 @@ def _collect(container: Any, stream: Any) -> Columns:
     pts, dts, ends, keys = array("q"), array("q"), array("q"), array("q")
     hidden, damaged = bytearray(), bytearray()
     codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata
-    clean, upright = True, None
+    clean, simple = True, None
     for packet in container.demux(stream):
         if not packet.size:  # a frame dropped by the writer, or the end
             continue
@@ -152,18 +154,32 @@ def _collect(container: Any, stream: Any) -> Columns:
         ends.append(pts[-1] if packet.pts is None else packet.pts + (packet.duration or 0))
         hidden.append(packet.is_discard)
         damaged.append(packet.is_corrupt)
-        if upright is None:
-            upright = _shows_upright(packet)
-    return Columns(pts, dts, ends, hidden, damaged, keys, clean, bool(upright))
+        if simple is None:
+            simple = _starts_simply(packet)
+    return Columns(pts, dts, ends, hidden, damaged, keys, clean, bool(simple))
 
 
-def _shows_upright(packet: Any) -> bool | None:
-    """Return whether the first frame needs no turning; None where this packet does not complete one."""
+def _starts_simply(packet: Any) -> bool | None:
+    """Return whether the first frame is simple; None where this packet does not complete it."""
     with suppress(Exception):  # what is wrong with it is told when it is read
         for frame in packet.decode():
-            return display_matrix(frame) == AS_IT_IS
+            return _is_simple(frame)
         return None
     return False
+
+
+def _is_simple(frame: Any) -> bool:
+    """Return whether decord paints such a frame as PyAV does.
+
+    Where colours have more than 8 bits, half a pixel at an edge, or fields of their own, the two FFmpegs spread them in
+    different ways; mirrored pictures decord turns the wrong way.
+    """
+    return (
+        frame.format.name in SIMPLE_PIXELS
+        and frame.width % 2 == frame.height % 2 == 0
+        and not frame.interlaced_frame
+        and display_matrix(frame) == AS_IT_IS
+    )
 
 
 def display_matrix(frame: Any) -> Matrix:
@@ -188,7 +204,7 @@ def _listed(path: Path, container: Any, stream: Any, found: Columns) -> PacketLi
         keys = keys[:1]  # an MP4 without a list of key frames calls every packet one
     plain = (
         found.clean
-        and found.upright
+        and found.simple
         and len(shown) == len(pts)
         and len(container.streams.video) == 1
         and starts_like_a_video(path)
