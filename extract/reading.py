@@ -103,7 +103,7 @@ def read(request: Request, options: ExtractOptions) -> Source:
         if isinstance(origin, PixelEntry):
             return Source(_views_of_cropped(origin, request, options), digest=origin.digest)
         return _read_media(origin, request, options)
-    except FileNotFoundError:  # or its file system is away for a moment: to be tried again, as missing rows are not
+    except FileNotFoundError:  # or its file system is away for a moment: the next run tries again (`sandbox.passes`)
         return Source(state=State.FAILED, reason=f"{request.item.id}: {request.modality} gone since it was listed")
     except (MediaError, OSError, UnicodeError) as error:
         return Source(state=State.FAILED, reason=one_line(error))
