@@ -216,6 +216,8 @@ WORKING: dict[str, Callable[[Path], Path]] = {
     "17 x 33": container_case("mkv", "ffv1", size=(33, 17), pixels="yuv444p"),
     "17 x 33, h264": container_case("mp4", "libx264", size=(33, 17), pixels="yuv444p"),
     "19 x 21, vp9": container_case("webm", "libvpx-vp9", size=(21, 19)),
+    "16 wide": container_case("mp4", "libx264", size=(16, 16)),
+    "24 wide, vp9": container_case("webm", "libvpx-vp9", size=(16, 24)),
     "uneven times": container_case("mp4", "libx264", times=[n + 3 * (n // 5) for n in range(COUNT)]),
     "a long last frame": container_case("mkv", "libx264", times=[*range(COUNT - 1), COUNT + 100]),
     "a late start": container_case("mp4", "libx264", times=[n + 250 for n in range(COUNT)]),

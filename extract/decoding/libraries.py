@@ -25,7 +25,10 @@ def stream_decord(path: Path, policy: FramePolicy | FrameUnion) -> Clip:
             numbers = wanted_frames(policy, len(reader))
             yield Begin(len(reader), len(numbers))
             for number in numbers.tolist():
-                yield reader[number].asnumpy()
+                frame = reader[number].asnumpy()
+                if frame.ndim != 3 or frame.shape[-1] != 3:  # of a picture 16 pixels wide it gives 6 channels
+                    raise MediaError(f"{path.name}: decord gave a frame of shape {frame.shape}, not (H, W, 3)")
+                yield frame
         except RuntimeError as error:  # decord's are all of this class
             raise MediaError(f"{path.name}: {one_line(error).replace(name, path.name)}") from error
 

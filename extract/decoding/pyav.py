@@ -163,5 +163,5 @@ class _Painter:
             picture = self._reformatter.reformat(frame, format="rgb24", threads=1)
         except TypeError:  # before PyAV 17, which has no such threads
             picture = self._reformatter.reformat(frame, format="rgb24")
-        pixels: NDArray[np.uint8] = picture.to_ndarray()
+        pixels: Any = picture.to_ndarray()
         return upright(pixels, EIGHT[display_matrix(frame)])
