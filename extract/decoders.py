@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 
 from extract.decoding.errors import media_errors as _media_errors
 from extract.decoding.errors import one_line
-from extract.decoding.libraries import stream_decord, stream_torchcodec, torchcodec_reader
+from extract.decoding.libraries import stream_decord, stream_known, stream_torchcodec, torchcodec_reader
 from extract.decoding.packets import PacketList, list_packets
-from extract.decoding.pyav import stream_listed, stream_long, stream_pyav
+from extract.decoding.pyav import stream_pyav, stream_surveyed
+from extract.decoding.sparse import survey
 from extract.frames import Begin, Clip, Decoder, FramePolicy, FrameUnion
 from features.errors import ConfigError, MediaError, nearest
 
@@ -45,18 +46,14 @@ __all__ = [
 
 
 def _stream_auto(path: Path, policy: FramePolicy | FrameUnion) -> Clip:
-    long = stream_long(path, policy)
-    if long is not None:
-        yield from long
-        return
-    packets = list_packets(path)
-    if packets.ordinary:
+    found = survey(path, policy)
+    if isinstance(found, PacketList) and found.ordinary:
         try:
-            yield from _of_total(stream_decord(path, policy), packets.total)
+            yield from _of_total(stream_known(path, policy), found.total)
             return
         except (MediaError, ImportError):  # decord has no wheels for some machines
             pass
-    yield from stream_listed(path, policy, packets)
+    yield from stream_surveyed(path, policy, found)
 
 
 def _of_total(clip: Clip, total: int) -> Clip:

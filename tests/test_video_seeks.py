@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.decoders import list_packets, read_auto, read_decord, read_pyav
+from extract.decoders import PacketList, list_packets, read_auto, read_decord, read_pyav
 from extract.decoding import pyav, sparse
-from extract.decoding.sparse import list_around
+from extract.decoding.sparse import Around, survey
 from extract.frames import FramePolicy, frame_indices
 from tests.media import pictures, write_clip
 from tests.video_files import every_frame
@@ -155,8 +155,8 @@ def test_a_long_clip_is_read_in_places(clips: dict[str, Path], monkeypatch: pyte
     monkeypatch.setattr(sparse, "MANY", 100)
     policy = FramePolicy("uniform", 3)
     for kind in ("closed.mp4", "plain.mp4", "single.mp4", "uneven.mp4"):
-        around, listed = list_around(clips[kind], policy), list_packets(clips[kind])
-        assert around is not None, kind
+        around, listed = survey(clips[kind], policy), list_packets(clips[kind])
+        assert isinstance(around, Around), kind
         assert around.total == COUNT
         assert [step.pts for step in around.steps] == [
             step.pts for step in listed.steps(frame_indices(policy, COUNT)) or []
@@ -169,9 +169,9 @@ def test_a_long_clip_is_read_in_places(clips: dict[str, Path], monkeypatch: pyte
         "closed.mkv",
         "vp9.webm",
     ):  # a doubt is left, or the index is not enough
-        assert list_around(clips[kind], policy) is None, kind
+        assert isinstance(survey(clips[kind], policy), PacketList), kind
     monkeypatch.setattr(sparse, "MANY", COUNT + 1)
-    assert list_around(clips["closed.mp4"], policy) is None
+    assert isinstance(survey(clips["closed.mp4"], policy), PacketList)
 
 
 def test_an_index_that_leads_astray_costs_time_only(

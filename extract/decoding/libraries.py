@@ -15,11 +15,16 @@ from features.errors import ConfigError, MediaError
 
 def stream_decord(path: Path, policy: FramePolicy | FrameUnion) -> Clip:
     """Yield a clip's frames as decord (0.6) gives them."""
+    with media_errors(path.name), opened(path):  # decord would open a list of other files; PyAV is told not to
+        pass
+    yield from stream_known(path, policy)
+
+
+def stream_known(path: Path, policy: FramePolicy | FrameUnion) -> Clip:
+    """Yield the frames of a file that PyAV has opened before, as decord gives them."""
     import decord
 
     with media_errors(path.name), safe_name(path) as name:
-        with opened(path):  # decord would open a list of other files; PyAV is told not to
-            pass
         try:
             reader = decord.VideoReader(name, ctx=decord.cpu(0), num_threads=1)
             numbers = wanted_frames(policy, len(reader))

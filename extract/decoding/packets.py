@@ -130,11 +130,15 @@ def best_video(container: Any, name: str) -> Any:
 def list_packets(path: Path) -> PacketList:
     """List a file's video packets; MediaError when it has no video or ends before its own index or header says."""
     with media_errors(path.name), opened(path) as container:
-        stream = best_video(container, path.name)
-        promised = sum(entry.size > 0 for entry in stream.index_entries or ())
-        found = _collect(container, stream)
-        refuse_early_end(path, container, stream, found, promised)
-        return _listed(path, container, stream, found)
+        return list_opened(path, container, best_video(container, path.name))
+
+
+def list_opened(path: Path, container: Any, stream: Any) -> PacketList:
+    """List the packets of a file that is open at its beginning, as `list_packets`."""
+    promised = sum(entry.size > 0 for entry in stream.index_entries or ())
+    found = _collect(container, stream)
+    refuse_early_end(path, container, stream, found, promised)
+    return _listed(path, container, stream, found)
 
 
 def _collect(container: Any, stream: Any) -> Columns:

@@ -17,7 +17,7 @@ from extract.decoding.container import opened
 from extract.decoding.errors import media_errors
 from extract.decoding.orientation import EIGHT, upright
 from extract.decoding.packets import Key, PacketList, Step, display_matrix, list_packets
-from extract.decoding.sparse import Around, list_around
+from extract.decoding.sparse import Around, survey
 from extract.frames import Begin, Clip, FramePolicy, FrameUnion, wanted_frames
 from features.errors import MediaError
 
@@ -28,28 +28,20 @@ class _MissingFrameError(Exception):
 
 def stream_pyav(path: Path, policy: FramePolicy | FrameUnion) -> Clip:
     """Yield a clip's frames as PyAV gives them."""
-    quick = stream_long(path, policy)
-    yield from quick if quick is not None else stream_listed(path, policy, list_packets(path))
+    yield from stream_surveyed(path, policy, survey(path, policy))
 
 
-def stream_long(path: Path, policy: FramePolicy | FrameUnion) -> Clip | None:
-    """Return the frames of a long MP4, of which only what surrounds them is read; None for other files."""
-    with media_errors(path.name):
-        around = list_around(path, policy)
-    if around is None:
-        return None
-    return _long(path, policy, around)
-
-
-def _long(path: Path, policy: FramePolicy | FrameUnion, around: Around) -> Clip:
-    with media_errors(path.name):
-        yield Begin(around.total, len(around.steps))
-        try:
-            yield from _by_steps(path, around.stream, around.steps, around.first)
-            return
-        except _MissingFrameError:
-            pass
-    yield from stream_listed(path, policy, list_packets(path))
+def stream_surveyed(path: Path, policy: FramePolicy | FrameUnion, found: Around | PacketList) -> Clip:
+    """Yield a clip's frames, where they are being known."""
+    if isinstance(found, Around):
+        with media_errors(path.name):
+            yield Begin(found.total, len(found.steps))
+            try:
+                yield from _by_steps(path, found.stream, found.steps, found.first)
+                return
+            except _MissingFrameError:
+                found = list_packets(path)
+    yield from stream_listed(path, policy, found)
 
 
 def stream_listed(path: Path, policy: FramePolicy | FrameUnion, packets: PacketList) -> Clip:

@@ -14,8 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.decoding.container import MP4, opened
+from extract.decoding.errors import media_errors
 from extract.decoding.keys import start_at
-from extract.decoding.packets import Key, Step, best_video, seek_targets
+from extract.decoding.packets import Key, PacketList, Step, best_video, list_opened, list_packets, seek_targets
 from extract.frames import FramePolicy, FrameUnion, wanted_frames
 
 ANY_TIME = 2**62  # of a packet that may be shown whenever it is
@@ -31,24 +32,32 @@ class Around(NamedTuple):
     first: Key
 
 
-def list_around(path: Path, policy: FramePolicy | FrameUnion) -> Around | None:
-    """Return how to find a policy's frames in a long MP4; None for others, and wherever a doubt is left."""
-    with opened(path) as container:
-        if container.format.name != MP4:
-            return None
-        stream = best_video(container, path.name)
-        index = stream.index_entries
-        if index is None or not MANY <= len(index) == stream.frames:
-            return None
-        dts, keys = _index(index, path.stat().st_size)
-        if not len(keys) or keys[0] != 0:
-            return None
-        groups = _Groups(container, stream, dts, keys)
-        steps = [groups.step(int(number)) for number in wanted_frames(policy, len(dts))]
-        found = [step for step in steps if step is not None]
-        if len(found) < len(steps):
-            return None
-        return Around(stream.index, len(dts), found, Key(0, ANY_TIME, int(dts[0])))
+def survey(path: Path, policy: FramePolicy | FrameUnion) -> Around | PacketList:
+    """Return how to find a policy's frames in a long MP4; of other files, and wherever a doubt is left, all packets.
+
+    Raises:
+        MediaError: as `list_packets`.
+    """
+    with media_errors(path.name):
+        with opened(path) as container:
+            stream = best_video(container, path.name)
+            index = stream.index_entries
+            if container.format.name != MP4 or index is None or not MANY <= len(index) == stream.frames:
+                return list_opened(path, container, stream)
+            around = _around(path, policy, container, stream)
+        return list_packets(path) if around is None else around
+
+
+def _around(path: Path, policy: FramePolicy | FrameUnion, container: Any, stream: Any) -> Around | None:
+    dts, keys = _index(stream.index_entries, path.stat().st_size)
+    if not len(keys) or keys[0] != 0:
+        return None
+    groups = _Groups(container, stream, dts, keys)
+    steps = [groups.step(int(number)) for number in wanted_frames(policy, len(dts))]
+    found = [step for step in steps if step is not None]
+    if len(found) < len(steps):
+        return None
+    return Around(stream.index, len(dts), found, Key(0, ANY_TIME, int(dts[0])))
 
 
 def _index(index: Any, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
