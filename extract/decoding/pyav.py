@@ -6,7 +6,7 @@ wanted frame needs. Elsewhere frames are counted from the start.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from extract.decoding.container import opened
 from extract.decoding.errors import media_errors
 from extract.decoding.orientation import EIGHT, upright
-from extract.decoding.packets import Key, PacketList, Step, display_matrix, list_packets
+from extract.decoding.packets import Key, PacketList, Step, display_matrix, free_frames, list_packets
 from extract.decoding.sparse import Around, survey
 from extract.frames import Begin, Clip, FramePolicy, FrameUnion, wanted_frames
 from features.errors import MediaError
@@ -75,7 +75,10 @@ def _by_steps(path: Path, number: int, steps: Sequence[Step], first: Key) -> Ite
                 frame = cursor.find(step.pts)
             if frame is None:
                 raise _MissingFrameError
-            yield painter.pixels(frame)
+            pixels = painter.pixels(frame)
+            del frame
+            free_frames()
+            yield pixels
 
 
 class _Cursor:
@@ -102,7 +105,7 @@ class _Cursor:
                     return
                 self.place = key.place if packet.pts == key.pts else 0
             self.place += 1
-            yield from packet.decode()
+            yield from _frames_of([packet])
 
     def find(self, pts: int) -> Any | None:
         """Return the frame of a time; None where a later one, a damaged one or the end comes instead."""
@@ -127,13 +130,26 @@ def _counted(path: Path, policy: FramePolicy | FrameUnion, number: int) -> Clip:
     yield Begin(total, len(numbers))
     wanted, last, painter = set(numbers.tolist()), int(numbers[-1]), _Painter()
     with opened(path) as container:
-        for at, frame in enumerate(container.decode(_stream(container, number))):
+        at = -1
+        for frame in _frames_of(container.demux(_stream(container, number))):
+            at += 1  # no `enumerate`, which holds its last frame
             if at in wanted:
                 if frame.is_corrupt:
                     raise MediaError(f"{path.name}: damaged at frame {at} of {total}; fetch it again")
-                yield painter.pixels(frame)
+                pixels = painter.pixels(frame)
+                del frame
+                free_frames()
+                yield pixels
             if at == last:
                 return
+
+
+def _frames_of(packets: Iterable[Any]) -> Iterator[Any]:
+    """Yield the frames of packets, which no list holds from then on."""
+    for packet in packets:
+        frames = packet.decode()
+        while frames:
+            yield frames.pop(0)
 
 
 def _stream(container: Any, number: int) -> Any:
