@@ -188,3 +188,13 @@ def test_too_little_memory_is_never_an_end(clips: dict[str, Path], name: str, de
     for memory_mb, said in found.items():
         assert said == whole or "MB" in said, memory_mb
     assert f"{name}: it needs more than 1 MB to decode (--decode-mb)" in found.values()
+
+
+@pytest.mark.parametrize("name", ["many.mp4", "many.avi"])
+def test_memory_holds_one_frame_however_many_are_asked_for(tmp_path: Path, name: str) -> None:
+    """100 frames, painted, would be 276 MB, and as they are decoded 138."""
+    clip = write_clip(tmp_path / name, pictures(100, size=(720, 1280)), codec="mpeg4", b_frames=0)
+    count = 0
+    for part in sandbox.stream_media(clip, Limits(memory_mb=64), policies=["uniform:100"], decoder="pyav"):
+        count += isinstance(part, np.ndarray)
+    assert count == 100

@@ -6,7 +6,6 @@ whether the bytes that the file's own index points to are there.
 
 from __future__ import annotations
 
-import gc
 from array import array
 from contextlib import suppress
 from dataclasses import dataclass
@@ -20,12 +19,10 @@ from extract.decoding.container import MATROSKA, MP4, opened, starts_like_a_vide
 from extract.decoding.ending import NO_TIME, refuse_early_end
 from extract.decoding.errors import media_errors
 from extract.decoding.keys import start_at
-from extract.decoding.orientation import AS_IT_IS, Matrix, nearest_matrix
+from extract.decoding.painting import Painter
 from features.errors import MediaError
 
 DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
-SIMPLE_PIXELS = ("yuv420p", "yuvj420p")
-LARGE_PIXELS = 2**22  # in a frame; 1440p has fewer
 
 
 class Key(NamedTuple):
@@ -106,7 +103,7 @@ class Columns(NamedTuple):
         damaged: whether bytes of it are missing.
         keys: places that decoding may start from.
         clean: every key packet is whole.
-        simple: decord paints the first frame as PyAV does (`_is_simple`).
+        simple: decord paints the first frame as PyAV does (`Painter.is_simple`).
     """
 
     pts: array[int]
@@ -162,7 +159,6 @@ def _collect(container: Any, stream: Any) -> Columns:
         damaged.append(packet.is_corrupt)
         if simple is None:
             simple = _starts_simply(packet)
-            free_frames()
     return Columns(pts, dts, ends, hidden, damaged, keys, clean, bool(simple))
 
 
@@ -170,43 +166,9 @@ def _starts_simply(packet: Any) -> bool | None:
     """Return whether the first frame is simple; None where this packet does not complete it."""
     with suppress(Exception):  # what is wrong with it is told when it is read
         for frame in packet.decode():
-            return _is_simple(frame)
+            return Painter().is_simple(frame)
         return None
     return False
-
-
-def _is_simple(frame: Any) -> bool:
-    """Return whether decord paints such a frame as PyAV does.
-
-    Where colours have more than 8 bits, half a pixel at an edge, or fields of their own, the two FFmpegs spread them in
-    different ways; mirrored pictures decord turns the wrong way. Of large ones it keeps too many: 4K takes 0.2 GB more.
-    """
-    return (
-        frame.format.name in SIMPLE_PIXELS
-        and frame.width % 2 == frame.height % 2 == 0
-        and frame.width * frame.height <= LARGE_PIXELS
-        and not frame.interlaced_frame
-        and display_matrix(frame) == AS_IT_IS
-    )
-
-
-def free_frames() -> None:
-    """Free the memory of frames that nobody holds but their own side data.
-
-    For when one has been used, and no list or variable holds it: one that lives grows too old for a quick collection.
-    """
-    gc.collect(1)
-
-
-def display_matrix(frame: Any) -> Matrix:
-    """Return how a frame of PyAV is to be turned, which PyAV leaves to its caller.
-
-    From then on the frame and its side data hold each other: see `free_frames`.
-    """
-    for entry in frame.side_data:
-        if entry.type.name == "DISPLAYMATRIX":
-            return nearest_matrix(np.frombuffer(bytes(entry), np.int32).tolist())
-    return AS_IT_IS
 
 
 def _listed(path: Path, container: Any, stream: Any, found: Columns) -> PacketList:

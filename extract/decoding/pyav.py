@@ -6,7 +6,7 @@ wanted frame needs. Elsewhere frames are counted from the start.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from extract.decoding.container import opened
 from extract.decoding.errors import media_errors
-from extract.decoding.orientation import EIGHT, upright
-from extract.decoding.packets import Key, PacketList, Step, display_matrix, free_frames, list_packets
+from extract.decoding.packets import Key, PacketList, Step, list_packets
+from extract.decoding.painting import Painter
 from extract.decoding.sparse import Around, survey
 from extract.frames import Begin, Clip, FramePolicy, FrameUnion, wanted_frames
 from features.errors import MediaError
@@ -62,7 +62,7 @@ def stream_listed(path: Path, policy: FramePolicy | FrameUnion, packets: PacketL
 def _by_steps(path: Path, number: int, steps: Sequence[Step], first: Key) -> Iterator[NDArray[np.uint8]]:
     """Yield the frames of some steps, in their order; _MissingFrameError where one does not turn up."""
     with opened(path) as container:
-        cursor, painter = _Cursor(container, _stream(container, number)), _Painter()
+        cursor, painter = _Cursor(container, _stream(container, number)), Painter()
         jumping = True
         for step in steps:
             if jumping and cursor.place < step.key.place:
@@ -75,10 +75,7 @@ def _by_steps(path: Path, number: int, steps: Sequence[Step], first: Key) -> Ite
                 frame = cursor.find(step.pts)
             if frame is None:
                 raise _MissingFrameError
-            pixels = painter.pixels(frame)
-            del frame
-            free_frames()
-            yield pixels
+            yield painter.pixels(frame)
 
 
 class _Cursor:
@@ -105,7 +102,7 @@ class _Cursor:
                     return
                 self.place = key.place if packet.pts == key.pts else 0
             self.place += 1
-            yield from _frames_of([packet])
+            yield from packet.decode()
 
     def find(self, pts: int) -> Any | None:
         """Return the frame of a time; None where a later one, a damaged one or the end comes instead."""
@@ -128,48 +125,18 @@ def _counted(path: Path, policy: FramePolicy | FrameUnion, number: int) -> Clip:
         total = sum(1 for _ in container.decode(_stream(container, number)))
     numbers = wanted_frames(policy, total)
     yield Begin(total, len(numbers))
-    wanted, last, painter = set(numbers.tolist()), int(numbers[-1]), _Painter()
+    wanted, last, painter = set(numbers.tolist()), int(numbers[-1]), Painter()
     with opened(path) as container:
-        at = -1
-        for frame in _frames_of(container.demux(_stream(container, number))):
-            at += 1  # no `enumerate`, which holds its last frame
+        for at, frame in enumerate(container.decode(_stream(container, number))):
             if at in wanted:
                 if frame.is_corrupt:
                     raise MediaError(f"{path.name}: damaged at frame {at} of {total}; fetch it again")
-                pixels = painter.pixels(frame)
-                del frame
-                free_frames()
-                yield pixels
+                yield painter.pixels(frame)
             if at == last:
                 return
-
-
-def _frames_of(packets: Iterable[Any]) -> Iterator[Any]:
-    """Yield the frames of packets, which no list holds from then on."""
-    for packet in packets:
-        frames = packet.decode()
-        while frames:
-            yield frames.pop(0)
 
 
 def _stream(container: Any, number: int) -> Any:
     stream = container.streams[number]
     stream.codec_context.thread_count = 1
     return stream
-
-
-class _Painter:
-    """Turns frames into (H, W, 3) RGB, upright, on one thread."""
-
-    def __init__(self) -> None:
-        from av.video.reformatter import VideoReformatter
-
-        self._reformatter = VideoReformatter()
-
-    def pixels(self, frame: Any) -> NDArray[np.uint8]:
-        try:  # left to itself PyAV starts threads for every frame, and keeps them: 17 MB of address space each time
-            picture = self._reformatter.reformat(frame, format="rgb24", threads=1)
-        except TypeError:  # before PyAV 17, which has no such threads
-            picture = self._reformatter.reformat(frame, format="rgb24")
-        pixels: Any = picture.to_ndarray()
-        return upright(pixels, EIGHT[display_matrix(frame)])
