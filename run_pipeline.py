@@ -189,7 +189,8 @@ def _extract(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--pixels", action="store_true", help=seen)
     parser.add_argument("--items", type=Path, metavar="FILE", help="only the items in FILE, one id per line")
     parser.add_argument("--decoder", default="auto", help="auto, decord, pyav or torchcodec")
-    parser.add_argument("--decode-seconds", type=float, default=60.0, help="time one file may take to decode")
+    seconds = "processor time one file may take to decode; by the clock, waiting included, ten times as long"
+    parser.add_argument("--decode-seconds", type=float, default=60.0, help=seconds)
     parser.add_argument("--decode-mb", type=int, default=4096, help="memory one file may take to decode")
     parser.add_argument("--precision", default="float32", help="of the encoder: float32, bf16 or fp16")
     compiling = "compile the encoder first: takes minutes once, then every batch is faster"

@@ -25,6 +25,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -33,15 +34,16 @@ import torch
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from extract.batches import Feeder
-from extract.catalog import Catalog, build_catalog
+from extract.catalog import Catalog, Item, build_catalog
 from extract.decoders import get_decoder
 from extract.encoder import Encoder, PixelInput
 from extract.encoders import get_encoder
 from extract.extractor import extract_all
 from extract.frames import FramePolicy, parse_frame_policy
 from extract.options import ExtractOptions
-from extract.preprocess import preprocess
-from extract.reading import Request, Source, read_ahead
+from extract.preprocess import View, preprocess, view_of
+from extract.reading import Source
+from extract.sandbox import Media, read_media
 from features.errors import FreezeframeError
 
 
@@ -119,31 +121,41 @@ class Bench:
             shard_size=10**6,
         )
         self.encoder: Encoder = self.spec.backend(self.spec, "random", 0).to(arguments.device)
-        self.sources = list(self._sources(1))
-
-    def _sources(self, policies: int) -> list[Source]:
-        return list(read_ahead(self._requests(policies), self.options))
-
-    def _requests(self, policies: int) -> list[Request]:
-        """Ask for the encoder's frames, and with more policies for those of others like it, as several encoders do."""
+        view = view_of(self.spec, cropped=False)
+        assert view is not None
+        self.view: View = view
         assert self.spec.frames is not None
-        others = [FramePolicy("uniform", self.spec.frames.count // 2), FramePolicy("middle", 5)]
-        asked = (self.spec.frames, *others)[:policies]
-        return [Request(item, "video", asked) for item in self.catalog.items]
+        self.frames = [get_decoder("auto")(self._video(item), self.spec.frames).frames for item in catalog.items]
+
+    @staticmethod
+    def _video(item: Item) -> Path:
+        assert isinstance(item.video, Path)
+        return item.video
 
     def decode(self, policies: int = 1) -> float:
-        """Read all clips through the workers and drop them."""
+        """Read all clips through the workers and drop them.
+
+        With more policies, others' frames are asked for besides the encoder's, as several encoders do.
+        """
+        assert self.spec.frames is not None
+        others = [FramePolicy("uniform", self.spec.frames.count // 2), FramePolicy("middle", 5)]
+        asked = [str(policy) for policy in (self.spec.frames, *others)[:policies]]
+
+        def read(item: Item) -> Media:
+            return read_media(self._video(item), self.options.decode, policies=asked)
+
         start = time.perf_counter()
-        for _ in read_ahead(self._requests(policies), self.options):
-            pass
+        with ThreadPoolExecutor(self.options.workers) as pool:
+            for done in [pool.submit(read, item) for item in self.catalog.items]:
+                done.result()
         return time.perf_counter() - start
 
     def encode(self) -> float:
         """Encode all clips from memory."""
         feeder = Feeder(self.encoder, self.options)
         start = time.perf_counter()
-        for item, source in zip(self.catalog.items, self.sources, strict=True):
-            feeder.add(item.id, "", source)
+        for item, frames in zip(self.catalog.items, self.frames, strict=True):
+            feeder.add(item.id, "", Source({self.view: self.view.made(frames, self.options.device)}))
         feeder.finish()
         return time.perf_counter() - start
 

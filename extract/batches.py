@@ -15,13 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from extract.decoders import one_line
-from extract.encoder import Batch, Encoder, PixelInput, Tokens
+from extract.decoding.errors import one_line
+from extract.encoder import Batch, Encoder, Tokens
 from extract.options import ExtractOptions
 from extract.outputs import Output, vector_output
-from extract.preprocess import crop, normalise, preprocess
+from extract.preprocess import view_of
 from extract.reading import Source
-from features.errors import ConfigError, MediaError
+from features.errors import ConfigError
 from features.precision import to_disk
 from features.store import FeatureRows, State
 
@@ -53,6 +53,7 @@ class Feeder:
         self._encoder = encoder
         self._output = output or vector_output(encoder)
         self._options = options
+        self._view = view_of(encoder.spec, cropped=self._output.pixels)
         self._rows: list[_Row] = []
         self._inputs: list[Tensor | str] = []
         self._places: list[int] = []
@@ -62,11 +63,8 @@ class Feeder:
         """Take the next row; return whether it filled a batch, which then went through the encoder."""
         row = _Row(item, stamp, source.digest, source.state, source.reason)
         if row.state == State.DONE:
-            try:
-                self._inputs.append(self._input(source))
-                self._places.append(len(self._rows))
-            except MediaError as error:
-                row.state, row.reason = State.FAILED, str(error)
+            self._inputs.append(self._input(source))
+            self._places.append(len(self._rows))
         self._rows.append(row)
         full = len(self._rows) % self._options.batch_size == 0
         if full:
@@ -74,19 +72,10 @@ class Feeder:
         return full
 
     def _input(self, source: Source) -> Tensor | str:
-        spec, content = self._encoder.spec, source.content
-        if isinstance(content, str):
-            return content
-        assert content is not None
-        assert isinstance(spec.inputs, PixelInput)
-        pixels = content if source.cropped or spec.frames is None else source.frames_of(spec.frames)
-        pixels = pixels.to(self._options.device, non_blocking=True)
-        if self._output.pixels:
-            pixels = pixels if source.cropped else crop(pixels, spec.inputs, self._options.device)
-            return pixels.reshape(self._output.shape)  # a cover is one frame
-        if source.cropped:
-            return normalise(pixels, spec.inputs)
-        return preprocess(pixels, spec.inputs, self._options.device)
+        if self._view is None:
+            return source.title
+        pixels = source.views[self._view].to(self._options.device, non_blocking=True)
+        return pixels.reshape(self._output.shape) if self._output.pixels else pixels  # a cover is one frame
 
     def _run(self) -> None:
         if self._inputs:  # vectors stay on the device: nothing waits for the GPU before the shard's end

@@ -13,7 +13,7 @@ from extract.batch_size import settled_batch_size
 from extract.catalog import Catalog, stamp, why_missing
 from extract.covers.damage import check_damage_reader
 from extract.covers.image import COVER_READER
-from extract.decoders import get_decoder
+from extract.decoders import DECODING, get_decoder
 from extract.encoder import EncoderSpec
 from extract.faults import with_faults
 from extract.folders.changed import Tell, Telling, known_digests
@@ -22,12 +22,12 @@ from extract.options import AUTO, ExtractOptions, ExtractReport
 from extract.outputs import announce, asked_for, check_room
 from extract.pixels import Pixels, distinct_contracts
 from extract.runs.turns import in_turn, make_all
-from extract.sharding import Progress, Work, claims_of
+from extract.sharding import Job, Progress, Work, claims_of
 from extract.stored import stored_media
 from extract.weights import weights_source
 from features.errors import ConfigError, MediaError
 from features.provenance import FINGERPRINT_CHARS, Provenance, library_versions
-from features.shards import FeatureJob, Wanted
+from features.shards import Wanted
 
 LIBRARIES = (
     "torch",
@@ -95,10 +95,11 @@ def extract_all(
 
 
 def forget_failed(works: Sequence[Work]) -> None:
-    """Let the failed rows of earlier, unfinished runs be made again where the options ask for it."""
+    """Let failed rows of earlier, unfinished runs be made again where the options or their reasons ask for it."""
     for work in works:
         if work.options.retry_failed:
             work.job.forget_failed()
+        work.job.forget_passing()
 
 
 def prepare_all(
@@ -169,6 +170,7 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, tellin
             "dtype": "uint8" if output.pixels else options.dtype,
             "decoder": _reader(spec, options, stored),
         }
+        | ({"decoding": DECODING} if spec.modality == "video" and not stored else {})
         | ({} if output.pixels else {"precision": options.precision})
         | stored
         | dict(output.recipe),
@@ -185,7 +187,7 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, tellin
         [stamp(item, spec.modality) for item in catalog.items],
         known_digests(catalog, spec.modality, options, telling),
     )
-    job = FeatureJob(target, provenance, wanted, retry_failed=options.retry_failed)
+    job = Job(target, provenance, wanted, retry_failed=options.retry_failed)
     if catalog.partial and job.others:
         raise ConfigError(
             f"{target} holds {len(job.others)} items that --items leaves out, first {job.others[0]!r}; name them too, "

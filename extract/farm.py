@@ -9,10 +9,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shlex
+import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from multiprocessing import resource_tracker
 from multiprocessing.context import SpawnProcess
 from pathlib import Path
 
@@ -137,8 +140,23 @@ def _start(order: Order, number: int) -> SpawnProcess:
     context = multiprocessing.get_context("spawn")
     told = (replace(order, options=options), os.getpid(), torch.get_num_threads())
     process = context.Process(target=_local_worker, args=told)
-    process.start()
+    with _ctrl_c_is_the_parents():
+        process.start()
     return process
+
+
+@contextmanager
+def _ctrl_c_is_the_parents() -> Iterator[None]:
+    """Let processes that start here never hear of Ctrl-C, which a terminal sends to all: the parent ends them.
+
+    Each would print a traceback of wherever it was, be it in its imports. They inherit what is blocked here.
+    """
+    resource_tracker.ensure_running()  # which would unblock it
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, {signal.SIGINT})
 
 
 def _local_worker(order: Order, parent: int, threads: int) -> None:

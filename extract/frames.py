@@ -6,9 +6,10 @@ Letters: T frames, H W pixels.
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol, cast
+from typing import Literal, TypeAlias, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -73,10 +74,6 @@ class FrameUnion:
 
     policies: tuple[FramePolicy, ...]
 
-    def places(self, number: int, total: int) -> NDArray[np.int64]:
-        """Return where the frames of the `number`-th policy stand among those of the union, (T,) int64."""
-        return np.searchsorted(frame_indices(self, total), frame_indices(self.policies[number], total))
-
 
 def frame_indices(policy: FramePolicy | FrameUnion, total: int) -> NDArray[np.int64]:
     """Return the frame numbers a policy picks from a clip, (T,) int64 in [0, total), not decreasing.
@@ -121,9 +118,73 @@ class Frames:
     height: int
 
 
-class Decoder(Protocol):
-    """What every video decoder does."""
+@dataclass(frozen=True)
+class Begin:
+    """What comes before a clip's frames.
+
+    Should a decoder find out on the way that it must read another way, it begins again: what came before is void.
+
+    Attributes:
+        total: frames the clip has; 0 for a cover.
+        count: frames that follow.
+    """
+
+    total: int
+    count: int
+
+
+Clip: TypeAlias = Iterator[Begin | NDArray[np.uint8]]  # frames (H, W, 3) uint8 RGB, upright, each once, ascending
+
+
+def wanted_frames(policy: FramePolicy | FrameUnion, total: int) -> NDArray[np.int64]:
+    """Return the frame numbers a policy picks, each once, ascending."""
+    return np.unique(frame_indices(policy, total))
+
+
+@dataclass(frozen=True)
+class Decoder:
+    """A video decoder: frame by frame, or all frames at once.
+
+    Attributes:
+        name: as users type it.
+        clip: yields what a policy picks from a file, frame by frame.
+    """
+
+    name: str
+    clip: Callable[[Path, FramePolicy | FrameUnion], Clip]
+
+    def stream(self, path: Path, policy: FramePolicy | FrameUnion) -> Clip:
+        """Yield the frames a policy picks, each once, in ascending order, all of one size.
+
+        Raises:
+            MediaError: (file name, reason, one line) when that is not possible.
+        """
+        shape: tuple[int, ...] | None = None
+        for part in self.clip(path, policy):
+            if isinstance(part, Begin):
+                shape = None
+            else:
+                shape = shape or part.shape
+                _check_shape(path.name, part.shape, shape)
+            yield part
 
     def __call__(self, path: Path, policy: FramePolicy | FrameUnion) -> Frames:
-        """Read the frames a policy picks; MediaError (file name, reason, one line) when that is not possible."""
-        ...
+        """Read the frames a policy picks, a frame as often as it is picked; MediaError as `stream`."""
+        frames: list[NDArray[np.uint8]] = []
+        total = 0
+        for part in self.stream(path, policy):
+            if isinstance(part, Begin):
+                frames, total = [], part.total
+            else:
+                frames.append(part)
+        places = np.unique(frame_indices(policy, total), return_inverse=True)[1]
+        pixels = np.stack(frames)[places]
+        return Frames(pixels, total, width=pixels.shape[2], height=pixels.shape[1])
+
+
+def _check_shape(name: str, shape: tuple[int, ...], first: tuple[int, ...]) -> None:
+    if len(shape) != 3 or shape[-1] != 3 or 0 in shape:
+        raise MediaError(f"{name}: the decoder gave a frame of shape {shape}, not (H, W, 3)")
+    if shape != first:
+        sizes = f"{first[1]}x{first[0]} to {shape[1]}x{shape[0]}"
+        raise MediaError(f"{name}: its frames change from {sizes} pixels; convert it to one size")

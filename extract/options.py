@@ -126,8 +126,8 @@ class ExtractReport:
         unchanged: nothing was to do.
         bad: (item id, 'missing' or 'failed', reason) of every row without a vector.
         cosine_error: what rounding to the disk's type cost, over the rows that know it.
-        seconds: wall clock of this run: waiting for the decoders of its modality ('decode'; shared with other
-            encoders of the same pass), in 'encode' (preprocessing included) and in 'write'.
+        seconds: wall clock of this run: waiting for decoding and resizing of its modality ('decode'; shared with other
+            encoders of the same pass), in 'encode' and in 'write'.
         warning: what a user must be told about the weights, or ''.
         ignored: files in the folder of this modality that are no item's.
     """

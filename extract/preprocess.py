@@ -1,6 +1,8 @@
 """Frames and covers to the encoder's input, from its entry alone: plain tensor operations on any device.
 
-`preprocess` does all of it; `crop` stops at 8-bit pixels, which are stored, and `normalise` goes on from there.
+`preprocess` does all of it; `crop` stops at 8-bit pixels, which are stored, and `normalise` goes on from there. Each
+frame is computed by itself: `Inputs` makes of frames that come a few at a time what `preprocess` makes of all of them,
+bit for bit.
 
 No image processor of a library is used: their defaults differ from their checkpoints' (VideoMAE) and from each other.
 Letters: T frames, H W pixels.
@@ -9,6 +11,7 @@ Letters: T frames, H W pixels.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -16,10 +19,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from extract.encoder import PixelInput, WrappedInput
+from extract.encoder import EncoderSpec, PixelInput, WrappedInput
+from extract.frames import FramePolicy, FrameUnion, frame_indices
 from features.errors import MediaError
 
-CHUNK_FRAMES = 8  # of 1080p in float32: 200 MB at a time
+CHUNK_FRAMES, CHUNK_BYTES = 8, 2**24  # at a time, of 8-bit pixels; in float32 they are four times as many
 MAX_SHAPE = 20  # longest side over shortest
 
 
@@ -57,6 +61,70 @@ def normalise(pixels: Tensor, inputs: PixelInput) -> Tensor:
     return _normalised(pixels.movedim(-1, -3).float(), inputs)
 
 
+def chunk_frames(height: int, width: int) -> int:
+    """Return how many frames of a size are computed at a time."""
+    return max(1, min(CHUNK_FRAMES, CHUNK_BYTES // (3 * height * width)))
+
+
+@dataclass(frozen=True)
+class View:
+    """What an encoder sees of a source.
+
+    Attributes:
+        inputs: its input contract.
+        frames: which frames of a video; None for a cover.
+        cropped: as `crop` gives it, not as `preprocess` does.
+    """
+
+    inputs: PixelInput
+    frames: FramePolicy | None = None
+    cropped: bool = False
+
+    def made(self, pixels: NDArray[np.uint8] | Tensor, device: torch.device | str) -> Tensor:
+        """Return what is seen of pixels: (T, 3, size, size) float32, or (T, size, size, 3) uint8 where cropped."""
+        return (crop if self.cropped else preprocess)(pixels, self.inputs, device)
+
+
+def view_of(spec: EncoderSpec, *, cropped: bool) -> View | None:
+    """Return what an encoder sees of its media; None where it reads titles."""
+    return View(spec.inputs, spec.frames, cropped) if isinstance(spec.inputs, PixelInput) else None
+
+
+class Inputs:
+    """Makes an encoder's view of a clip whose frames come a few at a time.
+
+    Args:
+        view: of a video.
+        union: whose frames will come, each once.
+        total: frames the clip has.
+        device: where to compute, and where the view will be.
+    """
+
+    def __init__(self, view: View, union: FrameUnion, total: int, device: torch.device | str) -> None:
+        assert view.frames is not None
+        self._view, self._device = view, device
+        coming = frame_indices(union, total)
+        wanted, self._places = np.unique(frame_indices(view.frames, total), return_inverse=True)
+        self._taken = np.isin(coming, wanted)
+        self._seen = 0
+        self._parts: list[Tensor] = []
+
+    def take(self, frames: Tensor) -> None:
+        """Take the next frames, (n, H, W, 3) uint8."""
+        mine = np.flatnonzero(self._taken[self._seen : self._seen + len(frames)])
+        self._seen += len(frames)
+        if len(mine):
+            part = frames if len(mine) == len(frames) else frames[torch.from_numpy(mine).to(frames.device)]
+            self._parts.append(self._view.made(part, self._device))
+
+    def finish(self) -> Tensor:
+        """Return the view, a frame as often as the policy picks it."""
+        made = torch.cat(self._parts)
+        if np.array_equal(self._places, np.arange(len(made))):
+            return made
+        return made[torch.from_numpy(self._places).to(made.device)]
+
+
 def _by_chunk(
     pixels: NDArray[np.uint8] | Tensor, device: torch.device | str, work: Callable[[Tensor], Tensor]
 ) -> Tensor:
@@ -66,7 +134,7 @@ def _by_chunk(
     images = torch.as_tensor(pixels, device=device)
     if images.ndim == 3:
         return work(images[None])[0]
-    return torch.cat([work(part) for part in torch.split(images, CHUNK_FRAMES)])
+    return torch.cat([work(part) for part in torch.split(images, chunk_frames(height, width))])
 
 
 def _fitted(images: Tensor, inputs: PixelInput) -> Tensor:

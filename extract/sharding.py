@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, closing, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -22,12 +23,34 @@ from extract.encoder import Encoder
 from extract.folders.listing import Ignored
 from extract.options import ExtractOptions
 from extract.outputs import Output
+from extract.preprocess import View, view_of
 from extract.reading import Request, Source, read_ahead
+from extract.sandbox import passes
 from features.claims import Claims
 from features.precision import disk_type
-from features.shards import FeatureJob
+from features.provenance import Provenance
+from features.shards import FeatureJob, Wanted
 
 Progress = Callable[[int, int], None]
+
+
+class Job(FeatureJob):
+    """A feature job of which rows that failed for a passing reason are made again, whatever `retry_failed` says.
+
+    Those of a finished file are pending from the start; those of an unfinished run wait for `forget_passing`, as a run
+    has one start and many workers.
+    """
+
+    def __init__(self, target: Path, provenance: Provenance, wanted: Wanted, *, retry_failed: bool = False) -> None:
+        super().__init__(target, provenance, wanted, retry_failed=retry_failed)
+        for item, _, reason in self.rejected():
+            if self._current[item] is self._made and passes(reason):
+                del self._current[item]
+
+    def forget_passing(self) -> None:
+        """Drop the failed rows of an unfinished run if one of them failed for a passing reason."""
+        if any(passes(reason) for _, _, reason in self.rejected()):
+            self.forget_failed()
 
 
 @dataclass(frozen=True, eq=False)
@@ -37,7 +60,7 @@ class Work:
     """
 
     encoder: Encoder
-    job: FeatureJob
+    job: Job
     options: ExtractOptions
     output: Output
     ignored: Ignored = field(default_factory=Ignored)
@@ -47,6 +70,11 @@ class Work:
     def modality(self) -> Modality:
         """Return what the encoder reads."""
         return self.encoder.spec.modality
+
+    @property
+    def view(self) -> View | None:
+        """Return what the encoder sees of media; None where it reads titles."""
+        return view_of(self.encoder.spec, cropped=self.output.pixels)
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -111,9 +139,9 @@ def plan(catalog: Catalog, works: Sequence[Work], shard_size: int) -> list[Shard
         for modality in order:
             for row in rows[start : start + shard_size]:
                 takers = tuple(work for work in works if work.modality == modality and row in pending[work])
-                policies = dict.fromkeys(work.encoder.spec.frames for work in takers if work.encoder.spec.frames)
+                views = dict.fromkeys(work.view for work in takers if work.view is not None)
                 if takers:
-                    tasks.append(Task(row, Request(catalog.items[row], modality, tuple(policies)), takers))
+                    tasks.append(Task(row, Request(catalog.items[row], modality, tuple(views)), takers))
         if tasks:
             shards.append(Shard(f"{rows[start]}-{shard_size}", tuple(sorted(tasks, key=_title_length))))
     return shards

@@ -150,10 +150,10 @@ class FeatureJob:
         """Return whether another process has written or removed files of this job since it was opened."""
         return self._found != self._on_disk()
 
-    def reopened(self, *, retry_failed: bool | None = None) -> FeatureJob:
+    def reopened(self, *, retry_failed: bool | None = None) -> Self:
         """Return the same job with what is on disk now."""
         retry = self._retry_failed if retry_failed is None else retry_failed
-        return FeatureJob(self.target, self.provenance, self.wanted, retry_failed=retry)
+        return type(self)(self.target, self.provenance, self.wanted, retry_failed=retry)
 
     @property
     def pending(self) -> list[int]:

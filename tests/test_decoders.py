@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from extract import decoders
 from extract.decoders import DECODERS, get_decoder, list_packets, read_auto, read_decord, read_pyav
+from extract.decoding import pyav
 from extract.frames import Decoder, FramePolicy, frame_indices, parse_frame_policy
 from features.errors import ConfigError, MediaError
 from tests.media import CLIPS, NO_CLIPS, cut, pictures, write_clip, write_sound
@@ -137,16 +137,20 @@ def test_real_clips(name: str, total: int, size: tuple[int, int]) -> None:
     truth = whole(CLIPS / name)
     turns = 1 if "rotated" in name else 0
     assert np.array_equal(got.frames, np.rot90(truth[frame_indices(policy, total)], turns, axes=(1, 2)))
-    if list_packets(CLIPS / name).ordinary:
+    if name not in ("h265_video.mp4", "av1_video.mkv"):
         assert np.array_equal(got.frames, read_decord(CLIPS / name, policy).frames)
 
 
 @needs_clips
 def test_which_real_clips_decord_may_read() -> None:
-    """h265_video.mp4 has an open GOP: decord is wrong on it. AV1 it cannot open."""
+    """Decord is wrong on the open GOP of h265_video.mp4, cannot open AV1, and chooses by itself among several videos.
+
+    What is to be turned is left to PyAV.
+    """
     ordinary = {path.name for path in CLIPS.iterdir() if path.suffix != ".md" and list_packets(path).ordinary}
     every = {path.name for path in CLIPS.iterdir() if path.suffix != ".md"}
-    assert every - ordinary == {"h265_video.mp4", "av1_video.mkv"}
+    others = {"nasa_13013.mp4", "nasa_13013_rotated.mp4"}
+    assert every - ordinary == {"h265_video.mp4", "av1_video.mkv"} | others
 
 
 @needs_clips
@@ -220,29 +224,42 @@ def test_matroska_that_ends_early_is_an_error(tmp_path: Path, name: str, codec: 
 
 
 def test_a_wanted_frame_that_is_flagged_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It is not taken when it is sought, nor when frames are counted from the start."""
     path = write_clip(tmp_path / "clip.mp4", FRAMES)
-    monkeypatch.setattr(decoders, "_seek", lambda *_: None)
+    original = pyav.opened
 
     class Flagged:
         """A frame that FFmpeg says is damaged."""
 
         is_corrupt = True
 
-    def decode(_: Any) -> Iterator[Any]:
-        return iter([Flagged()] * len(FRAMES))
+        def __init__(self, frame: Any) -> None:
+            self.pts = frame.pts
 
     class Container:
         """What `av.open` gives, as far as it is used."""
 
-        streams = (SimpleNamespace(codec_context=SimpleNamespace(thread_count=1)),)
+        def __init__(self, container: Any) -> None:
+            self.streams, self.seek = container.streams, container.seek
+            self._container = container
 
         def decode(self, stream: Any) -> Iterator[Any]:
-            return decode(stream)
+            return map(Flagged, self._container.decode(stream))
+
+        def demux(self, stream: Any) -> Iterator[Any]:
+            for packet in self._container.demux(stream):
+                frames = [Flagged(frame) for frame in packet.decode()]
+                yield SimpleNamespace(pts=packet.pts, decode=lambda frames=frames: frames)
+
+    @contextmanager
+    def damaged(path: Path) -> Iterator[Container]:
+        with original(path) as container:
+            yield Container(container)
 
     packets = list_packets(path)
-    monkeypatch.setattr(decoders, "_opened", lambda _: nullcontext(Container()))
+    monkeypatch.setattr(pyav, "opened", damaged)
     with pytest.raises(MediaError, match=r"clip\.mp4: damaged at frame \d+ of 60; fetch it again"):
-        decoders._read_listed(path, FramePolicy("middle", 5), packets)
+        list(pyav.stream_listed(path, FramePolicy("middle", 5), packets))
 
 
 def test_a_hole_inside_is_an_error_not_grey_frames(tmp_path: Path) -> None:

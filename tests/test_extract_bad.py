@@ -145,8 +145,24 @@ def test_files_that_are_back_are_tried_again(tmp_path: Path, monkeypatch: pytest
         extract(catalog, spec, options(tmp_path / "out"))
     monkeypatch.undo()
     away.rename(covers)
-    report = extract(catalog, spec, options(tmp_path / "out", retry_failed=True))
+    report = extract(catalog, spec, options(tmp_path / "out"))
     assert report.bad == []
+
+
+def test_files_that_are_back_are_tried_again_in_a_finished_file(tmp_path: Path) -> None:
+    """Those that cannot be read are not: they stand until they change, or --retry-failed."""
+    for number in range(3):
+        write_cover(tmp_path / f"{number}.png", kind=number)
+    (tmp_path / "2.png").write_bytes(b"no picture")
+    catalog, spec = build_catalog("d", None, covers=tmp_path), ENCODERS["resnet-tiny"]
+    works = extractor.prepare_all(catalog, [spec], options(tmp_path / "out", max_failed=1))
+    (tmp_path / "1.png").rename(tmp_path / "away")
+    extractor.run_shards(catalog, works)
+    extractor.finish(works)
+    (tmp_path / "away").rename(tmp_path / "1.png")
+    report = extract(catalog, spec, options(tmp_path / "out", max_failed=1))
+    assert [item for item, _, _ in report.bad] == ["2"]
+    assert report.new_rows == 1
 
 
 def test_catalogs_without_the_modality_are_refused_up_front(tmp_path: Path) -> None:

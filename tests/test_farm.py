@@ -6,7 +6,9 @@ import json
 import multiprocessing
 import os
 import shlex
+import signal
 import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -30,6 +32,7 @@ from tests.media import pictures, write_clip, write_cover
 NAMES = ("videomae-tiny", "resnet-tiny")
 SPECS = [ENCODERS[name] for name in NAMES]
 COUNT = 10
+ROOT = Path(__file__).resolve().parents[1]
 
 
 @pytest.fixture(scope="module")
@@ -261,3 +264,43 @@ def test_orders_survive_a_process_border(catalog: Catalog, tmp_path: Path) -> No
     order = Order(catalog, NAMES, options(tmp_path))
     assert pickle.loads(pickle.dumps(order)) == order  # noqa: S301 - our own bytes
     assert replace(order, encoders=("x",)) != order
+
+
+def test_ctrl_c_is_told_once(tmp_path: Path) -> None:
+    """A terminal sends it to all processes, wherever they are: in their imports, or at work."""
+    videos = tmp_path / "data" / "videos"
+    videos.mkdir(parents=True)
+    clip = write_clip(tmp_path / "clip.mp4", pictures(200, size=(240, 320)))
+    rows = ["user\titem\ttimestamp"]
+    for number in range(300):
+        (videos / f"{number}.mp4").symlink_to(clip)
+        rows.append(f"u\t{number}\t{number}")
+    (tmp_path / "data" / "interactions.tsv").write_text("\n".join(rows) + "\n")
+    told = ["--data", str(tmp_path / "data"), "--out", str(tmp_path / "out"), "--weights", "random"]
+    told += ["--encoders", "videomae-tiny", "--processes", "2", "--frames", "uniform:100"]
+    command = [sys.executable, "run_pipeline.py", "extract", *told]
+    parent = subprocess.Popen(
+        command, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+    deadline = time.monotonic() + 60
+    while len(spawned(parent.pid)) < 2 and time.monotonic() < deadline:
+        time.sleep(0.05)
+    time.sleep(3)  # for their imports
+    assert parent.poll() is None
+    os.killpg(parent.pid, signal.SIGINT)
+    _, errors = parent.communicate(timeout=30)
+    assert parent.returncode == 130
+    assert "Traceback" not in errors
+    assert "KeyboardInterrupt" not in errors
+
+
+def spawned(parent: int) -> list[int]:
+    """Return the workers among a process' children."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        try:
+            if int((folder / "stat").read_text().rpartition(")")[2].split()[1]) == parent:
+                found += [int(folder.name)] if b"spawn_main" in (folder / "cmdline").read_bytes() else []
+        except OSError:  # gone since it was listed
+            continue
+    return found

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
-from extract.encoder import PixelInput, TextInput
+from extract.encoder import PixelInput, TextInput, WrappedInput
 from extract.encoders import ENCODERS
-from extract.preprocess import preprocess
+from extract.frames import FrameUnion, frame_indices, parse_frame_policy
+from extract.preprocess import Inputs, View, chunk_frames, crop, preprocess
 from extract.text import END, PAD, START, hashed_words
 from features.errors import MediaError
 from tests.media import pictures
@@ -59,3 +60,40 @@ def test_hashed_words() -> None:
     assert tokens.mask.sum(1).tolist() == [4, 5, 4]
     assert tokens.ids[0, 1] == 3 + 2656977832 % 997  # crc32 of 'cat', the same for ever
     assert tokenizer.name == "hashed-words:1000"
+
+
+CONTRACTS = {
+    "crop": PixelInput(32, 40, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)),
+    "bicubic": PixelInput(32, 40, (0.4, 0.5, 0.6), (0.2, 0.3, 0.25), interpolation="bicubic"),
+    "stretch": PixelInput(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), mode="stretch"),
+    "wrapped": WrappedInput(32, 32, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5), mode="stretch"),
+    "larger": PixelInput(90, 100, (0.5, 0.5, 0.5), (0.5, 0.5, 0.5)),
+}
+
+
+@pytest.mark.parametrize("cropped", [False, True])
+@pytest.mark.parametrize("policy", ["middle:5", "uniform:24", "middle:7x9"])
+@pytest.mark.parametrize("name", list(CONTRACTS))
+def test_frame_by_frame_equals_all_at_once(name: str, policy: str, cropped: bool) -> None:
+    """Bit for bit, and lying in memory alike: convolutions round by that."""
+    inputs, chosen = CONTRACTS[name], parse_frame_policy(policy)
+    union = FrameUnion((chosen, parse_frame_policy("uniform:3"), parse_frame_policy("middle:2")))
+    clip = np.random.default_rng(0).integers(0, 256, (20, 45, 61, 3), dtype=np.uint8)
+    wanted = clip[frame_indices(chosen, len(clip))]
+    # as it was done when all frames came at once: eight at a time, in one thread, on frames that repeat
+    work = crop if cropped else preprocess
+    expected = torch.cat([work(part, inputs) for part in torch.split(torch.from_numpy(wanted), 8)])
+    for size in (1, 3, 8, 20):
+        maker = Inputs(View(inputs, chosen, cropped), union, len(clip), "cpu")
+        for part in torch.split(torch.from_numpy(clip[frame_indices(union, len(clip))]), size):
+            maker.take(part)
+        got = maker.finish()
+        assert torch.equal(got, expected)
+        assert got.stride() == expected.stride()
+
+
+def test_large_frames_are_computed_one_at_a_time() -> None:
+    assert chunk_frames(2160, 3840) == 1
+    assert chunk_frames(1080, 1920) == 2
+    assert chunk_frames(240, 320) == 8
+    assert 8 * 3 * 240 * 320 <= 2**24

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from extract.covers.damage import refuse_damage
 from extract.covers.modes import rgb_pixels
-from extract.decoders import one_line
+from extract.decoding.errors import one_line
 from features.errors import FreezeframeError, MediaError
 
 COVER_READER = "covers 2"  # part of recipes: raise it where a cover may give other pixels than before
