@@ -26,7 +26,9 @@ class Pixels(Encoder):
     """
 
     def __init__(self, spec: EncoderSpec) -> None:
-        name = f"{spec.modality}-{contract_of(spec)['size']}px"
+        # Two files of one size differ in their frames: their names show it, so that a pattern can tell them apart.
+        seen = str(spec.frames).replace(":", "") if spec.frames else ""
+        name = "-".join(filter(None, (spec.modality, seen, f"{contract_of(spec)['size']}px")))
         spec = replace(spec, name=name, weights=None, faults=(), blocks=())
         super().__init__(spec, nn.Module(), _through, weights="checkpoint")
         self.weights_sha256 = ""

@@ -140,7 +140,7 @@ def run(arguments: list[str], here: Path) -> None:
 
 def _rename(here: Path) -> None:
     for path in here.glob("data/features/*-64px.*.h5"):
-        path.rename(path.with_name(path.name.replace("-64px", "-224px")))
+        path.rename(path.with_name(path.name.replace("uniform4-64px", "uniform16-224px").replace("-64px", "-224px")))
     for real, tiny in STAND_INS.items():
         for path in here.glob(f"data/features/*.{tiny}[.-]*.h5"):  # vectors, -top2, -layers
             path.rename(path.with_name(path.name.replace(f".{tiny}", f".{real}")))

@@ -85,7 +85,7 @@ def test_a_file_holds_what_the_encoder_sees(media: str, tmp_path: Path, catalog:
     inputs = SPEC[media].inputs
     assert isinstance(inputs, PixelInput)
     assert file.shape == (COUNT + 1, 4 if media == "video" else 1, 64, 64, 3)
-    assert file.path.name.startswith(f"toy.{media}-64px.")
+    assert file.path.name.startswith({"video": "toy.video-uniform4-64px.", "cover": "toy.cover-64px."}[media])
     assert file.counts() == {"done": 6, "missing": 1, "failed": 1}
     with h5py.File(file.path) as handle:  # as docs/feature-files.md tells
         assert (handle.attrs["format_version"], handle["vectors"].dtype) == (3, np.uint8)
@@ -118,7 +118,7 @@ def test_a_file_holds_what_the_encoder_sees(media: str, tmp_path: Path, catalog:
 def test_encoders_of_one_contract_share_a_file(tmp_path: Path, catalog: Catalog) -> None:
     names = ["videomae-tiny", "r3d-tiny", "resnet-tiny", "resnet50-tiny", "clip-tiny-image"]
     reports = extract_all(catalog, [ENCODERS[name] for name in names], options(tmp_path))
-    assert [report.encoder for report in reports] == ["video-64px", "cover-64px", "cover-64px"]
+    assert [report.encoder for report in reports] == ["video-uniform4-64px", "cover-64px", "cover-64px"]
     assert len({report.path for report in reports}) == 3
     contracts = [FeatureFile(report.path).provenance.recipe["pixels"] for report in reports]
     assert [contract["interpolation"] for contract in contracts] == ["bilinear", "bilinear", "bicubic"]
@@ -166,7 +166,7 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=room))
     lines: list[str] = []
     prepare_all(catalog, specs, options(tmp_path / "enough"), tell=lines.append)
-    assert lines[0].startswith("video-64px: 8 items x 4 frames x 64 x 64 pixels x 3 bytes = 393.2 kB; free in ")
+    assert lines[0].startswith("video-uniform4-64px: 8 items x 4 frames x 64 x 64 pixels x 3 bytes = 393.2 kB; free in ")
     assert lines[1].startswith("cover-64px: 8 items x 1 frames x 64 x 64 pixels x 3 bytes = 98.3 kB; free in ")
     room -= 1
     with pytest.raises(StoreError, match=r"need 884.7 kB at once\. Use another --out, --items .*, or fewer --frames"):
