@@ -35,7 +35,7 @@ def slow(path, policy):
 decoders.DECODERS["auto"] = Decoder("auto", slow)
 decode_worker.main()
 """
-SLEEPING = SLOW.format(clock="time.monotonic", seconds=0.9, step="time.sleep(0.05)")
+SLEEPING = SLOW.format(clock="time.monotonic", seconds=1.5, step="time.sleep(0.05)")
 SPINNING = SLOW.format(clock="time.process_time", seconds=60, step="pass")
 LATE = r"^1\.mp4: decoding took longer than 0\.3 s of processor time \(--decode-seconds\)$"
 
@@ -52,13 +52,13 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 def test_waiting_is_no_failure_and_spinning_is(tmp_path: Path, decoder: pytest.MonkeyPatch) -> None:
     clip = write_clip(tmp_path / "1.mp4", pictures(12))
     decoder.setattr(sandbox, "PROGRAM", SLEEPING)
-    assert read_media(clip, Limits(time_s=0.3), policies=["middle:3"]).total == 12  # waits three times as long
+    assert read_media(clip, Limits(time_s=1), policies=["middle:3"]).total == 12  # waits half as long again
     close_idle()
     decoder.setattr(sandbox, "PROGRAM", SPINNING)
     began = time.monotonic()
     with pytest.raises(MediaError, match=LATE):
         read_media(clip, Limits(time_s=0.3), policies=["middle:3"])
-    assert time.monotonic() - began < 3  # not the clock's limit
+    assert time.monotonic() - began < 2.9  # not the clock's limit, even beside others
 
 
 def test_waiting_for_ever_ends_by_the_clock(tmp_path: Path) -> None:

@@ -15,6 +15,7 @@ import torch
 import run_pipeline
 from extract import extractor
 from extract.catalog import Catalog
+from extract.decoders import DECODING
 from extract.encoder import PixelInput
 from extract.encoders import ENCODERS
 from extract.extractor import extract, extract_all, prepare_all
@@ -105,7 +106,8 @@ def test_a_file_holds_what_the_encoder_sees(media: str, tmp_path: Path, catalog:
         "interpolation": inputs.interpolation,
         "frames": "uniform:4" if media == "video" else None,
     }
-    assert recipe == {"dtype": "uint8", "decoder": "auto" if media == "video" else None}
+    decoded_by = {"decoder": "auto", "decoding": DECODING} if media == "video" else {"decoder": None}
+    assert recipe == {"dtype": "uint8"} | decoded_by
     assert file.provenance.weights_sha256 == ""
     plain = extract(catalog, SPEC[media], options(tmp_path, pixels=False))
     assert FeatureFile(plain.path).columns.digests == file.columns.digests

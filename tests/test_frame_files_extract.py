@@ -11,6 +11,7 @@ import torch
 
 from extract import pixel_media
 from extract.catalog import Catalog, build_catalog
+from extract.decoders import DECODING
 from extract.encoder import PixelInput
 from extract.encoders import ENCODERS
 from extract.extractor import extract
@@ -49,7 +50,9 @@ def test_vectors_of_stored_pixels_are_those_of_the_pixels(media: str, tmp_path: 
     assert report.bad == plain.bad
     recipe = dict(FeatureFile(report.path).provenance.recipe)
     assert (recipe.pop("stored"), recipe.pop("stored_fingerprint")) == ("pixels", file.provenance.fingerprint)
-    assert recipe == FeatureFile(plain.path).provenance.recipe | {"decoder": None}
+    decoded = dict(FeatureFile(plain.path).provenance.recipe) | {"decoder": None}
+    assert decoded.pop("decoding", None) == (DECODING if media == "video" else None)
+    assert recipe == decoded
     assert extract(stored, spec, run).unchanged
 
 
