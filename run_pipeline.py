@@ -7,19 +7,25 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import io
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 # Only the standard library up here, so that `--help` does not wait for torch.
 
-EXTRACT = {"torchvision", "transformers", "open_clip", "pytorchvideo", "decord", "lmdb", "av", "PIL"}
+ID_OPTIONS = ("--user", "--item")  # take an id as the user has it
+NO_IDS = (*ID_OPTIONS, "--top", "--data", "--columns", "--json", "--help", "-h")  # what else may follow them
+EXTRACT = {"torchvision", "transformers", "open_clip", "pytorchvideo", "decord", "lmdb", "av", "PIL", "simplejpeg"}
 
 
 def main(argv: list[str] | None = None) -> int:
     """Run one command; 0 when it did what was asked, 2 with one line on standard error when the user can mend it."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no 'é' gets its code, and no traceback
+            stream.reconfigure(errors="backslashreplace")
     arguments = _parse(argv)
     function, shares = arguments.pop("function"), arguments.pop("shares", False)
     from features.errors import FreezeframeError
@@ -59,20 +65,33 @@ def _refuse_torchrun() -> None:
 def _parse(argv: list[str] | None) -> dict[str, Any]:
     """Return the arguments by name; key=value may also stand after options, where argparse alone refuses them."""
     parser = _parser()
-    known, rest = parser.parse_known_args(argv)
+    known, rest = parser.parse_known_args(_with_ids(sys.argv[1:] if argv is None else argv))
     arguments = vars(known)
     if rest and ("overrides" not in arguments or any(word.startswith("-") or "=" not in word for word in rest)):
         parser.error(f"unrecognized arguments: {' '.join(rest)}")
     if rest:
-        arguments["overrides"] += rest
+        arguments["overrides"] = [*arguments["overrides"], *rest]
     return arguments
 
 
+def _with_ids(words: Sequence[str]) -> list[str]:
+    """Return the words with '--user -17' as '--user=-17': argparse takes an id with a dash in front for an option."""
+    joined: list[str] = []
+    for word in words:
+        if joined and joined[-1] in ID_OPTIONS and word.startswith("-") and word.partition("=")[0] not in NO_IDS:
+            joined[-1] += f"={word}"
+        else:
+            joined.append(word)
+    return joined
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="run_pipeline.py", description="Micro-video recommendation, the whole way.")
+    what = "Micro-video recommendation, the whole way."
+    parser = argparse.ArgumentParser(prog="run_pipeline.py", description=what, allow_abbrev=False)
     verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for add in (
         _demo,
+        _data,
         _extract,
         _features,
         _train,
@@ -109,7 +128,8 @@ class _Help(argparse.ArgumentDefaultsHelpFormatter):
 def _verb(
     verbs: argparse._SubParsersAction[argparse.ArgumentParser], name: str, what: str, function: str
 ) -> argparse.ArgumentParser:
-    parser = verbs.add_parser(name, help=what, description=what, formatter_class=_Help)
+    # No abbreviations: a script that repeats the command line (--engine slurm) could not tell which option is meant.
+    parser = verbs.add_parser(name, help=what, description=what, formatter_class=_Help, allow_abbrev=False)
     if function:
         _calls(parser, function)
     return parser
@@ -124,6 +144,17 @@ def _demo(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser.add_argument("--users", type=int, default=900, help="users in the corpus")
 
 
+COLUMNS = "which columns mean what, e.g. user=uid,item=vid,time=ts; numbers for tables without a header; time=none"
+
+
+def _data(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
+    what = "what a dataset folder holds: users, items, repeats, ties, and what titles and media join"
+    parser = _verb(verbs, "data", what, "data.report:run_data")
+    parser.add_argument("data", type=Path, help="dataset folder (docs/datasets.md)")
+    parser.add_argument("--columns", help=COLUMNS)
+    parser.add_argument("--json", action="store_true", help="print as JSON")
+
+
 def _batch_size(text: str) -> int:
     """Read a number above 0, or 'auto' as 0 (AUTO in extract/options.py)."""
     if text != "auto" and not (text.isdecimal() and int(text) > 0):
@@ -135,6 +166,7 @@ def _extract(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     what = "raw videos, covers and titles into feature files, one per encoder"
     parser = _verb(verbs, "extract", what, "extraction:run_extract")
     parser.add_argument("--data", type=Path, required=True, help="dataset folder (docs/datasets.md)")
+    parser.add_argument("--columns", help=COLUMNS)
     parser.add_argument("--videos", type=Path, help="folder, LMDB or file of pixels, in place of the dataset's videos")
     parser.add_argument("--covers", type=Path, help="folder, LMDB or file of pixels, in place of the dataset's covers")
     parser.add_argument("--encoders", required=True, help="names that `encoders` lists, comma-separated")
@@ -203,9 +235,14 @@ def _features(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> Non
     whose = "row+1 (MicroLens), row (MMRec), a text file of ids, or i_id_mapping.csv; not for a source with ids"
     bring.add_argument("--ids", help=whose)
     bring.add_argument("--data", type=Path, required=True, help="dataset folder the ids belong to")
+    bring.add_argument("--columns", help=COLUMNS)
     bring.add_argument("--name", required=True, help="what the features are, e.g. videomae-published")
     bring.add_argument("--out", type=Path, required=True, help="folder for the feature file")
     bring.add_argument("--dtype", default="float16", help="on disk: float16, float32 or int8")
+    odd = (
+        "ids that the dataset does not know, and with --ids row and row+1 items without a row: error, or keep and warn"
+    )
+    bring.add_argument("--unmatched", choices=("error", "keep"), default="error", help=odd)
 
     take = _verb(actions, "export", "the vectors of a feature file in another format", "feature_files:take")
     take.add_argument("file", type=Path, help="feature file")
@@ -218,7 +255,8 @@ def _train(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "train", what, "experiment:run_train")
     parser.set_defaults(shares=True)
     parser.add_argument("recipe", type=Path, help="YAML file, such as one of pipelines/recipes/")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="e.g. train.lr=1e-4 data.folder=DIR")
+    words = "e.g. train.lr=1e-4 data.folder=DIR"
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help=words)
     parser.add_argument("--out", type=Path, help="run folder (without it: runs/<name of the recipe>)")
     parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:1 and so on")
     parser.add_argument("--json", action="store_true", help="print the metrics as JSON")
@@ -227,6 +265,7 @@ def _train(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 def _evaluate(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     parser = _verb(verbs, "evaluate", "test a finished run again", "evaluation:run_evaluate")
     parser.add_argument("run", type=Path, help="run folder")
+    parser.add_argument("--data", type=Path, help="dataset folder, if not the run's; the same interactions")
     parser.add_argument("--mask", help="keep, hide or strict (without it: as in the run's recipe)")
     parser.add_argument("--at", help="list lengths, comma-separated, instead of the recipe's")
     parser.add_argument("--metrics", help="HR,NDCG,MRR,Coverage and so on, instead of the recipe's")
@@ -242,7 +281,7 @@ def _search(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     what = "try settings of a recipe, judged on the validation part"
     parser = _verb(verbs, "search", what, "search:run_search")
     parser.add_argument("recipe", type=Path, help="recipe file")
-    parser.add_argument("overrides", nargs="*", metavar="key=value", help="settings for all trials")
+    parser.add_argument("overrides", nargs="*", default=[], metavar="key=value", help="settings for all trials")
     space = "values to choose from (without it: learning rate, width and batch size as in the MicroLens paper)"
     parser.add_argument("--space", nargs="+", metavar="key=value,value", help=space)
     parser.add_argument("--trials", type=int, default=20, help="how many different settings")
@@ -281,6 +320,9 @@ def _recommend(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> No
     parser = _verb(verbs, "recommend", "top items for a user, seen items hidden", "retrieve:run_recommend")
     parser.add_argument("run", type=Path, help="run folder")
     parser.add_argument("--user", required=True, help="raw user id")
+    parser.add_argument(
+        "--data", type=Path, help="dataset folder, where it is not the run's; may hold new interactions"
+    )
     parser.add_argument("--top", type=int, default=10, help="how many")
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
@@ -291,6 +333,7 @@ def _similar(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None
     parser.add_argument("--item", required=True, help="raw item id")
     parser.add_argument("--top", type=int, default=10, help="how many")
     parser.add_argument("--data", type=Path, help="dataset folder, to print titles")
+    parser.add_argument("--columns", help=COLUMNS)
     parser.add_argument("--json", action="store_true", help="print as JSON")
 
 
@@ -300,6 +343,7 @@ def _export(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
     )
     mmrec = _verb(formats, "mmrec", "a folder that MMRec trains on", "export:run_export_mmrec")
     mmrec.add_argument("--data", type=Path, required=True, help="dataset folder")
+    mmrec.add_argument("--columns", help=COLUMNS)
     mmrec.add_argument("--image", type=Path, help="feature file for MMRec's visual slot (covers or videos)")
     mmrec.add_argument("--text", type=Path, help="feature file for MMRec's text slot")
     mmrec.add_argument("--name", required=True, help="dataset name in MMRec")

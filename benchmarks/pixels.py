@@ -29,7 +29,8 @@ from torch import Tensor
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from extract.catalog import Catalog, build_catalog, source
-from extract.decoders import read_auto, read_cover
+from extract.covers.image import read_cover
+from extract.decoders import read_auto
 from extract.encoder import EncoderSpec, PixelInput
 from extract.encoders import get_encoder
 from extract.extractor import extract

@@ -30,7 +30,8 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from extract.decoders import get_decoder, read_cover
+from extract.covers.image import read_cover
+from extract.decoders import get_decoder
 from extract.frames import Begin, Clip, FrameUnion, parse_frame_policy
 from extract.lmdb_media import LmdbEntry, cover_of, environment_of, frames_of, read_value
 from features.errors import FreezeframeError
@@ -69,7 +70,7 @@ def _time_limits(request: Mapping[str, Any]) -> Iterator[None]:
 
 def _load_libraries() -> None:
     """Load what decodes now: their code is not to count towards the memory of the first file."""
-    for name in ("av", "PIL.Image", "decord"):
+    for name in ("av", "PIL.Image", "simplejpeg", "decord"):
         with suppress(ImportError, RuntimeError, OSError):
             importlib.import_module(name)
 

@@ -1,4 +1,4 @@
-"""Video decoders behind one interface, frame-exact and upright, one thread each; and the reader of covers.
+"""Video decoders behind one interface, frame-exact and upright, one thread each.
 
 decord and PyAV give the same bytes on ordinary files (measured on H.264, HEVC and VP9: no pixel differs). They part
 where a file is not ordinary: decord cannot open AV1, counts frames that an edit list hides, turns mirrored pictures the
@@ -10,12 +10,7 @@ therefore lists the packets of a file first, lets decord read what is ordinary a
 from __future__ import annotations
 
 from pathlib import Path
-from typing import BinaryIO
 
-import numpy as np
-from numpy.typing import NDArray
-
-from extract.decoding.errors import media_errors as _media_errors
 from extract.decoding.errors import one_line
 from extract.decoding.libraries import stream_decord, stream_known, stream_torchcodec, torchcodec_reader
 from extract.decoding.packets import PacketList, list_packets
@@ -33,12 +28,10 @@ __all__ = [
     "DECODERS",
     "DECODING",
     "PacketList",
-    "decode_image",
     "get_decoder",
     "list_packets",
     "one_line",
     "read_auto",
-    "read_cover",
     "read_decord",
     "read_pyav",
     "read_torchcodec",
@@ -87,25 +80,3 @@ def get_decoder(name: str) -> Decoder:
     if name == "torchcodec":
         torchcodec_reader()
     return DECODERS[name]
-
-
-def _check_not_empty(path: Path) -> None:
-    if path.stat().st_size == 0:
-        raise MediaError(f"{path.name}: the file is empty (0 bytes)")
-
-
-def read_cover(path: Path) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) uint8 RGB, upright by its EXIF tag; MediaError (file name, reason) when broken."""
-    with _media_errors(path.name):
-        _check_not_empty(path)
-        with path.open("rb") as handle:
-            return decode_image(handle, path.name)
-
-
-def decode_image(handle: BinaryIO, name: str) -> NDArray[np.uint8]:
-    """Read an encoded image of any file as `read_cover` does; `name` is for the message."""
-    from PIL import Image, ImageOps
-
-    with _media_errors(name), Image.open(handle) as image:
-        image.load()
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))

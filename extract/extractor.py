@@ -4,20 +4,27 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
+from typing import Any
 
 from extract.batch_size import settled_batch_size
-from extract.catalog import Catalog, stamp
+from extract.catalog import Catalog, stamp, why_missing
+from extract.covers.damage import check_damage_reader
+from extract.covers.image import COVER_READER
 from extract.decoders import DECODING, get_decoder
 from extract.encoder import EncoderSpec
 from extract.faults import with_faults
+from extract.folders.changed import Tell, Telling, known_digests
+from extract.folders.listing import Ignored
 from extract.options import AUTO, ExtractOptions, ExtractReport
 from extract.outputs import announce, asked_for, check_room
 from extract.pixels import Pixels, distinct_contracts
-from extract.sharding import Job, Progress, Work, claims_of, run_shards
+from extract.runs.turns import in_turn, make_all
+from extract.sharding import Job, Progress, Work, claims_of
 from extract.stored import stored_media
+from extract.weights import weights_source
 from features.errors import ConfigError, MediaError
 from features.provenance import FINGERPRINT_CHARS, Provenance, library_versions
 from features.shards import Wanted
@@ -37,8 +44,6 @@ LIBRARIES = (
 
 
 SHARD_BYTES = 2**28  # of rows, float32 unless they are pixels: a shard is held in memory
-
-Tell = Callable[[str], None]
 
 
 def extract(
@@ -77,14 +82,16 @@ def extract_all(
         StoreError: weights or a feature file that do not fit, or a full disk; activations or pixels that will not fit,
             before anything is written.
     """
-    works = prepare_all(catalog, specs, options, tell=tell)
-    forget_failed(works)
-    busy = [work for work in works if not work.job.unchanged]
-    new_rows = {work: len(work.job.pending) for work in busy}
-    run_shards(catalog, busy, progress=progress)
-    finish(busy)
-    claims_of(works).clear()  # of a run with many workers that was broken off
-    return [report(work, new_rows.get(work, 0), unchanged=work not in busy) for work in works]
+    works = prepare_all(catalog, specs, options, progress=progress, tell=tell)
+    asked = {work.job.target: len(work.job.pending) for work in works if not work.job.unchanged}
+    with in_turn(catalog, works, progress=progress, tell=tell) as works:
+        forget_failed(works)
+        busy = [work for work in works if not work.job.unchanged]
+        asked |= {work.job.target: max(asked.get(work.job.target, 0), len(work.job.pending)) for work in busy}
+        make_all(catalog, busy, works, progress=progress, tell=tell)
+        finish(busy)
+        claims_of(works).clear()  # of workers that were killed
+        return [report(work, asked.get(work.job.target, 0), unchanged=work.job.target not in asked) for work in works]
 
 
 def forget_failed(works: Sequence[Work]) -> None:
@@ -96,7 +103,12 @@ def forget_failed(works: Sequence[Work]) -> None:
 
 
 def prepare_all(
-    catalog: Catalog, specs: Sequence[EncoderSpec], options: ExtractOptions, *, tell: Tell | None = None
+    catalog: Catalog,
+    specs: Sequence[EncoderSpec],
+    options: ExtractOptions,
+    *,
+    progress: Progress | None = None,
+    tell: Tell | None = None,
 ) -> list[Work]:
     """Load the encoders and open their jobs; ConfigError for one given twice. If it raises, nothing is written."""
     if options.frames is not None and all(spec.modality != "video" for spec in specs):
@@ -104,7 +116,7 @@ def prepare_all(
         raise ConfigError(f"--frames {options.frames} is for videos, but {names} read none; leave --frames out")
     if options.pixels:
         specs = distinct_contracts([_asked_for(spec, options) for spec in specs])
-    works = [prepare(catalog, spec, options) for spec in specs]
+    works = [prepare(catalog, spec, options, Telling(tell, progress)) for spec in specs]
     targets = [work.job.target for work in works]
     twice = next((spec.name for spec, target in zip(specs, targets, strict=True) if targets.count(target) > 1), None)
     if twice is not None:
@@ -140,9 +152,11 @@ def _most_rows(work: Work) -> int:
     return rows - rows % batch if rows > batch else rows
 
 
-def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Work:
+def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, telling: Telling | None = None) -> Work:
     """Load the encoder and open the feature job; the checks that need no media happen here."""
     get_decoder(options.decoder)
+    if spec.modality == "cover":
+        check_damage_reader()
     _check_catalog(catalog, spec)
     spec = _asked_for(spec, options)
     encoder = Pixels(spec) if options.pixels else spec.backend(spec, options.weights, options.seed)
@@ -154,27 +168,39 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> Wor
         recipe=encoder.recipe()
         | {
             "dtype": "uint8" if output.pixels else options.dtype,
-            "decoder": options.decoder if spec.modality == "video" and not stored else None,
+            "decoder": _reader(spec, options, stored),
         }
         | ({"decoding": DECODING} if spec.modality == "video" and not stored else {})
         | ({} if output.pixels else {"precision": options.precision})
         | stored
         | dict(output.recipe),
         weights_sha256=encoder.weights_sha256,
+        weights_source="" if output.pixels else weights_source(options.weights, spec.weights, encoder.weights_sha256),
         libraries=library_versions(LIBRARIES),
         command=options.command,
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
     named = f"{spec.name}-microlens" if spec.faults else spec.name
     target = options.out / feature_name(catalog.dataset, named + output.mark, provenance.fingerprint)
-    wanted = Wanted([item.id for item in catalog.items], [stamp(item, spec.modality) for item in catalog.items])
+    wanted = Wanted(
+        [item.id for item in catalog.items],
+        [stamp(item, spec.modality) for item in catalog.items],
+        known_digests(catalog, spec.modality, options, telling),
+    )
     job = Job(target, provenance, wanted, retry_failed=options.retry_failed)
     if catalog.partial and job.others:
         raise ConfigError(
             f"{target} holds {len(job.others)} items that --items leaves out, first {job.others[0]!r}; name them too, "
             "or choose another --out"
         )
-    return Work(encoder, job, options, output)
+    return Work(encoder, job, options, output, catalog.ignored.get(spec.modality, Ignored()))
+
+
+def _reader(spec: EncoderSpec, options: ExtractOptions, stored: Mapping[str, Any]) -> str | None:
+    """Return what turns the bytes of this modality into pixels; None where nothing does, or pixels are stored."""
+    if spec.modality == "cover" and stored.get("stored") != "pixels":
+        return COVER_READER
+    return options.decoder if spec.modality == "video" and not stored else None
 
 
 def _asked_for(spec: EncoderSpec, options: ExtractOptions) -> EncoderSpec:
@@ -200,7 +226,14 @@ def _check_catalog(catalog: Catalog, spec: EncoderSpec) -> None:
         raise ConfigError(
             f"dataset {catalog.dataset!r} has no {spec.modality} for any of its {total} items, which encoder "
             f"{spec.name!r} needs; check the folder or table of {spec.modality}s and that its names are the item ids"
+            f"{_passed_over(catalog, spec)}"
         )
+
+
+def _passed_over(catalog: Catalog, spec: EncoderSpec) -> str:
+    ignored = catalog.ignored.get(spec.modality, Ignored())
+    unusable = next((why_missing(item, spec.modality) for item in catalog.items), "") if not ignored.count else ""
+    return f" ({ignored})" if ignored.count else f" ({unusable})" if unusable != f"no {spec.modality}" else ""
 
 
 def finish(works: Sequence[Work]) -> None:
@@ -249,6 +282,7 @@ def report(work: Work, new_rows: int, *, unchanged: bool) -> ExtractReport:
         cosine_error=work.job.cosine_error,
         seconds=dict(work.seconds),
         warning="; ".join(filter(None, [work.encoder.warning, _unpinned(work)])),
+        ignored=work.ignored,
     )
 
 

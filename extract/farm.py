@@ -24,8 +24,10 @@ import torch
 from extract.catalog import Catalog
 from extract.encoder import EncoderSpec
 from extract.encoders import get_encoder
-from extract.extractor import Tell, finish, forget_failed, prepare_all, report
+from extract.extractor import finish, forget_failed, prepare_all, report
+from extract.folders.changed import Tell
 from extract.options import ExtractOptions, ExtractReport
+from extract.runs.turns import in_turn, make_all
 from extract.sharding import Progress, Work, claims_of, run_shards
 from features.errors import ConfigError, FreezeframeError
 
@@ -47,7 +49,7 @@ def work(order: Order, *, progress: Progress | None = None) -> int:
 
     It neither merges nor judges: run `extract` on the same folder for that.
     """
-    works = prepare_all(order.catalog, _specs(order), order.options)
+    works = prepare_all(order.catalog, _specs(order), order.options, progress=progress)
     busy = [work for work in works if not work.job.unchanged]
     # claims go by all encoders, finished or not: so all workers find the same ones, whenever they start
     return run_shards(order.catalog, busy, claims_of(works), progress) if busy else 0
@@ -88,20 +90,20 @@ def extract_by(
     Raises:
         As `extract_all`.
     """
-    works = prepare_all(order.catalog, _specs(order), order.options, tell=tell)
-    forget_failed(works)
-    busy = [work for work in works if not work.job.unchanged]
-    before = {work: len(work.job.pending) for work in busy}
-    if busy:
-        supervise(busy)
-        works = prepare_all(order.catalog, _specs(order), order.options)  # with the shards that were made meanwhile
+    works = prepare_all(order.catalog, _specs(order), order.options, progress=progress, tell=tell)
+    asked = {work.job.target: len(work.job.pending) for work in works if not work.job.unchanged}
+    with in_turn(order.catalog, works, progress=progress, tell=tell) as works:
+        forget_failed(works)
         busy = [work for work in works if not work.job.unchanged]
-        while run_shards(order.catalog, busy, claims_of(works), progress):
-            time.sleep(POLL_S)  # workers of other machines have the rest: wait for them, or take over from the dead
-        finish(busy)
+        asked |= {work.job.target: max(asked.get(work.job.target, 0), len(work.job.pending)) for work in busy}
+        if busy:
+            supervise(busy)
+            works = [replace(work, job=work.job.reopened()) for work in works]  # with what was made meanwhile
+            busy = [work for work in works if not work.job.unchanged]
+            make_all(order.catalog, busy, works, progress=progress, tell=tell)
+            finish(busy)
         claims_of(works).clear()
-    counts = {work.job.target: count for work, count in before.items()}
-    return [report(work, counts.get(work.job.target, 0), unchanged=work not in busy) for work in works]
+        return [report(work, asked.get(work.job.target, 0), unchanged=work.job.target not in asked) for work in works]
 
 
 def _supervise(order: Order, processes: int, works: Sequence[Work], progress: Progress | None) -> None:

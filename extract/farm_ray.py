@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from extract.extractor import Tell
 from extract.farm import PATIENCE, POLL_S, Order, extract_by, rows_made, work
+from extract.folders.changed import Tell
 from extract.options import ExtractReport
 from extract.sharding import Progress, Work
 from features.errors import ConfigError, FreezeframeError

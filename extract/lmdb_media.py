@@ -24,7 +24,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from extract.decoders import decode_image
+from extract.covers.image import decode_image
 from extract.frames import FrameUnion, frame_indices
 from features.errors import ConfigError, MediaError, shortened
 
@@ -124,7 +124,7 @@ def read_value(path: str, key: str) -> tuple[bytes, str]:
 def cover_of(value: bytes, name: str) -> NDArray[np.uint8]:
     """Return a cover (H, W, 3) uint8 RGB of an entry's value; MediaError when it is none of the known layouts."""
     if not value.startswith(b"\x80"):  # the first byte of a pickle
-        return decode_image(io.BytesIO(value), name)
+        return decode_image(value, name)
     carried = _attributes(value, name)
     image = carried.get("image")
     if not isinstance(image, bytes):

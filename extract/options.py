@@ -9,6 +9,7 @@ from typing import Literal, get_args
 import torch
 
 from extract.catalog import Modality
+from extract.folders.listing import Ignored
 from extract.frames import FramePolicy
 from extract.sandbox import Limits
 from features.errors import ConfigError
@@ -128,6 +129,7 @@ class ExtractReport:
         seconds: wall clock of this run: waiting for decoding and resizing of its modality ('decode'; shared with other
             encoders of the same pass), in 'encode' and in 'write'.
         warning: what a user must be told about the weights, or ''.
+        ignored: files in the folder of this modality that are no item's.
     """
 
     path: Path
@@ -141,3 +143,4 @@ class ExtractReport:
     cosine_error: CosineError | None
     seconds: dict[str, float]
     warning: str
+    ignored: Ignored = field(default_factory=Ignored)

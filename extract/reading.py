@@ -19,7 +19,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from extract.catalog import Item, Modality, source
+from extract.catalog import Item, Modality, source, why_missing
 from extract.decoding.errors import one_line
 from extract.frames import Begin, FrameUnion
 from extract.lmdb_media import LmdbEntry
@@ -96,7 +96,7 @@ def read(request: Request, options: ExtractOptions) -> Source:
     """Read one source; every trouble of its media costs this row and nothing else."""
     origin = source(request.item, request.modality)
     if origin is None:
-        return Source(state=State.MISSING, reason=f"no {request.modality}")
+        return Source(state=State.MISSING, reason=why_missing(request.item, request.modality))
     try:
         if isinstance(origin, str):
             return Source(title=origin, digest=hashlib.blake2b(origin.encode(), digest_size=16).hexdigest())

@@ -20,6 +20,7 @@ import torch
 from extract.batches import Feeder
 from extract.catalog import Catalog, Modality
 from extract.encoder import Encoder
+from extract.folders.listing import Ignored
 from extract.options import ExtractOptions
 from extract.outputs import Output
 from extract.preprocess import View, view_of
@@ -54,12 +55,15 @@ class Job(FeatureJob):
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """One encoder's part of a run: what it encodes with, what it stores where, and the time it took."""
+    """One encoder's part of a run: what it encodes with, what it stores where, what its media folder held besides,
+    and the time it took.
+    """
 
     encoder: Encoder
     job: Job
     options: ExtractOptions
     output: Output
+    ignored: Ignored = field(default_factory=Ignored)
     seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "encode": 0.0, "write": 0.0})
 
     @property
@@ -150,8 +154,12 @@ def _title_length(task: Task) -> int:
 def claims_of(works: Sequence[Work]) -> Claims:
     """Return the claims all workers of these encoders share, in a hidden folder beside the feature files."""
     options = works[0].options
-    key = hashlib.sha256(" ".join(sorted(work.job.target.name for work in works)).encode()).hexdigest()[:16]
-    return Claims(options.out / f".{key}.claims", stale_s=options.stale_s)
+    return Claims(options.out / f".{run_key(works)}.claims", stale_s=options.stale_s)
+
+
+def run_key(works: Sequence[Work]) -> str:
+    """Return what is equal in all runs and workers that make the same feature files, finished ones included."""
+    return hashlib.sha256(" ".join(sorted(work.job.target.name for work in works)).encode()).hexdigest()[:16]
 
 
 def run_shards(

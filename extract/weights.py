@@ -35,6 +35,21 @@ class WeightsSource:
     extra_keys: tuple[str, ...] = ()
 
 
+def weights_source(weights: str, pretrained: WeightsSource | None, sha256: str) -> str:
+    """Return where an encoder's weights were taken from, for a person to read; '' for random ones.
+
+    Args:
+        weights: what was asked for: 'pretrained', 'random', or a file or folder.
+        pretrained: where the encoder's pretrained weights are.
+        sha256: hash of the weights as loaded.
+    """
+    if weights == "random":
+        return ""
+    if weights == "pretrained" and pretrained is not None:
+        return f"{pretrained.place} @ {pretrained.revision}"
+    return f"local {Path(weights).name}, sha256 {sha256[:12]}"
+
+
 def state_sha256(module: nn.Module) -> str:
     """Return the sha256 (64 hex characters) of a module's state: names, types, shapes and bytes, by sorted name."""
     digest = hashlib.sha256()

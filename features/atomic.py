@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 from features.errors import StoreError
 from features.paths import write_advice
@@ -78,3 +80,76 @@ def whole_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     shutil.rmtree(older, ignore_errors=True)
+
+
+class Sink(io.RawIOBase):
+    """A new file that a library (HDF5) writes through and that never tells it of a full disk; `check` tells us.
+
+    A library that cannot write out what it holds cannot close the file either, and crashes with it at the end of the
+    process. So from the first failure on everything is taken and dropped.
+    """
+
+    def __init__(self, path: Path) -> None:
+        super().__init__()
+        self._file = path.open("wb+", buffering=0)
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the OSError that a write has met."""
+        if self._error is not None:
+            raise self._error
+
+    def readable(self) -> bool:
+        """Return True: the library reads what it wrote."""
+        return True
+
+    def writable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seekable(self) -> bool:
+        """Return True."""
+        return True
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        """Move, as files do."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Return the place, as files do."""
+        return self._file.tell()
+
+    def readinto(self, buffer: Any) -> int:
+        """Read, as files do."""
+        return self._file.readinto(buffer) or 0
+
+    def write(self, content: Any) -> int:
+        """Write all of it, or drop it; return its bytes."""
+        rest = memoryview(content).cast("B")
+        size = len(rest)
+        with self._kept():
+            while self._error is None and rest:
+                rest = rest[self._file.write(rest) :]  # a disk that is nearly full takes a part
+        return size
+
+    def truncate(self, size: int | None = None) -> int:
+        """Cut or lengthen the file, or do nothing."""
+        with self._kept():
+            self._file.truncate(size)
+        return size or 0
+
+    def flush(self) -> None:
+        """Do nothing: what is written is with the system."""
+
+    def close(self) -> None:
+        """Close the file; what that meets, `check` tells, too."""
+        with self._kept():
+            self._file.close()
+        super().close()
+
+    @contextmanager
+    def _kept(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            self._error = self._error or error

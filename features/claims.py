@@ -15,9 +15,12 @@ import shutil
 import socket
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
+
+from features.errors import StoreError
+from features.paths import write_advice
 
 STALE_S = 300.0  # a shared file system may show a touch late; a machine that swaps may touch late
 BEATS = 10  # touches per STALE_S
@@ -29,16 +32,17 @@ class Claims:
     Args:
         folder: shared by all workers; made when needed.
         stale_s: seconds without a touch after which an owner counts as dead.
+        told: what stands in a claim besides its host and process.
     """
 
-    def __init__(self, folder: Path, *, stale_s: float = STALE_S) -> None:
+    def __init__(self, folder: Path, *, stale_s: float = STALE_S, told: Mapping[str, str] | None = None) -> None:
         self._folder = folder
         self._stale_s = stale_s
+        self._told = dict(told or {})
 
     @contextmanager
     def take(self, name: str) -> Iterator[bool]:
         """Yield whether this worker may do `name`; gives the claim back at the end, whatever happens."""
-        self._folder.mkdir(parents=True, exist_ok=True)
         path = self._claim(name)
         if path is None:
             yield False
@@ -52,6 +56,19 @@ class Claims:
             stop.set()
             heart.join()
             path.unlink(missing_ok=True)
+
+    def owner(self, name: str) -> dict[str, object]:
+        """Return what stands in the newest claim: host, process and what was told; {} where that is not known."""
+        try:
+            found = json.loads(self._path(name, self._numbers(name)[-1]).read_text(encoding="utf-8"))
+        except (OSError, ValueError, IndexError):  # given back meanwhile, or being written
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    def drop_dead(self, name: str) -> None:
+        """Remove the claims that came before the newest one, which must be held by the caller."""
+        for number in self._numbers(name)[:-1]:
+            self._path(name, number).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """Remove the folder, to be called when all is made: a claim left in it is that of a worker killed in between.
@@ -84,7 +101,7 @@ class Claims:
             return None
         mine = numbers[-1] + 1 if numbers else 0
         path = self._path(name, mine)
-        if not _create(path):
+        if not _create(path, self._told):
             return None
         if self._numbers(name)[-1:] > [mine]:  # whose owner was taken for dead, and gave it back meanwhile
             path.unlink(missing_ok=True)
@@ -100,13 +117,21 @@ class Claims:
         return self._folder / (f"{name}.claim.{number}" if number else f"{name}.claim")
 
 
-def _create(path: Path) -> bool:
+def _create(path: Path, told: Mapping[str, str]) -> bool:
+    """Create a claim; False where there is one, StoreError where none can be written."""
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)  # a run that has ended may have removed it just now
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
     except FileExistsError:
         return False
-    with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
-        json.dump({"host": socket.gethostname(), "process": os.getpid()}, handle)
+    except OSError as error:
+        raise StoreError(f"cannot write {path} ({error.strerror}); {write_advice(error)}") from error
+    try:
+        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+            json.dump({"host": socket.gethostname(), "process": os.getpid(), **told}, handle)
+    except OSError as error:
+        path.unlink(missing_ok=True)
+        raise StoreError(f"cannot write {path} ({error.strerror}); {write_advice(error)}") from error
     return True
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -33,6 +33,7 @@ def import_features(
     ids: str | Path | Sequence[str] | None = None,
     name: str,
     dtype: str = "float16",
+    check: Callable[[Sequence[str]], None] | None = None,
 ) -> FeatureFile:
     """Turn a published array into a feature file, written whole or not at all.
 
@@ -45,6 +46,7 @@ def import_features(
             for `read_ids`, or the ids themselves. None for a source that carries its own ids.
         name: what the features are, e.g. "videomae-published"; part of the recipe.
         dtype: on disk, "float16", "float32" or "int8".
+        check: called with the ids before anything is written; it raises where they are not the dataset's.
 
     Raises:
         ConfigError: a dtype or name that cannot be, ids missing or given twice over.
@@ -63,6 +65,8 @@ def import_features(
             f"{source} has {array.shape[0]} rows but there are {len(items)} ids ({convention}); they must agree"
         )
     check_ids(items)
+    if check is not None:
+        check(items)
     columns = _columns(array, items, dtype)
     recipe = {"name": name, "source": source.name, "sha256": sha256, "ids": convention, "dtype": dtype}
     provenance = Provenance(

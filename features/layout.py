@@ -11,7 +11,7 @@ import itertools
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from features.atomic import fsync_file, fsync_folder
+from features.atomic import Sink, fsync_file, fsync_folder
 from features.errors import StoreError
 from features.paths import no_file, write_advice
 from features.provenance import Provenance, canonical_json
@@ -89,16 +89,18 @@ def _one_line(error: BaseException) -> str:
 
 
 @contextmanager
-def _created(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[h5py.File]:
+def _created(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
     """Yield a new HDF5 file that appears under `path` whole or not at all, also after kill -9 or a full disk.
 
-    `check` gets the closed file under its hidden name; if it raises, the file never appears.
+    With it comes a function that raises where the disk is full already: to be called now and then. `check` gets the
+    closed file under its hidden name; if it raises, the file never appears.
     """
     temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with h5py.File(temporary, "w", libver="v110", locking=False) as handle:
-            yield handle
+        with closing(Sink(temporary)) as sink, h5py.File(sink, "w", libver="v110", locking=False) as handle:
+            yield handle, sink.check
+        sink.check()
         fsync_file(temporary)
         if check is not None:
             check(temporary)
@@ -150,12 +152,13 @@ def write_file(
         columns = replace(columns, errors=np.full(len(columns.ids), np.nan, dtype=np.float32))
     digest, start = hashlib.sha256(), 0
     texts = packed(columns)
-    with _created(path, check) as handle:
+    with _created(path, check) as (handle, check_room):
         vectors = handle.create_dataset("vectors", shape=(len(columns.ids), *first.shape[1:]), dtype=first.dtype)
         for block in itertools.chain([first], rest):
             vectors[start : start + len(block)] = block
             digest.update(np.ascontiguousarray(block).data)
             start += len(block)
+            check_room()
         if start != len(columns.ids):
             raise AssertionError(f"{start} vectors for {len(columns.ids)} ids")
         for name, numbers in numbers_of(columns).items():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -19,7 +20,13 @@ T = TypeVar("T")
 MERGE_BYTES = 2**28  # this much of the result is held in memory; a part is opened once per such window it has rows in
 
 
-def merge(path: Path, placed: Mapping[str, FeatureFile], provenance: Provenance) -> None:
+def merge(
+    path: Path,
+    placed: Mapping[str, FeatureFile],
+    provenance: Provenance,
+    *,
+    stamps: Mapping[str, str] | None = None,
+) -> None:
     """Assemble one feature file from parts of the same recipe, whole or not at all.
 
     Every part is verified first: its bytes would otherwise get a fresh hash in the result, damage included. Seconds are
@@ -29,6 +36,7 @@ def merge(path: Path, placed: Mapping[str, FeatureFile], provenance: Provenance)
         path: the file to write; it may be one of the parts.
         placed: item id -> the part that holds its row; the order of the ids is the order of the rows.
         provenance: of the result.
+        stamps: item id -> stamp to record; None keeps those of the parts.
 
     Raises:
         StoreError: a part of another recipe or dataset, damaged, or without its row; parts of different widths or
@@ -48,6 +56,8 @@ def merge(path: Path, placed: Mapping[str, FeatureFile], provenance: Provenance)
         if (source[targets] < 0).any():
             raise StoreError(f"{part.path} lacks item {ids[targets[int(np.argmin(source[targets]))]]!r}")
     columns, seconds = _gathered(ids, parts, owner, source), _seconds(parts)
+    if stamps is not None:
+        columns = replace(columns, stamps=tuple(stamps[item] for item in ids))
     write_file(path, columns, _vectors(parts, owner, source), provenance, seconds=seconds)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import os
 from pathlib import Path
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -28,3 +29,35 @@ def write_advice(error: BaseException, room: str = ROOM) -> str:
     if number in TAKEN:
         return "something else is there; choose another path"
     return room
+
+
+def shown(name: str) -> str:
+    r"""Return a name that every file format and terminal takes: bytes that are not UTF-8 become '\xe9' and the like.
+
+    >>> shown("caf\udce9.mp4")
+    'caf\\xe9.mp4'
+    """
+    if name.isascii():
+        return name
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return "".join(_visible(character) for character in name)
+    return name
+
+
+def as_utf8(name: str) -> str | None:
+    """Return what a file's name is in UTF-8, whatever encoding the system reads names in; None where it is no UTF-8."""
+    if name.isascii():
+        return name
+    try:
+        return os.fsencode(name).decode()
+    except (UnicodeDecodeError, UnicodeEncodeError):
+        return None
+
+
+def _visible(character: str) -> str:
+    code = ord(character)
+    if 0xDC80 <= code <= 0xDCFF:  # how Python carries a byte that it could not decode
+        return f"\\x{code - 0xDC00:02x}"
+    return f"\\u{code:04x}" if 0xD800 <= code <= 0xDFFF else character

@@ -70,6 +70,8 @@ class Provenance:
         libraries: distribution name -> version.
         command: the command line that made the file.
         created: UTC time, ISO 8601.
+        weights_source: where the encoder's weights were taken from, such as 'MCG-NJU/videomae-base @ 1a2b3c4d'; "" for
+            random weights, and in files made before this was kept.
     """
 
     dataset: str
@@ -78,6 +80,7 @@ class Provenance:
     libraries: Mapping[str, str] = field(default_factory=dict)
     command: str = ""
     created: str = ""
+    weights_source: str = ""
 
     @property
     def fingerprint(self) -> str:

@@ -10,15 +10,17 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Self
 
 import numpy as np
 
 from features.atomic import write_atomic
 from features.errors import StoreError
+from features.jobs.marks import KnownDigests, same_source, without_time
+from features.jobs.records import recorded, rows_of, shard_sha256
 from features.merge import merge
 from features.precision import CosineError, summary
 from features.provenance import Provenance, canonical_json, file_sha256
@@ -32,6 +34,8 @@ class Wanted:
     Attributes:
         ids: item ids.
         stamps: what the catalog knows of each source without opening it; "" where it is missing.
+        digests: reads sources whose stamp has changed, to see whether their bytes have, too; None takes them for
+            changed.
 
     Raises:
         StoreError: an id twice or one that cannot be stored, or not one stamp per id.
@@ -39,6 +43,7 @@ class Wanted:
 
     ids: Sequence[str]
     stamps: Sequence[str]
+    digests: KnownDigests | None = None
 
     def __post_init__(self) -> None:
         """Check before hours of extraction, not after."""
@@ -54,7 +59,8 @@ class FeatureJob:
         target: the feature file that `finish` writes. Its name should carry the fingerprint.
         provenance: recipe, dataset and versions; parts of another recipe or dataset are refused.
         wanted: the rows to end up with.
-        retry_failed: make FAILED rows of earlier runs again; otherwise they stand until their source changes.
+        retry_failed: make FAILED rows of earlier runs again; otherwise they stand until their source's stamp
+            changes.
 
     Attributes:
         others: ids of rows made earlier that are not wanted now; `finish` drops them.
@@ -65,34 +71,63 @@ class FeatureJob:
         self.folder = target.with_name(f"{target.stem}.shards")
         self.provenance = provenance
         self.wanted = wanted
+        self._retry_failed = retry_failed
+        self._found = self._on_disk()  # first: what changes from now on is not known here
         self._made = FeatureFile(target, dataset=provenance.dataset) if target.exists() else None
         self._current: dict[str, FeatureFile] = {}
         self._counted: set[str] = set()  # records whose rows are counted, here or in `rows_of_others`
+        self._seen: dict[str, str] = {}  # records there were at the start: name -> sha256 of their shards
         self._others_rows = 0
         stamps = dict(zip(wanted.ids, wanted.stamps, strict=True))
         others: dict[str, None] = {}
-        good: set[str] = set()  # with a row in a shard that has not failed: shards come in no order of time
+        self._good: set[str] = set()  # with a row in a shard that has not failed: shards come in no order of time
+        doubtful: dict[str, list[tuple[FeatureFile, str]]] = {}
         for part in [self._made, *self._shards()] if self._made else self._shards():
             self._check_recipe(part)
-            columns, skip_failed = part.columns, retry_failed and part is self._made
-            others |= dict.fromkeys(item for item in columns.ids if item not in stamps)
-            for item, stamp, state in zip(columns.ids, columns.stamps, columns.states.tolist(), strict=True):
-                failed = state == State.FAILED or (state == State.MISSING and stamp != "")  # listed, then not found
-                if stamps.get(item) != stamp or (failed and (skip_failed or item in good)):
-                    continue
-                self._current[item] = part
-                if part is not self._made and not failed:
-                    good.add(item)
+            others |= dict.fromkeys(item for item in part.columns.ids if item not in stamps)
+            for item, digest in self._take(part, stamps, retry_failed=retry_failed):
+                doubtful.setdefault(item, []).append((part, digest))
+        self._keep_same_bytes(doubtful)
         self.others = list(others)
+
+    def _take(self, part: FeatureFile, stamps: Mapping[str, str], *, retry_failed: bool) -> Iterator[tuple[str, str]]:
+        """Take the rows of a part whose sources are as they were; yield (id, digest) of those with another stamp."""
+        for item, stamp, state, digest in rows_of(part):
+            now = stamps.get(item)
+            if now is None:
+                continue
+            if not same_source(stamp, now):
+                if state == State.DONE and digest and without_time(stamp) == without_time(now):  # else its size differs
+                    yield item, digest
+                continue
+            failed = state == State.FAILED or (state == State.MISSING and stamp != "")  # listed, then not found
+            if failed and ((retry_failed and part is self._made) or item in self._good):
+                continue
+            self._current[item] = part
+            if part is not self._made and not failed:
+                self._good.add(item)
+
+    def _keep_same_bytes(self, doubtful: Mapping[str, Sequence[tuple[FeatureFile, str]]]) -> None:
+        """Keep rows whose source has another stamp and the same bytes: those of a dataset that was copied."""
+        rows = [n for n, item in enumerate(self.wanted.ids) if item in doubtful and item not in self._current]
+        if self.wanted.digests is None or not rows:
+            return
+        ids = [self.wanted.ids[row] for row in rows]
+        now = self.wanted.digests.of(rows, ids, [self.wanted.stamps[row] for row in rows])
+        for item, digest in zip(ids, now, strict=True):
+            same = [part for part, made_from in doubtful[item] if made_from == digest]
+            if digest and same:
+                self._current[item] = same[-1]
 
     def _shards(self) -> list[FeatureFile]:
         """Return the shards that count; drop records of the others, so that their rows are simply made again."""
         shards = []
         for record in sorted(self.folder.glob("*.json")):
             shard = record.with_suffix(".h5")
-            if _hash(shard) == _recorded(record).get("sha256", ""):
+            if shard_sha256(shard) == recorded(record).get("sha256", ""):
                 shards.append(FeatureFile(shard, dataset=self.provenance.dataset))
                 self._counted.add(record.name)
+                self._seen[record.name] = str(recorded(record).get("sha256", ""))
             else:
                 record.unlink(missing_ok=True)  # other workers clear up, too
         return shards
@@ -104,6 +139,22 @@ class FeatureJob:
                 f"{what} was made by recipe {part.provenance.fingerprint[:12]}, this job is recipe "
                 f"{self.provenance.fingerprint[:12]}; choose another file name, or delete it to start over"
             )
+
+    def _on_disk(self) -> tuple[object, ...]:
+        """Return what tells the finished file and the records of today from those of another time."""
+        status = self.target.stat() if self.target.exists() else None
+        made = (status.st_ino, status.st_mtime_ns, status.st_size) if status else None
+        return made, *sorted(record.name for record in self.folder.glob("*.json"))
+
+    @property
+    def overtaken(self) -> bool:
+        """Return whether another process has written or removed files of this job since it was opened."""
+        return self._found != self._on_disk()
+
+    def reopened(self, *, retry_failed: bool | None = None) -> Self:
+        """Return the same job with what is on disk now."""
+        retry = self._retry_failed if retry_failed is None else retry_failed
+        return type(self)(self.target, self.provenance, self.wanted, retry_failed=retry)
 
     @property
     def pending(self) -> list[int]:
@@ -125,8 +176,9 @@ class FeatureJob:
     def made_elsewhere(self, rows: Sequence[int]) -> bool:
         """Return whether another worker has finished the shard of these rows since this job was opened; remember it."""
         shard = self._shard_path([self.wanted.ids[row] for row in rows], [self.wanted.stamps[row] for row in rows])
-        if not shard.with_suffix(".json").is_file():
-            return False
+        record = shard.with_suffix(".json")
+        if not record.is_file() or recorded(record).get("sha256", "") == self._seen.get(record.name):
+            return False  # or its rows were there before, made from what the sources were then
         part = FeatureFile(shard, dataset=self.provenance.dataset)
         self._check_recipe(part)
         self._current |= dict.fromkeys(part.columns.ids, part)
@@ -137,7 +189,7 @@ class FeatureJob:
         for record in self.folder.glob("*.json"):
             if record.name not in self._counted:
                 self._counted.add(record.name)
-                self._others_rows += int(_recorded(record).get("rows", 0))
+                self._others_rows += int(recorded(record).get("rows", 0))
         return self._others_rows
 
     def forget_failed(self) -> None:
@@ -160,7 +212,7 @@ class FeatureJob:
         if kept:
             stamps = dict(zip(self.wanted.ids, self.wanted.stamps, strict=True))
             shard = self._shard_path(list(kept), [stamps[item] for item in kept])
-            merge(shard, kept, self.provenance)
+            merge(shard, kept, self.provenance, stamps=stamps)
             self._record(shard, len(kept))
             self._current |= dict.fromkeys(kept, FeatureFile(shard))
             old = [record for record in old if record != shard.with_suffix(".json")]
@@ -201,7 +253,8 @@ class FeatureJob:
         self._counted.add(shard.with_suffix(".json").name)
 
     def _shard_path(self, ids: Sequence[str], stamps: Sequence[str]) -> Path:
-        name = hashlib.sha256(canonical_json([list(ids), list(stamps)]).encode()).hexdigest()[:16]
+        marks = [without_time(stamp) for stamp in stamps]  # the same for workers with copies of the media
+        name = hashlib.sha256(canonical_json([list(ids), marks]).encode()).hexdigest()[:16]
         return self.folder / f"{name}.h5"
 
     @property
@@ -234,7 +287,8 @@ class FeatureJob:
         """
         if self.pending:
             raise StoreError(f"{len(self.pending)} rows of {self.target} are not made yet; run `extract` again")
-        merge(self.target, {item: self._current[item] for item in self.wanted.ids}, self.provenance)
+        stamps = dict(zip(self.wanted.ids, self.wanted.stamps, strict=True))
+        merge(self.target, {item: self._current[item] for item in self.wanted.ids}, self.provenance, stamps=stamps)
         self._made = FeatureFile(self.target)
         self._current = dict.fromkeys(self.wanted.ids, self._made)
         for record in self.folder.glob("*.json"):  # first: whenever this is cut off, no record stands without its shard
@@ -242,20 +296,3 @@ class FeatureJob:
         shutil.rmtree(self.folder, ignore_errors=True)
         remove_leftovers(self.target)
         return self._made
-
-
-def _hash(shard: Path) -> str | None:
-    """Return the sha256 of a shard; None where there is none (any more)."""
-    try:
-        return file_sha256(shard)
-    except FileNotFoundError:
-        return None
-
-
-def _recorded(record: Path) -> dict[str, Any]:
-    """Return a shard's record; a damaged one, or one that is gone, counts for nothing."""
-    try:
-        found = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}

@@ -214,12 +214,18 @@ class FeatureFile:
     def _absence(self, ids: Sequence[str], rows: NDArray[np.int64], have: NDArray[np.bool_]) -> str:
         first = int(np.flatnonzero(~have)[0])
         row = int(rows[first])
+        if (rows < 0).all() and self.columns.ids:
+            return (
+                f"{self.path} has rows of none of the {len(ids)} items: its ids look like {self.columns.ids[0]!r}, "
+                f"theirs like {ids[0]!r}; give the features of these items"
+            )
+        fill = "`absent: mean` or `absent: zero`" if have.any() else "`absent: zero`: nothing has a vector to average"
         why = f"not in the file, whose ids look like {self.columns.ids[0]!r}" if self.columns.ids else "no rows at all"
         if row >= 0:
             why = f"{State(self.columns.states[row]).name.lower()}: {self.columns.reasons[row]}"
         return (
             f"{self.path} lacks {int((~have).sum())} of {len(ids)} items, first {ids[first]!r} ({why}); "
-            "extract them, or choose what they get with `absent: mean` or `absent: zero`"
+            f"extract them, or choose what they get with {fill}"
         )
 
     def verify(self) -> None:

@@ -50,7 +50,6 @@ class Config(PairConfig):
     """
 
     loss: Loss = "bpr"
-    cold_negatives: bool = False
     routings: int = 3
     layers: int = 2
     prune: bool = True

@@ -81,15 +81,15 @@ class ItemKNN(NoInnerProduct):
 
     def scores(self, batch: UserBatch) -> Tensor:
         """Return (B, I) sums of weights; 0 where no item of the history has the item among its neighbours."""
-        same = (batch.items[:, :, None] == batch.items[:, None, :]) & batch.mask[:, None, :]
-        repeated = same.tril(-1).any(2)  # an earlier slot holds the item, too
-        users, slots = (batch.mask & ~repeated).nonzero(as_tuple=True)
-        items = batch.items[users, slots]
+        rows = torch.arange(len(batch.users), device=batch.items.device)[:, None]
+        distinct = torch.unique((rows * self.facts.n_items + batch.items)[batch.mask])
+        users, items = torch.div(distinct, self.facts.n_items, rounding_mode="floor"), distinct % self.facts.n_items
         starts, counts = self.offsets[items], self.offsets[items + 1] - self.offsets[items]
-        rows = torch.repeat_interleave(counts)
-        places = starts[rows] + torch.arange(len(rows), device=rows.device) - (counts.cumsum(0) - counts)[rows]
-        scores = torch.zeros(len(batch.users), self.facts.n_items, device=self.weights.device)
-        return scores.index_put_((users[rows], self.neighbours[places]), self.weights[places], accumulate=True)
+        who = torch.repeat_interleave(counts)
+        places = starts[who] + torch.arange(len(who), device=who.device) - (counts.cumsum(0) - counts)[who]
+        into = users[who] * self.facts.n_items + self.neighbours[places]
+        scores = torch.zeros(len(batch.users) * self.facts.n_items, device=self.weights.device)
+        return scores.index_add_(0, into, self.weights[places]).view(len(batch.users), -1)
 
 
 def _neighbours(facts: TrainingFacts, config: Config) -> tuple[Tensor, Tensor, Tensor]:

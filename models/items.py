@@ -196,7 +196,11 @@ def _parts(
     modalities = len(features) + inter if content else len(towers) if config.kind in TOWERS else 0
     count = learned + modalities + len(config.side)
     if config.fuse == "concat" and config.dim % count:
-        raise ValueError(f"items.dim is {config.dim}; fuse 'concat' shares it out among {count} parts: use a multiple")
+        below = max(count, config.dim // count * count)
+        above = below + count
+        raise ValueError(
+            f"items.dim is {config.dim}; fuse 'concat' shares it out evenly among {count} parts: use {below} or {above}"
+        )
     width = config.dim // count if config.fuse == "concat" else config.dim
     parts: list[ItemRepresentation] = []
     if learned:

@@ -32,7 +32,6 @@ class Config(PairConfig):
     """
 
     loss: Loss = "bpr"
-    cold_negatives: bool = False
     reg: float = 1e-4
     layers: int = 3
 

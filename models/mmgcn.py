@@ -49,7 +49,6 @@ class Config(PairConfig):
     """
 
     loss: Loss = "bpr"
-    cold_negatives: bool = False
     layers: int = 2
     combine: Literal["sum", "concat"] = "sum"
 

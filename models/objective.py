@@ -41,7 +41,9 @@ class LossConfig:
         mask_own: 'in-batch' only: what a user has met anywhere in training is no negative of the user.
         negatives: N, of each position: 'sampled', 'bpr' and 'bce' only. Never an item the user has met in training.
         sampling: how they are drawn: 'uniform', or by 'popularity' to the power of 0.75.
-        cold_negatives: whether items that nobody has met in training are drawn, too.
+        cold_negatives: whether items that nobody has met in training are drawn, too. Where they are not, nothing in
+            training holds their scores down, and models that place them by content may offer little else; where they
+            are, they are pushed down as far as the training part can tell, and hardly ever offered.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

@@ -53,6 +53,9 @@ class ItemsConfig:
         top_blocks: T, how many of its last blocks train, with all that follows them; 'all': the whole encoder.
         encoder_lr: its learning rate; None = that of the rest.
         weights: what it starts from: 'pretrained', 'random', or a file or folder.
+        encoder_seed: seed for random weights of the encoder, the same for every seed of the recipe, as pretrained
+            weights are; 'top' refuses a file of another one. None: the seed in the file for 'top', the recipe's for
+            'e2e', as in runs made before there was this setting.
         frames: which frames of a clip a video encoder sees, such as 'uniform:8'; None = its own. Those of 'top' are
             its file's.
         checkpointing: make its blocks' activations again in the backward pass instead of keeping them.
@@ -81,6 +84,7 @@ class ItemsConfig:
     top_blocks: int | Literal["all"] = 1
     encoder_lr: float | None = None
     weights: str = "pretrained"
+    encoder_seed: int | None = 0
     frames: str | None = None
     checkpointing: bool = False
     micro_batch: int | None = None

@@ -22,8 +22,8 @@ ROUNDS = 8  # redraws of popular items that turn out to be the user's own; after
 class NegativeSampler(nn.Module):
     """Draws items a user has not met: exactly uniform, or by popularity to the power of 0.75.
 
-    Without `cold`, items that nobody has met in training are never drawn. Pushing down what nobody could have met
-    teaches that content like theirs is unwanted, and hides new items at test.
+    Without `cold`, items that nobody has met in training are never drawn. Drawing them teaches that content like theirs
+    is unwanted, and hides new items at test; not drawing them leaves nothing that holds their scores down.
     """
 
     drawable: Tensor  # (W,) items, ascending

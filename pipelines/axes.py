@@ -9,13 +9,15 @@ from itertools import product
 from typing import Any
 
 from features.errors import ConfigError
-from models.representation import TOWERS
+from models.representation import CONTENT, TOWERS
 from pipelines.config import Recipe
 from pipelines.search_space import Space, parse_space
 
 NAMES = {"top_blocks": "T"}  # of a key in the name of a row; others keep their last word
+CONTENT_OR_ENCODER = (*CONTENT, *TOWERS)
 # Settings of items that some kinds alone read (models/representation.py); all kinds read the others.
 READ_BY: Mapping[str, Sequence[str]] = {
+    "normalise": CONTENT_OR_ENCODER,
     "layers": ("dnn",),
     "dropout": ("dnn",),
     "hidden": ("dnn", "adapter"),
@@ -23,7 +25,17 @@ READ_BY: Mapping[str, Sequence[str]] = {
     "inter": ("adapter",),
     "bn_mode": ("e2e",),
     **dict.fromkeys(
-        ("encoder", "top_blocks", "encoder_lr", "encoder_dropout", "weights", "frames", "checkpointing", "micro_batch"),
+        (
+            "encoder",
+            "top_blocks",
+            "encoder_lr",
+            "encoder_dropout",
+            "weights",
+            "encoder_seed",
+            "frames",
+            "checkpointing",
+            "micro_batch",
+        ),
         TOWERS,
     ),
 }
@@ -62,16 +74,18 @@ def vary(base: Recipe, load: Callable[[Sequence[str]], Recipe], axes: Space) -> 
             rows.append(row)
     unread = next((key for key in axes if key not in used), None)
     if unread is not None:
-        kinds = " and ".join(READ_BY[unread.removeprefix("items.")])
+        kinds = READ_BY.get(unread.removeprefix("items."), CONTENT_OR_ENCODER)
         raise ConfigError(
-            f"--axis {unread}: recipe {base.name!r} has items.kind {base.items.kind!r}, and {kinds} alone read it; "
-            f"leave it out, or add items.kind={READ_BY[unread.removeprefix('items.')][0]}"
+            f"--axis {unread}: recipe {base.name!r} has items.kind {base.items.kind!r}, and {' and '.join(kinds)} "
+            f"alone read it; leave it out, or add items.kind={kinds[0]}"
         )
     return rows
 
 
 def _reads(kind: str, key: str) -> bool:
     section, _, name = key.partition(".")
+    if section == "features":
+        return kind in CONTENT_OR_ENCODER
     return section != "items" or kind in READ_BY.get(name, (kind,))
 
 

@@ -10,15 +10,16 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-from features.errors import ConfigError, nearest
+from features.errors import ConfigError, StoreError, nearest
 from pipelines.compare_costs import trains_an_encoder
 from pipelines.compare_output import WRITERS, print_comparison
 from pipelines.compare_plot import check_plot, write_plot
 from pipelines.compare_tables import Comparison, Row, Tests, by_popularity, columns, tested_on, untested
 from pipelines.config import Recipe
 from pipelines.console import say, table
+from pipelines.data.report import tell
 from pipelines.data.split import DataConfig
-from pipelines.experiment import Data, load_data, run_recipe
+from pipelines.experiment import Data, load_data, open_features, run_recipe
 from pipelines.run_files import finished_recipe, read_metrics
 from pipelines.significance import Test, compare_with_baseline
 from pipelines.start import refuse_start, start_folder
@@ -42,16 +43,10 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
         raise ConfigError(
             f"{names.count(twice)} recipes are named {twice!r}; rows and run folders need names of their own"
         )
-    for recipe in recipes:  # before hours of training, not after
-        for feature in recipe.features:
-            feature.resolve()
-        refuse_shallow(recipe)
+    data = _read_all(recipes)
     _refuse_starts(recipes, seeds, out)
-    data: dict[DataConfig, Data] = {}
     rows = []
     for recipe in recipes:
-        if recipe.data not in data:
-            data[recipe.data] = load_data(recipe.data)
         folders = [out / f"{recipe.name}-seed{seed}" for seed in range(seeds)]
         runs = [
             run_recipe(replace(recipe, seed=seed), folder, device=device, data=data[recipe.data])
@@ -59,6 +54,31 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
         ]
         rows.append(Row(recipe, tuple(runs), tuple(folders)))
     return rows
+
+
+def _read_all(recipes: Sequence[Recipe]) -> dict[DataConfig, Data]:
+    """Return the data of all recipes; before hours of training, not after, name everything that is not there.
+
+    Raises:
+        ConfigError: feature files that are not there, of other items or too shallow; data with nothing to train on.
+    """
+    data: dict[DataConfig, Data] = {}
+    failed: dict[str, None] = {}
+    for recipe in recipes:
+        try:
+            for feature in recipe.features:
+                feature.resolve()
+            refuse_shallow(recipe)
+            if recipe.data not in data:
+                data[recipe.data] = load_data(recipe.data)
+                tell(data[recipe.data].dataset, recipe.data)
+            open_features(recipe, data[recipe.data].split)
+        except (ConfigError, StoreError) as error:
+            failed.setdefault(str(error))
+    if failed:
+        several = f"{len(failed)} things are in the way: " if len(failed) > 1 else ""
+        raise ConfigError(several + "; ".join(failed))
+    return data
 
 
 def _refuse_starts(recipes: Sequence[Recipe], seeds: int, out: Path) -> None:
@@ -130,7 +150,9 @@ def run_tests(rows: Sequence[Row], baseline: str | None = None, test: Test = "t"
     same = [row for row in rows if tested_on(row) == tested_on(base)]
     if len(same) < 2 or tested_on(base)[0] is None:
         return None
-    metrics = [metric for group, metric in columns(rows) if group == "all"][:2]
+    # beside the first two, the one by which the baseline's best epoch was chosen
+    shown = [metric for group, metric in columns(rows) if group == "all"][:2]
+    metrics = list(dict.fromkeys([*shown, base.recipe.train.monitor]))
     runs = [row.folders for row in same]
     per_metric = [compare_with_baseline(runs, same.index(base), metric, test) for metric in metrics]
     return Tests(

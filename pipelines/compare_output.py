@@ -14,6 +14,7 @@ from pipelines.compare_tables import (
     Row,
     Tests,
     comparison,
+    made_from,
     paper_difference,
     significance,
     tests_summary,
@@ -127,6 +128,7 @@ CSV_COLUMNS = (
     "minus_high",
     "p",
     "p_holm",
+    "made_from",
 )
 
 
@@ -159,7 +161,7 @@ def _csv_line(row: Row, group: str, metric: str, tests: Tests | None) -> dict[st
     first = row.metrics[0]
     line: dict[str, Any] = {"recipe": row.name, "group": group, "metric": metric, **_csv_values(values)}
     line |= {"users": first["test"]["users"].get(group, first["test"]["users"]["all"])}
-    line |= {"candidates": first["candidates"], "mask": row.recipe.evaluate.mask}
+    line |= {"candidates": first["candidates"], "mask": row.recipe.evaluate.mask, "made_from": made_from(row)}
     if group != "all":
         return line
     if (against := paper_difference(row, metric)) and row.recipe.paper:

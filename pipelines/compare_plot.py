@@ -64,6 +64,7 @@ def write_plot(path: Path, shown: Comparison) -> None:
     check_plot(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     metric = columns(shown.rows)[0][1]
     points = _points(shown.rows, metric)
@@ -76,6 +77,9 @@ def write_plot(path: Path, shown: Comparison) -> None:
     for point in points:
         drawn[kind_of(point.row)] = _draw(axes, point)
     axes.set_xscale("log")
+    axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda seconds, _: f"{seconds:,.10g}"))  # 200, not 2 x 10^2
+    axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.2, y=0.15)
     axes.set_xlabel("seconds of training and validation")
     axes.set_ylabel(metric)

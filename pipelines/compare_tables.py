@@ -5,6 +5,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,9 @@ from features.errors import ConfigError
 from pipelines.config import Recipe
 from pipelines.metrics import METRICS
 from pipelines.oddities import oddities
+from pipelines.results import items_in_words, never_met_doubt
 from pipelines.significance import RESAMPLES, Compared, Interval
+from pipelines.sources.origin import Origin, of_run
 
 ELSEWHERE = "tested on other users, candidates or seen items, or another split"
 
@@ -37,6 +40,13 @@ class Row:
     def name(self) -> str:
         """Return what the row is called."""
         return self.label or self.recipe.name
+
+    @cached_property
+    def content(self) -> list[Origin] | None:
+        """Return what the row's items are made from besides ids, each once; None where no run says so."""
+        found = [of_run(folder) for folder in self.folders]
+        told = [one for run in found if run is not None for one in run]
+        return None if all(run is None for run in found) else list(dict.fromkeys(told))
 
     def values(self, group: str, metric: str) -> list[float]:
         """Return one value per seed; empty where the group has no users."""
@@ -115,17 +125,29 @@ def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     shown = columns(rows)
     first = [metric for group, metric in shown if group == "all"][:2]
     published = any(row.recipe.paper for row in rows)
-    header = ["recipe", "seeds", *(metric if group == "all" else f"{group} {metric}" for group, metric in shown)]
+    told = any(row.content for row in rows)
+    header = [
+        "recipe",
+        *(["made from"] if told else []),
+        "seeds",
+        *(metric if group == "all" else f"{group} {metric}" for group, metric in shown),
+    ]
     header += [f"{what} {metric}" for what in ("paper", "ours - paper") for metric in first] if published else []
     cells = []
     for row in rows:
-        line = [row.name, str(len(row.metrics)), *(spread(row.values(group, metric)) for group, metric in shown)]
+        made = [made_from(row)] if told else []
+        line = [row.name, *made, str(len(row.metrics)), *(spread(row.values(group, metric)) for group, metric in shown)]
         if published:
             paper = row.recipe.paper.metrics if row.recipe.paper else {}
             line += [f"{paper[metric]:.4f}" if metric in paper else "-" for metric in first]
             line += [_against_paper(row, metric) for metric in first]
         cells.append(line)
     return header, cells
+
+
+def made_from(row: Row) -> str:
+    """Return what made a row's content, marked where it is random or faulty; '-' where there is none."""
+    return ", ".join(one.label for one in row.content) if row.content else "-" if row.content == [] else "not recorded"
 
 
 def paper_difference(row: Row, metric: str) -> tuple[float, float] | None:
@@ -225,7 +247,7 @@ def _seeds(rows: Sequence[Row]) -> str:
 def _protocol(row: Row) -> str:
     metrics = row.metrics[0]
     users, sizes = metrics["test"]["users"], metrics.get("sizes")
-    met = f" ({sizes['items']} items met in {sizes['interactions']} interactions)" if sizes else ""
+    met = f" ({items_in_words(sizes)} in {sizes['interactions']} interactions)" if sizes else ""
     return (
         f"{users['all']} test users, {users['warm']} warm and {users['cold']} cold targets, "
         f"{metrics['candidates']} candidates{met}, seen items: {row.recipe.evaluate.mask}"
@@ -255,6 +277,12 @@ def untested(rows: Sequence[Row], baseline: Row) -> str:
     return f"no tests against {baseline.name}: {ELSEWHERE}: {', '.join(others)}"
 
 
+def _doubt(row: Row) -> str:
+    """Return what is odd about items that a row's training never met, in the first of its seeds where it is."""
+    found = [metrics["test"]["never_met"] for metrics in row.metrics if "never_met" in metrics["test"]]
+    return next((why for each in found if (why := never_met_doubt(row.recipe, each))), "")
+
+
 def notes(rows: Sequence[Row]) -> list[str]:
     """Return what to know of the published numbers: each recipe's source and note, and the source's known oddities."""
     papers = [(row.name, row.recipe.paper) for row in rows if row.recipe.paper]
@@ -262,4 +290,10 @@ def notes(rows: Sequence[Row]) -> list[str]:
     scale = []
     if papers and any(row.recipe.scale == "small" for row in rows):
         scale = ["scale=small: narrower and shorter than published, so differences to the paper mean nothing"]
-    return list(dict.fromkeys([*scale, *own, *(note for _, paper in papers for note in oddities(paper.source))]))
+    doubts = [f"{row.name}: {why}" for row in rows if (why := _doubt(row))]
+    content = [f"{row.name} is made from {one.line}" for row in rows for one in row.content or ()]
+    return list(
+        dict.fromkeys(
+            [*scale, *content, *doubts, *own, *(note for _, paper in papers for note in oddities(paper.source))]
+        )
+    )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -29,6 +30,8 @@ from pipelines.train_config import TrainConfig
 
 STRICT: dict[str, Any] = {"extra": "forbid"}
 MOST_SEED = 2**63 - 1  # torch takes no larger one
+# A line of free text, not in quotes, that YAML cuts short. Other values may well have a comment behind them.
+CUT_TEXT = re.compile(r"^[ -]*(note|source|title): *(?![ \"'|>{])[^#\n]*\S #.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -84,6 +87,7 @@ class Recipe:
         paper: the published result, if there is one.
         scale: 'full' as published, or 'small': what the recipe file lists under `small` put in, so that it runs on two
             cores. In the file, `small` maps dotted keys to values; a resolved recipe no longer holds it.
+        mix_recipes: allow feature files made in different ways (clean, with the benchmark's faults) in one row.
     """
 
     name: str
@@ -96,6 +100,7 @@ class Recipe:
     seed: int = 0
     paper: PaperResult | None = None
     scale: Literal["full", "small"] = "full"
+    mix_recipes: bool = False
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
@@ -150,6 +155,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
     raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path} is not a mapping of keys to values")
+    cut = CUT_TEXT.search(text)
+    if cut is not None:
+        raise ConfigError(
+            f"recipe {path}: {cut[1]} ends at ' #', where a comment begins in YAML ({cut[0].strip()[:60]!r}); put the "
+            "text in quotes"
+        )
     return raw
 
 
@@ -190,6 +201,15 @@ def build_recipe(raw: Mapping[str, Any]) -> Recipe:
     if length != recipe.data.max_length:
         raise ConfigError(
             f"model.max_length is {length} but data.max_length is {recipe.data.max_length}; give it under data only"
+        )
+    if (
+        recipe.train.batch_size == 1
+        and getattr(config, "loss", None) == "in-batch"
+        and getattr(config, "mask_own", False)
+    ):
+        raise ConfigError(
+            "train.batch_size is 1, but model.loss is 'in-batch', whose negatives are the items of the other users in "
+            "the batch; use at least 2, or loss 'full' or 'sampled'"
         )
     return replace(recipe, model=ModelConfig(model["name"], config))
 

@@ -15,11 +15,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColum
 from rich.table import Table
 from rich.text import Text
 
+from features.paths import shown
+
 NUMBER = re.compile(r"-|[-+<]?[\d.]+( ± [\d.]+)?( [(\[][-+\d., x%]+[)\]])?")
 Advance = Callable[[int, int], None]
 
-OUT = Console(soft_wrap=True, highlight=False)
-ERR = Console(stderr=True, soft_wrap=True, highlight=False)
+# emoji=False: an id such as ":smile:" is printed as it is
+OUT = Console(soft_wrap=True, highlight=False, emoji=False)
+ERR = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def silence() -> None:
@@ -38,7 +41,13 @@ class _Rate(ProgressColumn):
 @contextmanager
 def progress(title: str) -> Iterator[Advance]:
     """Yield `advance(done, total)`; draws a bar with items/s and time left on a terminal, nothing elsewhere."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), _Rate(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Rate(),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, console=ERR, disable=not sys.stderr.isatty(), transient=True) as bars:
         task = bars.add_task(title, total=None)
         yield lambda done, total: bars.update(task, completed=done, total=total)
@@ -46,17 +55,17 @@ def progress(title: str) -> Iterator[Advance]:
 
 def say(text: str = "") -> None:
     """Print one line on standard output, as it is."""
-    OUT.print(escape(text))
+    OUT.print(escape(shown(text)))
 
 
 def note(text: str) -> None:
     """Print one line on standard error, where standard output is for machines."""
-    ERR.print(escape(text))
+    ERR.print(escape(shown(text)))
 
 
 def warn(text: str) -> None:
     """Print a warning on standard error."""
-    ERR.print(f"warning: {escape(text)}", style="yellow")
+    ERR.print(f"warning: {escape(shown(text))}", style="yellow")
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "") -> None:
@@ -66,11 +75,13 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
         numbers = all(NUMBER.fullmatch(row[position]) for row in rows)
         drawn.add_column(escape(column), justify="right" if numbers else "left", overflow="fold", no_wrap=position == 0)
     for row in rows:
-        drawn.add_row(*(escape(cell) for cell in row))
+        drawn.add_row(*(escape(shown(cell)) for cell in row))
     # a pipe has no width of its own: keep rows whole rather than fold them at 80 columns
-    Console(highlight=False, width=None if sys.stdout.isatty() else 400).print(drawn)
+    Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 400).print(drawn)
 
 
 def print_json(value: Any) -> None:
     """Print a value as JSON for machines."""
-    sys.stdout.write(json.dumps(value, ensure_ascii=False, indent=2) + "\n")
+    text = json.dumps(value, ensure_ascii=False, indent=2)
+    # bytes of a file name that are no UTF-8 leave as JSON's own escapes
+    sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")

@@ -18,10 +18,21 @@ from features.errors import ConfigError
 from models.base import Recommender, UserBatch
 from models.towers import held_tables
 from pipelines.data.split import Bools, EvalPart, Ints, ManyTargets
-from pipelines.metrics import DEFAULT, LIST_METRICS, METRICS, Floats, Ranked, check_lengths, check_metrics, ranks
+from pipelines.metrics import (
+    DEFAULT,
+    LIST_METRICS,
+    METRICS,
+    Floats,
+    Offered,
+    Ranked,
+    check_lengths,
+    check_metrics,
+    ranks,
+)
 
 Mask = Literal["keep", "hide", "strict"]
 Lists = NDArray[np.int32]
+Counted = tuple[Tensor, Tensor]  # (r,) ranks and ties
 SCORES_CPU = 2**21  # scores at a time on a CPU: 8 MB stay in its cache through the passes that count ranks
 
 
@@ -33,8 +44,8 @@ class EvaluateConfig:
         mask: what becomes of items the user has had: 'keep' ranks them, 'hide' leaves them out except the target,
             'strict' leaves them out, the target too (such a user is a miss).
         at: list lengths N of HR@N, NDCG@N and so on.
-        metrics: HR, NDCG, Recall, Precision, MRR, MAP, from ranks; Coverage, Popularity, Gini, from what is offered,
-            which needs everybody's lists. See docs/evaluation.md.
+        metrics: HR, NDCG, Recall, Precision, MRR, MAP, from ranks; Coverage, Popularity, Gini, NeverMet, from what is
+            offered, which needs everybody's lists. See docs/evaluation.md.
         lists: keep what is offered to each test user at the longest N, in lists.npy of the run.
         batch_size: users scored at a time.
     """
@@ -59,6 +70,23 @@ class EvaluateConfig:
 
 
 @dataclass(frozen=True)
+class NeverMet:
+    """Items that occur in no training row: neither a model of graphs nor an in-batch loss ever holds their scores down.
+
+    Attributes:
+        at: list length K.
+        offered: their share of all places in the lists of K items.
+        targets: their share of the targets.
+        candidates: their share of the candidates.
+    """
+
+    at: int
+    offered: float
+    targets: float
+    candidates: float
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """What a model scores on one part.
 
@@ -71,12 +99,14 @@ class Evaluation:
         n_cold: users with a cold target.
         candidates: items ranked against each other, before any are hidden.
         mask: which seen items were hidden.
-        ranks: (R,) in the order of the part's users, best first within a user; inf = the target itself was hidden, a
-            miss at any K. With one target per user R = N.
+        ranks: (R,) best place of each target in the order of the part's users, best first within a user; inf = the
+            target itself was hidden, a miss at any K. With one target per user R = N.
+        ties: (R,) how many items share each target's score, itself included; None where no target ties.
         offsets: (N + 1,) where each user's ranks start; None where each has one.
         lists: (N, K) items at the longest K, best first, -1 where a user has no more; None unless asked for. Which of
             several items with equal scores is listed is the sorting routine's choice.
         catalog: 'Coverage@10' and the like, of the lists; None unless asked for.
+        never_met: shares of items that occur in no training row; None unless asked for, and where all items do.
     """
 
     metrics: dict[str, float]
@@ -88,14 +118,20 @@ class Evaluation:
     candidates: int
     mask: Mask
     ranks: Floats
+    ties: Ints | None = None
     offsets: Ints | None = None
     lists: Lists | None = None
     catalog: dict[str, float] | None = None
+    never_met: NeverMet | None = None
 
     @property
     def ranked(self) -> Ranked:
         """Return the ranks with whose they are."""
-        return Ranked.of_one(self.ranks) if self.offsets is None else Ranked(self.ranks, self.offsets)
+        return (
+            Ranked.of_one(self.ranks, self.ties)
+            if self.offsets is None
+            else Ranked(self.ranks, self.offsets, self.ties)
+        )
 
 
 def evaluate(
@@ -107,6 +143,7 @@ def evaluate(
     at: tuple[int, ...] = (10, 20),
     metrics: tuple[str, ...] = DEFAULT,
     lists: bool = False,
+    never_met_at: int | None = None,
     batch_size: int = 256,
     device: torch.device | str = "cpu",
 ) -> Evaluation:
@@ -121,6 +158,7 @@ def evaluate(
         at: list lengths K.
         metrics: names of `METRICS` and `LIST_METRICS`; one of the latter asks for lists, too.
         lists: keep what is offered to each user.
+        never_met_at: also count, at this list length, what is offered that occurs in no training row.
         batch_size: users encoded at a time, and scored at a time on a GPU; a CPU scores as many as fit its cache.
         device: where to score.
 
@@ -133,15 +171,17 @@ def evaluate(
     if not len(part.users):
         raise ConfigError("nothing to evaluate: the part has no users")
     of_lists = [name for name in metrics if name in LIST_METRICS]
-    top = min(max(at), len(train_counts)) if lists or of_lists else 0
+    unmet = never_met_at is not None and bool((train_counts == 0).any())
+    lengths = tuple(dict.fromkeys([*at, never_met_at])) if unmet and never_met_at else at
+    asked = _Lists(lengths, len(train_counts), bool(of_lists or unmet)) if lists or of_lists or unmet else None
     training = model.training
     model.eval()
     try:
         with held_tables(model):  # an encoder runs over every item once, not again for every batch of users
-            user_ranks, listed = _all_ranks(model, part, mask, batch_size, torch.device(device), top)
+            user_ranks, ties = _all_ranks(model, part, mask, batch_size, torch.device(device), asked)
     finally:
         model.train(training)
-    ranked = Ranked(user_ranks, part.bounds)
+    ranked = Ranked(user_ranks, part.bounds, ties)
     warm = ranked.sums((train_counts[part.targets] > 0).astype(np.float64)) == ranked.counts
     everyone = np.ones_like(warm)
     of_ranks = {f"{name}@{k}": METRICS[name](ranked, k) for k in at for name in metrics if name in METRICS}
@@ -155,18 +195,59 @@ def evaluate(
         candidates=len(train_counts),
         mask=mask,
         ranks=user_ranks,
+        ties=ties,
         offsets=part.bounds if isinstance(part, ManyTargets) else None,
-        lists=listed if lists else None,
-        catalog=_of_lists(listed, train_counts, of_lists, at),
+        lists=asked.listed(max(at)) if asked and lists else None,
+        catalog=asked.metrics(train_counts, of_lists, at) if asked and of_lists else None,
+        never_met=_never_met(asked, train_counts, part, never_met_at) if asked and unmet and never_met_at else None,
     )
 
 
-def _of_lists(
-    listed: Lists | None, train_counts: Ints, names: Sequence[str], at: Sequence[int]
-) -> dict[str, float] | None:
-    if listed is None or not names:
-        return None
-    return {f"{name}@{k}": LIST_METRICS[name](listed[:, :k], train_counts) for k in at for name in names}
+def _never_met(lists: _Lists, train_counts: Ints, part: EvalPart, at: int) -> NeverMet:
+    unmet = train_counts == 0
+    offered = LIST_METRICS["NeverMet"](lists.offered[at], train_counts)
+    return NeverMet(at, offered, float(unmet[part.targets].mean()), float(unmet.mean()))
+
+
+class _Lists:
+    """What is offered to each user, and counted for the metrics of lists, chunk by chunk.
+
+    Args:
+        at: list lengths K.
+        n_items: I.
+        counted: whether what is offered is counted, too.
+    """
+
+    def __init__(self, at: Sequence[int], n_items: int, counted: bool) -> None:
+        self.top, self.n_items = min(max(at), n_items), n_items
+        self.offered = {k: Offered.nothing(n_items) for k in at} if counted else {}
+        self._chunks: list[Lists] = []
+
+    def take(self, scores: Tensor) -> None:
+        """Add the best of scores (n, I), -inf where an item is hidden."""
+        # One more than is listed: whether it equals the last tells where a tie goes on beyond the list's end.
+        best, which = scores.topk(min(self.top + 1, self.n_items))
+        listed = which.masked_fill_(best == -torch.inf, -1).int().cpu().numpy()
+        self._chunks.append(listed[:, : self.top])
+        for k, offered in self.offered.items():
+            if k >= best.shape[1]:
+                offered.add(listed)
+                continue
+            last = best[:, k - 1]
+            tied = (last == best[:, k]) & (last > -torch.inf)
+            loose = tied[:, None] & (best[:, :k] == last[:, None])  # another item of the tie may stand in this place
+            offered.add(np.where(loose.cpu().numpy(), -1, listed[:, :k]))
+            for rows in torch.split(torch.nonzero(tied)[:, 0], max(1, SCORES_CPU // self.n_items)):
+                same = (scores[rows] == last[rows, None]).cpu().numpy()
+                offered.add_tied(same, loose[rows].sum(1).cpu().numpy() / same.sum(1))
+
+    def listed(self, length: int) -> Lists:
+        """Return (N, length) items."""
+        return np.concatenate(self._chunks)[:, :length]
+
+    def metrics(self, train_counts: Ints, names: Sequence[str], at: Sequence[int]) -> dict[str, float]:
+        """Return 'Coverage@10' and the like."""
+        return {f"{name}@{k}": LIST_METRICS[name](self.offered[k], train_counts) for k in at for name in names}
 
 
 def _means(values: dict[str, Floats], chosen: Bools) -> dict[str, float] | None:
@@ -175,9 +256,9 @@ def _means(values: dict[str, Floats], chosen: Bools) -> dict[str, float] | None:
 
 @torch.no_grad()
 def _all_ranks(
-    model: Recommender, part: EvalPart, mask: Mask, batch_size: int, device: torch.device, top: int
-) -> tuple[Floats, Lists | None]:
-    """Return (R,) ranks and, where `top` is not 0, (N, top) lists."""
+    model: Recommender, part: EvalPart, mask: Mask, batch_size: int, device: torch.device, lists: _Lists | None
+) -> tuple[Floats, Ints | None]:
+    """Return (R,) ranks and ties, None where nothing ties; `lists` takes what is offered."""
     items = model.item_vectors() if model.inner_product else None
     if items is not None:
         _check_finite(items, "item")
@@ -185,15 +266,14 @@ def _all_ranks(
     size = batch_size if device.type != "cpu" else min(batch_size, max(1, SCORES_CPU // model.facts.n_items))
     # One buffer for all chunks: memory touched for the first time costs more than the product written to it.
     buffer = torch.empty(min(size, len(users)), model.facts.n_items, device=device)
-    found, listed = [], []
+    found: list[Counted] = []
     for start in range(0, len(users), batch_size):
         rows = slice(start, start + batch_size)
         batch = UserBatch(users[rows], histories[rows], real[rows])
         for first, scores in _scores(model, batch, items, buffer):
-            chunk_ranks, chunk_lists = _rank_chunk(scores, part, start + first, mask, top)
-            found.append(chunk_ranks)
-            listed.append(chunk_lists)
-    return torch.cat(found).cpu().numpy(), torch.cat(listed).cpu().numpy() if top else None
+            found.append(_rank_chunk(scores, part, start + first, mask, lists))
+    all_ranks, ties = (torch.cat(arrays).cpu().numpy() for arrays in zip(*found, strict=True))
+    return all_ranks, ties if (ties > 1).any() else None
 
 
 def _scores(model: Recommender, batch: UserBatch, items: Tensor | None, buffer: Tensor) -> Iterator[tuple[int, Tensor]]:
@@ -210,18 +290,16 @@ def _scores(model: Recommender, batch: UserBatch, items: Tensor | None, buffer: 
         yield start, torch.mm(part, items.T, out=buffer[: len(part)])
 
 
-def _rank_chunk(scores: Tensor, part: EvalPart, start: int, mask: Mask, top: int) -> tuple[Tensor, Tensor]:
-    """Return (r,) float64 ranks and (n, top) int32 lists of the users from `start` on; overwrites scores (n, I)."""
+def _rank_chunk(scores: Tensor, part: EvalPart, start: int, mask: Mask, lists: _Lists | None) -> Counted:
+    """Return (r,) float64 ranks and (r,) int64 ties of the users from `start` on; overwrites scores (n, I)."""
     targets = _targets(part, start, len(scores), scores.device)
     target_scores = scores[targets]
     _check_finite(target_scores[:, None], "score")
     hidden = _hide_seen(scores, target_scores, targets, part, start, mask)
-    listed = torch.empty(len(scores), 0, dtype=torch.int32)
-    if top:
-        best, which = scores.topk(top)
-        listed = which.masked_fill_(best == -torch.inf, -1).int()
+    if lists:
+        lists.take(scores)
     count = _many_ranks if isinstance(part, ManyTargets) else _one_rank
-    return count(scores, target_scores, targets, hidden), listed
+    return count(scores, target_scores, targets, hidden)
 
 
 def _targets(part: EvalPart, start: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
@@ -249,28 +327,29 @@ def _hide_seen(
     return None
 
 
-def _one_rank(scores: Tensor, target_scores: Tensor, _: tuple[Tensor, Tensor], hidden: Tensor | None) -> Tensor:
-    """Return (n,) float64 ranks of one target per row; overwrites scores (n, I)."""
-    found = ranks(scores, target_scores[:, None])
-    return found if hidden is None else found.masked_fill_(hidden, torch.inf)
+def _one_rank(scores: Tensor, target_scores: Tensor, _: tuple[Tensor, Tensor], hidden: Tensor | None) -> Counted:
+    """Return (n,) ranks and ties of one target per row; overwrites scores (n, I)."""
+    return _hidden_last(*ranks(scores, target_scores[:, None]), hidden)
 
 
-def _many_ranks(scores: Tensor, target_scores: Tensor, targets: tuple[Tensor, Tensor], hidden: Tensor | None) -> Tensor:
-    """Return (r,) float64 ranks of several targets per row, best first within a row; overwrites scores (n, I).
-
-    Targets do not tie with each other: whichever comes first, as many of them stand that high.
-    """
+def _many_ranks(
+    scores: Tensor, target_scores: Tensor, targets: tuple[Tensor, Tensor], hidden: Tensor | None
+) -> Counted:
+    """Return (r,) ranks and ties of several targets per row, best first within a row; scores are (n, I)."""
     rows = targets[0]
-    scores[targets] = -torch.inf
     pieces = zip(torch.split(rows, len(scores)), torch.split(target_scores, len(scores)), strict=True)
-    # counted without itself: half a place less than `ranks` says, and the places of the row's targets on top
-    others = torch.cat([ranks(scores[piece], wanted[:, None]) for piece, wanted in pieces]) - 0.5
-    if hidden is not None:
-        others.masked_fill_(hidden, torch.inf)
-    order = torch.argsort(others, stable=True)
+    counted = [ranks(scores[piece], wanted[:, None]) for piece, wanted in pieces]
+    places, ties = _hidden_last(torch.cat([a for a, _ in counted]), torch.cat([b for _, b in counted]), hidden)
+    order = torch.argsort(places, stable=True)
     order = order[torch.argsort(rows[order], stable=True)]
-    starts = torch.searchsorted(rows, rows)  # rows are ascending
-    return others[order] + torch.arange(1, len(rows) + 1, device=rows.device) - starts
+    return places[order], ties[order]
+
+
+def _hidden_last(places: Tensor, ties: Tensor, hidden: Tensor | None) -> Counted:
+    """Return (r,) places and ties where targets that are hidden stand nowhere and tie with nothing."""
+    if hidden is None:
+        return places, ties
+    return places.masked_fill_(hidden, torch.inf), ties.masked_fill_(hidden, 1)
 
 
 def seen_pairs(part: EvalPart, start: int, count: int) -> tuple[Ints, Ints]:

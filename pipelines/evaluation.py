@@ -22,13 +22,14 @@ def run_evaluate(
     history_edges: str | None,
     device: str,
     json: bool,
+    data: Path | None = None,
 ) -> None:
     """Command line `evaluate`."""
     edges = {"--popularity-edges": popularity_edges, "--history-edges": history_edges}
     idle = next((f"{option} {text}" for option, text in edges.items() if text is not None), None)
     if idle is not None and not (groups or json):
         raise ConfigError(f"{idle} is for groups of users; add --groups, or --json, which has them")
-    opened = open_run(run, device=device)
+    opened = open_run(run, device=device, place=data)
     plain = recipe_to_dict(opened.recipe)
     asked = {"mask": mask, "at": _numbers(at, "--at"), "metrics": metrics.split(",") if metrics else None}
     plain["evaluate"] |= {name: value for name, value in asked.items() if value}

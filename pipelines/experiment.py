@@ -1,15 +1,17 @@
 """One recipe, one run folder: data, features, model, training, test, record. Finished runs are not made again.
 
 A run folder holds config.yaml (every default written out), checkpoint.pt, metrics.json, ranks.npy (one test rank per
-user; with several targets per user also rank_offsets.npy, where each user's start), lists.npy where the recipe asks for
-it, log.jsonl (one epoch per line) and record.json (code version, seed, fingerprints, timings, peak memory).
+user; with several targets per user also rank_offsets.npy, where each user's start; where targets tie with other items
+also rank_ties.npy, how many places each may take), lists.npy where the recipe asks for it, log.jsonl (one epoch per
+line) and record.json (code version, seed, fingerprints, timings, peak memory).
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +26,10 @@ from models.items import Categories, build_items
 from models.ranks import ALONE, Ranks
 from pipelines.checkpoint import CHECKPOINT, load_best, remove_partial
 from pipelines.config import Recipe, difference, dump_yaml, load_recipe, recipe_to_dict
-from pipelines.console import print_json, progress, say
+from pipelines.console import note, print_json, progress, say
 from pipelines.costs import files_read, run_costs
 from pipelines.data.dataset import Dataset, read_dataset
+from pipelines.data.report import tell
 from pipelines.data.sides import side_features
 from pipelines.data.split import DataConfig, Split, make_split
 from pipelines.evaluate import Evaluation, evaluate
@@ -35,11 +38,17 @@ from pipelines.memory import peaks, start_peaks
 from pipelines.processes import processes, refuse_recipe, share_model
 from pipelines.record import begin_record, finish_record, refuse_changes, refuse_other_encoders
 from pipelines.results import as_metrics, print_metrics, save_ranks
-from pipelines.run_files import finished_recipe, read_metrics, read_recipe
+from pipelines.run_files import finished_recipe, read_metrics, read_object, read_recipe
+from pipelines.sources.changed import refuse_changed
+from pipelines.sources.joining import refuse_foreign
+from pipelines.sources.kept import keep, kept_split, placed
+from pipelines.sources.origin import refuse_origins, used
 from pipelines.start import facts_of_start, refuse_start, start_folder, start_from
 from pipelines.towers import Media, Towers, open_towers
 from pipelines.train import fit
 from pipelines.vectors import read_vectors
+
+DERIVED = ("index.faiss", "index.json", "ranks.npy", "rank_ties.npy", "rank_offsets.npy", "lists.npy", "log.jsonl")
 
 
 @dataclass(frozen=True)
@@ -69,20 +78,25 @@ class Run:
 
 def load_data(config: DataConfig) -> Data:
     """Read the dataset folder and split it."""
-    dataset = read_dataset(Path(config.folder))
+    dataset = read_dataset(Path(config.folder), config.columns)
     extra: set[str] = set()
     if config.candidates == "catalog":
         from extract.catalog import media_ids
 
-        extra = media_ids(videos=dataset.videos, covers=dataset.covers)
+        known = {*dataset.interactions["item"].unique().to_list(), *dataset.titles}
+        extra = media_ids(videos=dataset.videos, covers=dataset.covers, known=known)
     return Data(dataset, make_split(dataset, config, catalog_ids=extra))
 
 
 def open_features(recipe: Recipe, split: Split) -> list[FeatureFile]:
-    """Open the recipe's files, for 'e2e' none (pipelines/media.py does); StoreError for a file of another dataset."""
+    """Open the recipe's files, for 'e2e' none (pipelines/media.py does); StoreError for a file of other items."""
     if recipe.items.kind == "e2e":
         return []
-    return [FeatureFile(feature.resolve(), dataset=split.dataset) for feature in recipe.features]
+    files = [FeatureFile(feature.resolve()) for feature in recipe.features]
+    for file in used(recipe, files):
+        refuse_foreign(file, split.items.ids, split.dataset)
+    refuse_origins(recipe, files)
+    return files
 
 
 def training_facts(split: Split) -> TrainingFacts:
@@ -109,7 +123,8 @@ def build_model(
         facts = training_facts(split)
         return build_recommender(recipe.model.name, recipe.model.settings, items, facts, generator)
     except ValueError as error:
-        raise ConfigError(f"recipe {recipe.name!r}: {error}") from error
+        said = re.sub(r"\buser number (\d+)", lambda found: f"user {split.users.ids[int(found[1])]!r}", str(error))
+        raise ConfigError(f"recipe {recipe.name!r}: {said}") from error
 
 
 def resolve_device(name: str) -> torch.device:
@@ -151,6 +166,9 @@ def run_recipe(
     refuse_changes(folder, split, files, sides)
     if finished is not None:
         return finished
+    if ranks.first and recipe.features:
+        pixels = files or [FeatureFile(feature.resolve()) for feature in recipe.features]  # kind 'e2e' opens its own
+        refuse_changed(recipe, data.dataset, split.items.ids, pixels)
     towers = _open_towers(recipe, data, files, folder, media)
     model = build_model(recipe, split, files, sides, towers)
     start = _start(model, recipe, folder, data)
@@ -159,7 +177,12 @@ def run_recipe(
     if ranks.first:
         folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
+        (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs, where the run goes on
+        if not (folder / CHECKPOINT).is_file():  # a new run: what an older one left here is of other weights
+            for name in DERIVED:
+                (folder / name).unlink(missing_ok=True)
         begin_record(folder, recipe, split, files, sides, towers.facts, start)
+        keep(folder, split)
         write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
     with progress(f"train {recipe.name} seed {recipe.seed}") as advance:
         fitted = fit(
@@ -179,7 +202,7 @@ def run_recipe(
     if ranks.first:
         log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in fitted.history)
         write_atomic(folder / "log.jsonl", log)
-        save_ranks(folder, result)
+        metrics["files"] = save_ranks(folder, result)
         costs = run_costs(fitted, model, files_read(recipe, files, towers.towers), peaks(place, own_peak))
         finish_record(folder, fitted, model, place, costs, ranks.world)
         write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
@@ -201,11 +224,20 @@ def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     if not config.is_file() or not (metrics.is_file() or (folder / CHECKPOINT).is_file()):
         return None  # nothing, or a run that failed before its first epoch ended
     before = read_recipe(folder)
-    if recipe_to_dict(before) != recipe_to_dict(recipe):
+    longer = _goes_on(before, recipe)
+    if recipe_to_dict(before) != recipe_to_dict(recipe) and not longer:
         raise ConfigError(
             f"{folder} holds a run with other settings ({difference(before, recipe)}); choose another --out"
         )
-    return read_metrics(folder) if metrics.is_file() else None
+    return read_metrics(folder) if metrics.is_file() and not longer else None
+
+
+def _goes_on(before: Recipe, recipe: Recipe) -> bool:
+    """Return whether a recipe is that of an earlier run with more epochs, or more patience, and nothing else."""
+    old, new = before.train, recipe.train
+    same = replace(recipe, train=replace(new, epochs=old.epochs, patience=old.patience))
+    more = new.epochs > old.epochs or new.patience > old.patience
+    return more and new.epochs >= old.epochs and new.patience >= old.patience and same == before
 
 
 def _open_towers(recipe: Recipe, data: Data, files: Sequence[FeatureFile], folder: Path, media: Media | None) -> Towers:
@@ -225,18 +257,39 @@ def evaluate_test(model: Recommender, recipe: Recipe, split: Split, device: torc
         at=options.at,
         metrics=options.metrics,
         lists=options.lists,
+        never_met_at=max(options.at),
         batch_size=options.batch_size,
         device=device,
     )
 
 
-def open_run(folder: Path, *, device: str = "cpu", data: Data | None = None, media: Media | None = None) -> Run:
-    """Open a finished run; ConfigError when it is none, or when what it was made from has changed since.
+def open_run(
+    folder: Path,
+    *,
+    device: str = "cpu",
+    data: Data | None = None,
+    media: Media | None = None,
+    place: Path | None = None,
+    new_interactions: bool = False,
+) -> Run:
+    """Open a finished run.
 
-    `data` and `media` as for `run_recipe`.
+    Args:
+        folder: the run folder.
+        device: where the model goes.
+        data: as for `run_recipe`.
+        media: as for `run_recipe`.
+        place: the dataset folder, where it is not the recipe's.
+        new_interactions: open it also where the dataset has changed since, as of its training: the split of what is
+            returned has the ids and edges that were trained on, and no targets.
+
+    Raises:
+        ConfigError: it is no finished run, or what it was made from has changed since.
     """
-    recipe = finished_recipe(folder)
+    recipe = placed(finished_recipe(folder), folder, place)
     data = data or load_data(recipe.data)
+    if new_interactions:
+        data = _as_trained(folder, data)
     files = open_features(recipe, data.split)
     sides = side_features(recipe.items.side, data.split, data.dataset)
     refuse_changes(folder, data.split, files, sides)
@@ -247,13 +300,31 @@ def open_run(folder: Path, *, device: str = "cpu", data: Data | None = None, med
     return Run(folder, recipe, data, model.to(resolve_device(device)).eval())
 
 
+def _as_trained(folder: Path, data: Data) -> Data:
+    """Return the data with the split that a run was trained on, where the dataset has another one by now."""
+    record = folder / "record.json"
+    then = read_object(record).get("dataset", {}).get("fingerprint") if record.is_file() else None
+    split = kept_split(folder, data.dataset) if then != data.split.fingerprint else None
+    if split is None:
+        return data
+    users, items = (set(data.dataset.interactions[name].unique().to_list()) for name in ("user", "item"))
+    note(
+        f"{data.dataset.name!r} changed since {folder} was trained: {len(users - set(split.users.ids))} users and "
+        f"{len(items - set(split.items.ids))} items of it are unknown to the model"
+    )
+    return Data(data.dataset, split)
+
+
 def run_train(recipe: Path, overrides: Sequence[str], out: Path | None, device: str, json: bool) -> None:
     """Command line `train`."""
     with processes(device) as (ranks, place):
         loaded = load_recipe(recipe, overrides)
         folder = out or Path("runs") / loaded.name
-        done = (folder / "metrics.json").is_file()
-        metrics = run_recipe(loaded, folder, device=place, ranks=ranks)
+        done = (folder / "metrics.json").is_file() and not _goes_on(read_recipe(folder), loaded)
+        data = load_data(loaded.data)
+        if ranks.first:
+            tell(data.dataset, loaded.data, json=json)
+        metrics = run_recipe(loaded, folder, device=place, data=data, ranks=ranks)
     if not ranks.first:
         return
     if json:

@@ -23,7 +23,9 @@ from features.store import FeatureFile, State
 from pipelines.console import say, warn
 from pipelines.data.dataset import read_dataset
 from pipelines.data.split import DataConfig, Split, make_split
+from pipelines.data.tables import parse_columns
 from pipelines.mmrec_check import CACHES, check_mmrec_folder
+from pipelines.sources.joining import refuse_foreign
 
 __all__ = ["MMRecReport", "check_mmrec_folder", "export_mmrec", "run_export_mmrec"]
 
@@ -103,7 +105,7 @@ def export_mmrec(
 
     Raises:
         ConfigError: no features, a bad name, or a split that MMRec cannot hold.
-        StoreError: features of another dataset, cached activations, no vectors at all, or an occupied folder.
+        StoreError: features of other items, cached activations, no vectors at all, or an occupied folder.
     """
     files = {slot: file for slot, file in (("image", image), ("text", text)) if file is not None}
     _check_arguments(name, split, files)
@@ -160,11 +162,7 @@ def _check_arguments(name: str, split: Split, files: Mapping[str, FeatureFile]) 
     if not files:
         raise ConfigError("give features for the image slot, the text slot or both: MMRec stops without any")
     for slot, file in files.items():
-        if file.provenance.dataset != split.dataset:
-            raise StoreError(
-                f"{file.path} belongs to dataset {file.provenance.dataset!r}, not {split.dataset!r}; "
-                "give the features extracted from this dataset"
-            )
+        refuse_foreign(file, split.items.ids, split.dataset)
         if len(file.shape) != 2:
             raise StoreError(
                 f"{file.path} holds activations or pixels {file.shape}; the {slot} slot takes one vector per item"
@@ -250,9 +248,17 @@ def _record(report: MMRecReport, split: Split, files: Mapping[str, FeatureFile])
     return {"dataset": split.dataset, "split": split.fingerprint, "features": made, **told}
 
 
-def run_export_mmrec(data: Path, image: Path | None, text: Path | None, name: str, out: Path, overwrite: bool) -> None:
+def run_export_mmrec(
+    data: Path,
+    image: Path | None,
+    text: Path | None,
+    name: str,
+    out: Path,
+    overwrite: bool,
+    columns: str | None = None,
+) -> None:
     """Command line `export mmrec`: the split with the default settings, then `export_mmrec`."""
-    split = make_split(read_dataset(data), DataConfig(folder=str(data)))
+    split = make_split(read_dataset(data, parse_columns(columns)), DataConfig(folder=str(data)))
     files = {slot: FeatureFile(path) for slot, path in (("image", image), ("text", text)) if path is not None}
     report = export_mmrec(out, name, split, image=files.get("image"), text=files.get("text"), overwrite=overwrite)
     say(f"{report.folder}: {report.users} users, {report.items} items, train / valid / test rows {report.rows}")

@@ -13,17 +13,21 @@ from typing import cast
 from extract.catalog import Catalog, build_catalog, media_ids, natural_key
 from extract.encoder import EncoderSpec
 from extract.encoders import get_encoder
-from extract.extractor import Tell, extract_all
+from extract.extractor import extract_all
 from extract.farm import Order, extract_locally, slurm_script, work
+from extract.folders.changed import Tell
 from extract.frames import parse_frame_policy
 from extract.layers import parse_layers
 from extract.options import ExtractOptions, ExtractReport, Precision
 from extract.sandbox import Limits
 from features.errors import ConfigError
+from features.paths import shown
 from features.precision import DiskType
 from features.published import read_ids
 from pipelines.console import note, print_json, progress, say, table, warn
 from pipelines.data.dataset import Dataset, read_dataset
+from pipelines.data.report import tell
+from pipelines.data.tables import parse_columns
 from pipelines.experiment import resolve_device
 
 SHORT_S = 5.0  # below that, starting up is most of it
@@ -33,7 +37,7 @@ LISTED = 20  # bad items printed in full; all of them stand in the feature file
 def dataset_catalog(dataset: Dataset) -> Catalog:
     """Return the catalog of everything a dataset names: interactions, titles and media files."""
     ids = set(dataset.interactions["item"].unique().to_list()) | set(dataset.titles)
-    ids |= media_ids(videos=dataset.videos, covers=dataset.covers)
+    ids |= media_ids(videos=dataset.videos, covers=dataset.covers, known=ids)
     return build_catalog(
         dataset.name, sorted(ids, key=natural_key), videos=dataset.videos, covers=dataset.covers, titles=dataset.titles
     )
@@ -121,6 +125,7 @@ def _without_engine(words: Sequence[str]) -> list[str]:
 
 def run_extract(
     data: Path,
+    columns: str | None,
     videos: Path | None,
     covers: Path | None,
     encoders: str,
@@ -175,15 +180,17 @@ def run_extract(
         max_failed=max_failed,
         faults=_faults(recipe, faults),
         retry_failed=retry_failed,
-        command=shlex.join(sys.argv),
+        command=shown(shlex.join(sys.argv)),
     )
     if engine == "slurm":
         _write_slurm(out, tasks)
         return
-    dataset = read_dataset(data)
+    dataset = read_dataset(data, parse_columns(columns))
     if not json:
         say(dataset.layout)
     dataset = replace(dataset, videos=videos or dataset.videos, covers=covers or dataset.covers)
+    if len(dataset.interactions):
+        tell(dataset, json=json)
     catalog = dataset_catalog(dataset)
     if items is not None:
         catalog = catalog.only([item for item in dict.fromkeys(read_ids(items)) if item])
@@ -236,6 +243,9 @@ def print_reports(reports: Sequence[ExtractReport]) -> None:
         counts = [str(report.counts[state]) for state in ("done", "missing", "failed")]
         rows.append([report.encoder, *counts, str(report.new_rows), "unchanged" if report.unchanged else "written"])
     table("features", ["encoder", "done", "missing", "failed", "new", "file"], rows)
+    for modality, ignored in {report.modality: report.ignored for report in reports}.items():
+        if ignored.count:
+            say(f"{modality}s: {ignored}")
     for report in reports:
         if not report.unchanged:
             say(f"{report.encoder}: {', '.join(f'{stage} {spent:.1f} s' for stage, spent in report.seconds.items())}")

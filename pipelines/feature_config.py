@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 
 from features.errors import ConfigError
 from features.store import AbsentPolicy
+
+ChangedPolicy = Literal["error", "keep"]
 
 
 @dataclass(frozen=True)
@@ -18,10 +20,16 @@ class FeatureConfig:
         path: the file; may hold `*` as long as exactly one file matches (fingerprints need not be typed).
         absent: what an item without a vector gets: 'error' stops, 'mean' the mean vector, 'zero' zeros. Without pixels
             it is the mean colour for both.
+        encoder: name of the encoder that must have made the vectors or layers, or of the array that was imported; None
+            takes any.
+        changed: 'error' stops where the dataset's titles or media are no longer those that the file was made from;
+            'keep' says how many differ and goes on.
     """
 
     path: str
     absent: AbsentPolicy = "error"
+    encoder: str | None = None
+    changed: ChangedPolicy = "error"
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -30,13 +38,17 @@ class FeatureConfig:
         if not Path(self.path).name:
             raise ConfigError(f"features.path is {self.path!r}; name a feature file")
 
-    def resolve(self) -> Path:
-        """Return the one file that `path` names; ConfigError when there are none or several."""
+    def matches(self) -> list[Path]:
+        """Return the files that `path` names."""
         pattern = Path(self.path)
         if pattern.is_file():  # also where its name holds characters that mean something in a pattern
-            return pattern
+            return [pattern]
         pieces = Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor)))
-        found = sorted(path for path in pieces if path.is_file())
+        return sorted(path for path in pieces if path.is_file())
+
+    def resolve(self) -> Path:
+        """Return the one file that `path` names; ConfigError when there are none or several."""
+        found = self.matches()
         if len(found) == 1:
             return found[0]
         if not found:

@@ -6,14 +6,15 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from features.convert import import_features
-from features.errors import StoreError
+from features.convert import ROW, ROW_PLUS_ONE, import_features
+from features.errors import ConfigError, StoreError
 from features.export import export_features
 from features.inspect import inspect_features
 from features.merge import merge
 from features.store import FeatureFile
 from pipelines.console import print_json, say, table, warn
 from pipelines.data.dataset import Dataset, read_dataset
+from pipelines.data.tables import parse_columns
 
 
 def inspect(file: Path, json: bool) -> None:
@@ -54,34 +55,60 @@ def merge_files(out: Path, parts: Sequence[Path]) -> None:
     say(f"{out}: {FeatureFile(out).counts()}")
 
 
-def bring(source: Path, ids: str | None, data: Path, name: str, out: Path, dtype: str) -> None:
+def bring(
+    source: Path,
+    ids: str | None,
+    data: Path,
+    name: str,
+    out: Path,
+    dtype: str,
+    unmatched: str,
+    columns: str | None = None,
+) -> None:
     """Command line `features import`."""
-    dataset = read_dataset(data)
-    items = set(dataset.interactions["item"].unique().to_list()) or set(dataset.titles)
-    file = import_features(source, out, dataset=dataset.name, ids=ids, name=name, dtype=dtype)
+    dataset = read_dataset(data, parse_columns(columns))
+    by_number, doubts = ids in (ROW, ROW_PLUS_ONE), list[str]()
+
+    def check(items: Sequence[str]) -> None:
+        foreign, absent = _foreign(items, dataset), _absent(items, dataset)
+        told = "; ".join(filter(None, [foreign, absent]))
+        # Where rows count the items, one more or less means that all of them may have moved; a list of ids of its own
+        # may leave out what has no cover.
+        if unmatched == "error" and (foreign or (absent and by_number)):
+            raise ConfigError(
+                f"{source}: {told}; is {f'--ids {ids}' if ids else 'the source'} right? Nothing is imported; "
+                "--unmatched keep imports it all the same"
+            )
+        doubts.extend([f"{source}: {told}"] if told else [])
+
+    file = import_features(source, out, dataset=dataset.name, ids=ids, name=name, dtype=dtype, check=check)
+    for doubt in doubts:
+        warn(doubt)
     say(f"{file.path}: {file.counts()}, width {file.width}")
     error = file.cosine_error
     if error is not None:
         say(f"rounding to {file.dtype} costs {error.mean:.2g} of the cosine on average, {error.max:.2g} at most")
-    without = len(items - set(file.columns.ids))
-    unknown = _unknown(file, dataset)
-    if without:
-        told = f"{without} of the {len(items)} items of {dataset.name!r} are not among the ids"
-        warn(f"{'; '.join(filter(None, [told, unknown]))}; is {f'--ids {ids}' if ids else source} right?")
-    elif unknown:
-        say(unknown)
 
 
-def _unknown(file: FeatureFile, dataset: Dataset) -> str:
-    """Return how many ids of a file a dataset does not know, or ''; one of media alone is not asked."""
+def _foreign(ids: Sequence[str], dataset: Dataset) -> str:
+    """Return how many ids a dataset does not know, or ''; one of media alone is not asked."""
     known = {*dataset.interactions["item"].unique().to_list(), *dataset.titles, *dataset.catalog}
-    strange = [item for item in file.columns.ids if item not in known] if known else []
+    strange = [item for item in ids if item not in known] if known else []
     if not strange:
         return ""
     return (
-        f"{len(strange)} of {len(file.columns.ids)} ids have neither interactions nor a title in {dataset.name!r}, "
+        f"{len(strange)} of {len(ids)} ids have neither interactions nor a title in {dataset.name!r}, "
         f"first {strange[0]!r}"
     )
+
+
+def _absent(ids: Sequence[str], dataset: Dataset) -> str:
+    """Return how many items of a dataset are not among the ids, or ''."""
+    items = set(dataset.interactions["item"].unique().to_list()) or set(dataset.titles)
+    without = sorted(items - set(ids))
+    if not without:
+        return ""
+    return f"{len(without)} of the {len(items)} items of {dataset.name!r} are not among the ids, first {without[0]!r}"
 
 
 def take(file: Path, out: Path, form: str) -> None:

@@ -13,7 +13,7 @@ import numpy as np
 
 from features.errors import ConfigError
 from pipelines.data.split import EvalPart
-from pipelines.metrics import METRICS, Bools, Floats, Ints, Ranked
+from pipelines.metrics import METRICS, Bools, Floats, Ints, Ranked, sums
 
 BINS = 5
 
@@ -40,8 +40,9 @@ def popularity_groups(
     Raises:
         ConfigError: bins or edges that make no groups.
     """
-    counts = Ranked(train_counts[part.targets].astype(np.float64), part.bounds)
-    values = counts.sums(counts.ranks) / counts.counts
+    targets = np.diff(part.bounds)
+    users = np.repeat(np.arange(len(targets)), targets)
+    values = sums(train_counts[part.targets].astype(np.float64), users, len(targets)) / targets
     cold = values == 0
     groups = [Group("cold", cold)] if cold.any() else []
     return groups + _cut(values, ~cold, bins, edges, "popularity")

@@ -18,6 +18,7 @@ from pipelines.ahead import LookAhead
 from pipelines.data.dataset import Dataset
 from pipelines.data.split import Split
 from pipelines.feature_config import FeatureConfig
+from pipelines.sources.joining import refuse_foreign
 
 if TYPE_CHECKING:
     from extract.encoder import Encoder, EncoderSpec, Tokenizer, Tokens
@@ -128,7 +129,7 @@ def _pixels_for(
     from extract.pixel_media import contract_in, contract_of
 
     wanted = contract_of(spec)
-    files = [(FeatureFile(feature.resolve(), dataset=split.dataset), feature) for feature in features]
+    files = [(FeatureFile(feature.resolve()), feature) for feature in features]
     held = [(contract_in(file), file, feature) for file, feature in files]
     near = [(file, feature) for contract, file, feature in held if contract and contract["media"] == spec.modality]
     found = [(file, feature) for contract, file, feature in held if contract == wanted]
@@ -143,4 +144,5 @@ def _pixels_for(
             f"feature files holds their pixels; make one with `extract --pixels --encoders {spec.name}` and name it "
             "under features, or use kind 'top' over `extract --top-blocks`"
         )
+    refuse_foreign((found or near)[0][0], split.items.ids, split.dataset)
     return (found or near)[0]

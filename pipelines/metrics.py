@@ -2,6 +2,8 @@
 
 Letters: N users, R targets of all users together, I items, K list length.
 
+Where items tie, every metric of ranks is its mean over all orders of the tied items, in closed form.
+
 Definitions with several targets per user, n of them: Järvelin and Kekäläinen 2002 (NDCG with gains 0 and 1); the ideal
 of NDCG@K and the divisor of MAP@K stop at min(K, n), as RecBole and MMRec have it. With one target Recall = HR,
 Precision = HR / K, and MAP = MRR.
@@ -22,38 +24,50 @@ from features.errors import ConfigError, nearest
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
+EXACT_NORM = 2**21  # items up to which the square of a float32 norm still tells the number of entries that are not 0
 
 
-def ranks(scores: torch.Tensor, target_scores: torch.Tensor) -> torch.Tensor:
-    """Return (N,) float64 ranks of targets: 1 + items scored higher + half of the other items scored equal.
+def ranks(scores: torch.Tensor, target_scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Return the best place (N,) float64 of each target, and (N,) int64 how many items tie with it, itself included.
 
-    Half a tie is the mean over all orders of the tied items: no order of rows or sorting routine changes a result.
+    The best place is 1 + the items scored higher. A target's place is any of `ties` places from there on, each as
+    likely as the others: the metrics below are means over all orders of tied items, so that no order of rows and no
+    sorting routine changes a result.
 
     Args:
         scores: (N, I) float32, -inf where an item is hidden; overwritten (a copy would cost more than the counting).
         target_scores: (N, 1) finite, each the target's entry in `scores`.
     """
-    # The sum of signs is higher - lower = 2 higher + equal - I; exact in float32 up to 2^24 items.
-    signs = scores.sub_(target_scores).sign_().sum(1, dtype=torch.float32)
-    return (signs.double() + scores.shape[1] + 1) / 2
+    # Signs sum up to higher - lower, their absolute values to higher + lower = I - tied; exact up to 2^24 items.
+    signs = scores.sub_(target_scores).sign_()
+    difference = signs.sum(1, dtype=torch.float32).double()
+    if scores.shape[1] <= EXACT_NORM:  # one pass without a write: half the time of the sum of absolute values
+        untied = torch.linalg.vector_norm(signs, dim=1).double().square_().round_()
+    else:
+        untied = signs.abs_().sum(1, dtype=torch.float32).double()
+    return (difference + untied) / 2 + 1, (scores.shape[1] - untied).long()
 
 
 @dataclass(frozen=True)
 class Ranked:
-    """The ranks of every user's targets.
+    """The places of every user's targets.
 
     Attributes:
-        ranks: (R,) user after user, best first within a user; inf = hidden, a miss at any K.
+        ranks: (R,) best place of each target over all orders of tied items, user after user, best first within a user;
+            inf = hidden, a miss at any K.
         offsets: (N + 1,) where each user's ranks start; every user has at least one.
+        ties: (R,) how many items share the target's score, itself and the user's other targets included; None where
+            no target ties.
     """
 
     ranks: Floats
     offsets: Ints
+    ties: Ints | None = None
 
     @classmethod
-    def of_one(cls, user_ranks: Floats) -> Ranked:
+    def of_one(cls, user_ranks: Floats, ties: Ints | None = None) -> Ranked:
         """Return the same for users with one target each."""
-        return cls(user_ranks, np.arange(len(user_ranks) + 1))
+        return cls(user_ranks, np.arange(len(user_ranks) + 1), ties)
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -69,70 +83,168 @@ class Ranked:
         return np.repeat(np.arange(len(self)), self.counts)
 
     @cached_property
-    def places(self) -> Ints:
-        """Return (R,) how many of the user's targets stand up to and at each rank, 1 for the first."""
-        places: Ints = np.arange(len(self.ranks)) - self.offsets[self.users] + 1
-        return places
+    def sizes(self) -> Ints:
+        """Return (R,) `ties`, 1 everywhere where it is None."""
+        return np.ones(len(self.ranks), np.int64) if self.ties is None else self.ties
+
+    @cached_property
+    def groups(self) -> tuple[Ints, Ints]:
+        """Return (R,) how many of the user's targets have better scores, and (R,) how many have the same score."""
+        starts = np.ones(len(self.ranks), bool)
+        if self.ties is not None:  # otherwise equal ranks are hidden targets
+            starts[1:] = (self.ranks[1:] != self.ranks[:-1]) | (self.users[1:] != self.users[:-1])
+        firsts = np.flatnonzero(starts)
+        sizes = np.diff(firsts, append=len(starts))
+        before: Ints = np.repeat(firsts, sizes) - self.offsets[self.users]
+        return before, np.repeat(sizes, sizes)
+
+    def reached(self, k: int) -> Floats:
+        """Return (R,) how many of the places that a target may take are at most K."""
+        return np.clip(np.floor(k + 1 - self.ranks), 0, self.sizes)
 
     def sums(self, values: Floats) -> Floats:
         """Return (N,) sums over each user's targets of (R,) values."""
-        sums: Floats = np.bincount(self.users, weights=values, minlength=len(self)).astype(np.float64)
-        return sums
+        return sums(values, self.users, len(self))
+
+
+def sums(values: Floats, users: Ints, count: int) -> Floats:
+    """Return (N,) sums of (R,) values over the rows of each user (R,)."""
+    found: Floats = np.bincount(users, weights=values, minlength=count).astype(np.float64)
+    return found
+
+
+def _gains(ranked: Ranked, k: int, gain: Callable[[Floats], Floats]) -> Floats:
+    """Return (R,) the mean over orders of what each target gains: `gain` of its place, 0 beyond K."""
+    reached = ranked.reached(k)
+    gains = np.where(reached > 0, gain(ranked.ranks), 0.0)
+    tied = np.flatnonzero((ranked.sizes > 1) & (reached > 0))
+    if len(tied):
+        first = ranked.ranks[tied].astype(np.int64) - 1
+        last = first + reached[tied].astype(np.int64)
+        sums_to = np.concatenate([[0.0], np.cumsum(gain(np.arange(1.0, last.max() + 1)))])
+        gains[tied] = (sums_to[last] - sums_to[first]) / ranked.sizes[tied]
+    return gains
+
+
+def _best_gain(ranked: Ranked, k: int, gain: Callable[[Floats], Floats]) -> Floats:
+    """Return (N,) the mean over orders of what each user's best-placed target gains.
+
+    It is one of the `same` targets among `size` tied items, and stands first among them at place j of the tie with
+    probability same / (size - j) times that of no target before; a later tie lies beyond K unless this one ends.
+    """
+    first = ranked.offsets[:-1]
+    gains = _gains(ranked, k, gain)[first]
+    same, size, reached = ranked.groups[1][first], ranked.sizes[first], ranked.reached(k)[first]
+    several = np.flatnonzero((same > 1) & (reached > 0))
+    if len(several):
+        same, size, reached = same[several], size[several], reached[several]
+        total, none_yet = np.zeros(len(several)), np.ones(len(several))
+        for place in range(int(reached.max())):
+            here = none_yet * np.minimum(same / np.maximum(size - place, 1), 1.0)
+            total += np.where(place < reached, here * gain(ranked.ranks[first[several]] + place), 0.0)
+            none_yet -= here
+        gains[several] = total
+    return gains
+
+
+def _discount(places: Floats) -> Floats:
+    return 1.0 / np.log2(places + 1.0)
 
 
 def hit_rate(ranked: Ranked, k: int) -> Floats:
     """Return (N,) HR@K: 1 where a target ranks at most K, else 0."""
-    first = ranked.ranks[ranked.offsets[:-1]]
-    return (first <= k).astype(np.float64)
+    return _best_gain(ranked, k, np.ones_like)
 
 
 def recall(ranked: Ranked, k: int) -> Floats:
     """Return (N,) Recall@K: share of the user's targets that rank at most K."""
-    return ranked.sums((ranked.ranks <= k).astype(np.float64)) / ranked.counts
+    return ranked.sums(_gains(ranked, k, np.ones_like)) / ranked.counts
 
 
 def precision(ranked: Ranked, k: int) -> Floats:
     """Return (N,) Precision@K: targets that rank at most K, over K."""
-    return ranked.sums((ranked.ranks <= k).astype(np.float64)) / k
+    return ranked.sums(_gains(ranked, k, np.ones_like)) / k
 
 
 def ndcg(ranked: Ranked, k: int) -> Floats:
     """Return (N,) NDCG@K: sum of 1 / log2(rank + 1) over targets that rank at most K, over that of the best order."""
-    gained = ranked.sums(np.where(ranked.ranks <= k, 1.0 / np.log2(ranked.ranks + 1.0), 0.0))
+    gained = ranked.sums(_gains(ranked, k, _discount))
     most = min(k, int(ranked.counts.max(initial=1)))
-    ideal = np.cumsum(1.0 / np.log2(np.arange(2.0, most + 2.0)))
+    ideal = np.cumsum(_discount(np.arange(1.0, most + 1.0)))
     best: Floats = gained / ideal[np.minimum(ranked.counts, most) - 1]
     return best
 
 
 def mrr(ranked: Ranked, k: int) -> Floats:
     """Return (N,) MRR@K: 1 / rank of the best target where it ranks at most K, else 0."""
-    first = ranked.ranks[ranked.offsets[:-1]]
-    return np.where(first <= k, 1.0 / first, 0.0)
+    return _best_gain(ranked, k, np.reciprocal)
 
 
 def average_precision(ranked: Ranked, k: int) -> Floats:
     """Return (N,) MAP@K: sum of (targets up to the rank) / rank over targets that rank at most K, over min(K, n)."""
-    found = ranked.sums(np.where(ranked.ranks <= k, ranked.places / ranked.ranks, 0.0))
-    shares: Floats = found / np.minimum(ranked.counts, k)
-    return shares
+    before, same = ranked.groups
+    found = (before + 1) * _gains(ranked, k, np.reciprocal)
+    # Of the other targets of a tie, a share grows with the place: (place - best place) * (same - 1) / (size - 1).
+    tied = np.flatnonzero((same > 1) & np.isfinite(ranked.ranks))
+    if len(tied):
+        share = (same[tied] - 1) / (ranked.sizes[tied] - 1)
+        found[tied] *= (before[tied] + 1 - share * ranked.ranks[tied]) / (before[tied] + 1)
+        found[tied] += share * ranked.reached(k)[tied] / ranked.sizes[tied]
+    return ranked.sums(found) / np.minimum(ranked.counts, k)
 
 
-def coverage(lists: NDArray[np.int32], train_counts: Ints) -> float:
-    """Return the share of the I items that stand in at least one of the lists (N, K)."""
-    return len(np.unique(lists[lists >= 0])) / len(train_counts)
+@dataclass(frozen=True)
+class Offered:
+    """What all users' lists of K items offer, as the mean over all orders of tied items.
+
+    Attributes:
+        counts: (I,) how many lists hold each item, above 0 also where a tie at the end of a list may leave it out.
+        missed: (I,) probability that no list holds the item.
+    """
+
+    counts: Floats
+    missed: Floats
+
+    @classmethod
+    def nothing(cls, n_items: int) -> Offered:
+        """Return what no list at all offers of I items."""
+        return cls(np.zeros(n_items), np.ones(n_items))
+
+    def add(self, listed: NDArray[np.int32]) -> None:
+        """Count (n, K) lists without ties at their ends; -1 where a user has no more items."""
+        items = listed[listed >= 0]
+        self.counts[:] += np.bincount(items, minlength=len(self.counts))
+        self.missed[items] = 0.0
+
+    def add_tied(self, tied: Bools, chance: Floats) -> None:
+        """Count the ties at the ends of n lists: (n, I) which items tie for the last places, (n,) chance of each."""
+        self.counts[:] += chance @ tied
+        self.missed[:] *= np.where(tied, 1.0 - chance[:, None], 1.0).prod(0)
 
 
-def popularity(lists: NDArray[np.int32], train_counts: Ints) -> float:
-    """Return the mean training count (I,) of what the lists (N, K) offer, each place counted."""
-    return float(train_counts[lists[lists >= 0]].mean())
+def coverage(offered: Offered, _: Ints) -> float:
+    """Return the share of the I items that stand in at least one of the lists."""
+    return float(1.0 - offered.missed.mean())
 
 
-def gini(lists: NDArray[np.int32], train_counts: Ints) -> float:
-    """Return the Gini coefficient of how often the I items are offered: 0 all equally, towards 1 one takes all."""
-    shown = np.sort(np.bincount(lists[lists >= 0], minlength=len(train_counts)))
+def popularity(offered: Offered, train_counts: Ints) -> float:
+    """Return the mean training count (I,) of what the lists offer, each place counted."""
+    return float(offered.counts @ train_counts / offered.counts.sum())
+
+
+def gini(offered: Offered, _: Ints) -> float:
+    """Return the Gini coefficient of how often the I items are offered: 0 all equally, towards 1 one takes all.
+
+    Where lists end in ties it is that of the mean counts, not the mean of its values over all orders.
+    """
+    shown = np.sort(offered.counts)
     place = np.arange(1, len(shown) + 1)
     return float(((2 * place - len(shown) - 1) * shown).sum() / (len(shown) * shown.sum()))
+
+
+def never_met(offered: Offered, train_counts: Ints) -> float:
+    """Return the share of what the lists offer that occurs in no training row, each place counted."""
+    return float(offered.counts @ (train_counts == 0) / offered.counts.sum())
 
 
 METRICS: dict[str, Callable[[Ranked, int], Floats]] = {
@@ -143,10 +255,11 @@ METRICS: dict[str, Callable[[Ranked, int], Floats]] = {
     "MRR": mrr,
     "MAP": average_precision,
 }
-LIST_METRICS: dict[str, Callable[[NDArray[np.int32], Ints], float]] = {
+LIST_METRICS: dict[str, Callable[[Offered, Ints], float]] = {
     "Coverage": coverage,
     "Popularity": popularity,
     "Gini": gini,
+    "NeverMet": never_met,
 }
 DEFAULT = ("HR", "NDCG")
 

@@ -18,6 +18,7 @@ import torch
 from torch import nn
 
 from features.errors import ConfigError
+from features.paths import shown
 from features.provenance import library_versions, write_atomic
 from features.store import FeatureFile
 from models.frozen import LayerMix
@@ -28,6 +29,7 @@ from pipelines.config import Recipe
 from pipelines.data.sides import fingerprint
 from pipelines.data.split import Split
 from pipelines.run_files import read_object
+from pipelines.sources.origin import described
 from pipelines.train import FitResult
 
 RECORD = "record.json"
@@ -52,13 +54,20 @@ def begin_record(
         "dropped_users": split.dropped_users,
         "dropped_items": split.dropped_items,
         "split": split.protocol,
+        "folder": str(Path(recipe.data.folder).absolute()),
     }
     features = [
-        {"file": str(f.path), "fingerprint": f.provenance.fingerprint, "vectors_sha256": f.vectors_sha256}
-        for f in files
+        {
+            "file": str(file.path.absolute()),
+            "listed": number,
+            "fingerprint": file.provenance.fingerprint,
+            "vectors_sha256": file.vectors_sha256,
+        }
+        for number, file in enumerate(files)
     ]
     record = {"recipe": recipe.name, "seed": recipe.seed, "dataset": dataset, "features": features}
     record["sides"] = fingerprint(sides)
+    record["content"] = described(recipe, files, encoders)
     if encoders:
         record["encoders"] = [dict(facts) for facts in encoders]
     if start:
@@ -73,7 +82,10 @@ def refuse_changes(folder: Path, split: Split, files: Sequence[FeatureFile], sid
         return
     dataset, features, side = _made_from(path)
     if dataset != split.fingerprint:
-        raise ConfigError(f"dataset {split.dataset!r} changed since {folder} was trained; train it into another folder")
+        raise ConfigError(
+            f"dataset {split.dataset!r} changed since {folder} was trained, so that a test would be another; train it "
+            "into another folder (`recommend` takes new interactions into account)"
+        )
     for file, then in zip(files, features, strict=False):
         if file.vectors_sha256 != then:
             raise ConfigError(f"feature file {file.path} changed since {folder} was trained; train into another folder")
@@ -125,7 +137,7 @@ def finish_record(
     trained = {name: list(value.shape) for name, value in model.named_parameters() if value.requires_grad}
     record = read_object(path) | {
         "code": code_version(),
-        "command": sys.argv,
+        "command": [shown(word) for word in sys.argv],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "libraries": library_versions(LIBRARIES),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {torch.get_num_threads()}",

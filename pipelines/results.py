@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +11,14 @@ import numpy as np
 
 from features.errors import StoreError
 from features.paths import write_advice
+from features.provenance import file_sha256
 from pipelines.config import Recipe
-from pipelines.console import say, table
+from pipelines.console import say, table, warn
 from pipelines.data.split import Split
 from pipelines.evaluate import Evaluation
 from pipelines.groups import BINS, group_metrics, history_groups, popularity_groups
 
+FAR, LITTLE = 5.0, 0.01  # times by which shares may differ, and a share below which they are chance
 TITLES = {"popularity": "training count of the target", "history": "items seen before"}
 
 
@@ -48,6 +51,8 @@ def as_metrics(
     }
     if result.catalog:
         test["lists"] = result.catalog
+    if result.never_met:
+        test["never_met"] = asdict(result.never_met)
     return {
         "test": test,
         "candidates": result.candidates,
@@ -72,6 +77,39 @@ def print_metrics(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     columns = ["test", f"all ({users['all']})", f"warm ({users['warm']})", f"cold ({users['cold']})", "paper"]
     table(recipe.name, columns, rows)
     say(protocol(recipe, metrics))
+    if found := test.get("never_met"):
+        say(never_met_in_words(found))
+        if why := never_met_doubt(recipe, found):
+            warn(why)
+
+
+def never_met_in_words(found: Mapping[str, float]) -> str:
+    """Return what is offered of items that training never met, beside their share of the targets and candidates."""
+    return (
+        f"items in no training row: {found['offered']:.1%} of the places in lists of {found['at']}, "
+        f"{found['targets']:.1%} of the targets, {found['candidates']:.1%} of the candidates"
+    )
+
+
+def never_met_doubt(recipe: Recipe, found: Mapping[str, float]) -> str:
+    """Return why such items stand far more often in lists than among targets, or far less often, '' where they do not.
+
+    Of items without content nothing else can be expected than that they are never offered.
+    """
+    offered, targets = found["offered"], found["targets"]
+    if offered > FAR * max(targets, LITTLE):
+        drawn = getattr(recipe.model.settings, "cold_negatives", True)
+        way = "set model.cold_negatives=true" if not drawn else "use a loss that draws them as negatives, such as 'bpr'"
+        return (
+            f"items in no training row take {offered:.1%} of what is offered and are {targets:.1%} of the targets: "
+            f"nothing in training holds their scores down; {way}, or rank without them (data.candidates)"
+        )
+    if offered * FAR < targets and targets > LITTLE and recipe.items.kind != "id":
+        return (
+            f"items in no training row are {targets:.1%} of the targets and only {offered:.1%} of what is offered: "
+            "content does not bring them up; where the loss draws negatives, model.cold_negatives=false spares them"
+        )
+    return ""
 
 
 def recipe_order(recipe: Recipe, name: str) -> tuple[int, int]:
@@ -85,12 +123,18 @@ def protocol(recipe: Recipe, metrics: Mapping[str, Any]) -> str:
     """Return what to know of the numbers: the split and its size, who was left out, candidates, and seen items."""
     parts = [f"{metrics['candidates']} candidates", f"seen items: {recipe.evaluate.mask}"]
     if sizes := metrics.get("sizes"):
-        parts.insert(0, f"{sizes['users']} users, {sizes['items']} items met, {sizes['interactions']} interactions")
+        parts.insert(0, f"{sizes['users']} users, {items_in_words(sizes)}, {sizes['interactions']} interactions")
     if dropped := metrics.get("dropped_users"):
         parts.append(f"{dropped} users left out for too few interactions")
     if metrics.get("split") == "given":
         parts.append("the dataset's own split, training items alone are seen")
     return ", ".join(parts)
+
+
+def items_in_words(sizes: Mapping[str, int]) -> str:
+    """Return how many items occur in a split, and in its training part, where a run of an earlier version knows."""
+    trained = sizes.get("trained_items")
+    return f"{sizes['items']} items" + ("" if trained is None else f" ({trained} in training)")
 
 
 def print_groups(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
@@ -101,13 +145,27 @@ def print_groups(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
         table(f"{recipe.name} by {TITLES[kind]}", [TITLES[kind], "users", *names], rows)
 
 
-def save_ranks(folder: Path, result: Evaluation) -> None:
-    """Write ranks.npy and, where there are any, rank_offsets.npy and lists.npy."""
-    arrays = {"ranks": result.ranks, "rank_offsets": result.offsets, "lists": result.lists}
+def save_ranks(folder: Path, result: Evaluation) -> dict[str, str]:
+    """Write ranks.npy and, where there are any, rank_ties.npy, rank_offsets.npy and lists.npy; no older one stays.
+
+    Returns:
+        File name -> sha256, for metrics.json: ranks of another test are refused where they are read (`load_ranks`).
+    """
+    arrays = {
+        "ranks": result.ranks,
+        "rank_ties": result.ties,
+        "rank_offsets": result.offsets,
+        "lists": result.lists,
+    }
     try:
         for name, array in arrays.items():
             if array is not None:
                 np.save(folder / f"{name}.npy", array)
+            else:
+                (folder / f"{name}.npy").unlink(missing_ok=True)
+        return {
+            f"{name}.npy": file_sha256(folder / f"{name}.npy") for name, array in arrays.items() if array is not None
+        }
     except OSError as error:
         advice = write_advice(error, "free some disk space and try again")
         raise StoreError(f"cannot write the ranks in {folder} ({error}); {advice}") from error

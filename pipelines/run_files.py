@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +24,18 @@ def finished_recipe(folder: Path) -> Recipe:
 def read_recipe(folder: Path) -> Recipe:
     """Return the recipe in a run's config.yaml; ConfigError when it is damaged or not one of this program's."""
     path = folder / "config.yaml"
-    raw = parse_yaml(_text(path), str(path))
+    raw = parse_yaml(read_text(path), str(path))
     if not isinstance(raw, dict):
         raise _damaged(path, "no mapping of keys to values")
-    return load_recipe(path)
+    return _as_it_ran(load_recipe(path), raw)
+
+
+def _as_it_ran(recipe: Recipe, raw: dict[str, Any]) -> Recipe:
+    """Return the recipe of a run with what earlier versions did where they had no setting for it."""
+    items = raw.get("items")
+    if isinstance(items, dict) and "encoder_seed" not in items:
+        return replace(recipe, items=replace(recipe.items, encoder_seed=None))
+    return recipe
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
@@ -42,7 +51,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 def read_object(path: Path) -> dict[str, Any]:
     """Return the object that a JSON file of a run holds; ConfigError when it is damaged."""
     try:
-        value = json.loads(_text(path))
+        value = json.loads(read_text(path))
     except json.JSONDecodeError as error:
         raise _damaged(path, error) from error
     if not isinstance(value, dict):
@@ -59,7 +68,8 @@ def read_array(path: Path) -> NDArray[Any]:
     return array
 
 
-def _text(path: Path) -> str:
+def read_text(path: Path) -> str:
+    """Return the UTF-8 text of a file of a run; ConfigError when it is none."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

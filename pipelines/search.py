@@ -19,6 +19,7 @@ from features.errors import ConfigError
 from features.provenance import write_atomic
 from pipelines.config import Recipe, dump_yaml, load_recipe, recipe_to_dict
 from pipelines.console import print_json, say, table, warn
+from pipelines.data.report import tell
 from pipelines.experiment import load_data, run_recipe
 from pipelines.results import print_metrics
 from pipelines.run_files import read_metrics, read_recipe
@@ -100,6 +101,7 @@ def _try(
     folder = out / f"{recipe.name}-{hashlib.sha256(json.dumps(recipe_to_dict(recipe)).encode()).hexdigest()[:12]}"
     if recipe.data not in cache:
         cache[recipe.data] = load_data(recipe.data)
+        tell(cache[recipe.data].dataset, recipe.data, json=True)
     try:
         metrics = run_recipe(recipe, folder, device=device, data=cache[recipe.data])
     except ConfigError as error:  # such as a loss that is not finite at too high a learning rate

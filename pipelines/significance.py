@@ -17,8 +17,9 @@ import numpy as np
 from scipy import stats
 
 from features.errors import ConfigError, nearest
+from features.provenance import file_sha256
 from pipelines.metrics import Floats, Ranked, per_user
-from pipelines.run_files import read_array
+from pipelines.run_files import read_array, read_metrics
 
 Test = Literal["t", "wilcoxon"]
 RESAMPLES = 2000
@@ -54,12 +55,20 @@ class Compared:
 
 
 def load_ranks(run: Path) -> Ranked:
-    """Return the test ranks of a finished run; ConfigError where there are none, or damaged ones."""
-    path, offsets = run / "ranks.npy", run / "rank_offsets.npy"
+    """Return the test ranks of a finished run; ConfigError where there are none, damaged ones, or another test's."""
+    path, offsets, tied = run / "ranks.npy", run / "rank_offsets.npy", run / "rank_ties.npy"
     if not path.is_file():
         raise ConfigError(f"{run} holds no ranks.npy, which tests need; train its recipe again")
     ranks = read_array(path)
-    return Ranked(ranks, read_array(offsets)) if offsets.is_file() else Ranked.of_one(ranks)
+    ties = read_array(tied) if tied.is_file() else None  # runs made before ties were kept hold mean places
+    ranked = Ranked(ranks, read_array(offsets), ties) if offsets.is_file() else Ranked.of_one(ranks, ties)
+    written = read_metrics(run).get("files", {}) if (run / "metrics.json").is_file() else {}
+    for name, digest in written.items():
+        if (run / name).is_file() and file_sha256(run / name) != digest:
+            raise ConfigError(
+                f"{run / name} is not the one that metrics.json beside it tells of; train the recipe again"
+            )
+    return ranked
 
 
 def user_values(runs: Sequence[Path], metric: str) -> Floats:

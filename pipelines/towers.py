@@ -111,14 +111,16 @@ def load_encoder(name: str, weights: str, seed: int, frames: str | None = None, 
 
 def _end_to_end(name: str, recipe: Recipe, split: Split, media: Media) -> tuple[Tower, dict[str, Any]]:
     items = recipe.items
-    encoder = load_encoder(name, items.weights, recipe.seed, items.frames)
+    seed = recipe.seed if items.encoder_seed is None else items.encoder_seed
+    encoder = load_encoder(name, items.weights, seed, items.frames)
     source = media(encoder)
     prefix, top = encoder.split(items.top_blocks)
     lengths = _lengths(prefix, source, len(split.items))
     module = nn.Sequential(prefix, _AsStored(), top)
     set_up((top,), items, titles=lengths is not None)
     tower = Tower(source, module, (top,), _last_blocks(encoder, items), lengths)
-    return tower, _facts(encoder, items) | {"media": source.fingerprint}
+    drawn = {"seed": seed} if items.weights == "random" else {}
+    return tower, _facts(encoder, items) | drawn | {"media": source.fingerprint}
 
 
 class Lengths:
@@ -180,7 +182,7 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
     _refuse_shallow(name, items, file)
     _refuse_frames(items, file)
     kept = made["top_blocks"]
-    encoder = _encoder_of(name, file, items.weights)
+    encoder = _encoder_of(name, file, items)
     prefix, module = encoder.split(kept, tokens=made.get("tokens"))
     if prefix.shape != file.shape[1:]:
         raise ConfigError(
@@ -209,6 +211,12 @@ def refuse_shallow(recipe: Recipe) -> None:
 
 def _refuse_shallow(name: str, items: ItemsConfig, file: FeatureFile) -> None:
     kept = file.provenance.recipe["top_blocks"]
+    blocks = file.provenance.recipe.get("blocks")
+    if blocks is not None and items.top_blocks != "all" and items.top_blocks > blocks:
+        raise ConfigError(
+            f"items.top_blocks is {items.top_blocks}, but {name!r} has {blocks} blocks; use at most {kept}, which "
+            f"{file.path} has, or kind 'e2e' with top_blocks 'all'"
+        )
     if items.top_blocks == "all" or items.top_blocks > kept:
         deeper = "kind 'e2e'" if items.top_blocks == "all" else f"`extract --top-blocks {items.top_blocks}`"
         raise ConfigError(
@@ -253,12 +261,18 @@ def _refuse_frames(items: ItemsConfig, file: FeatureFile) -> None:
         )
 
 
-def _encoder_of(name: str, file: FeatureFile, weights: str) -> Encoder:
-    """Return the encoder that made a file; ConfigError where `weights` are others."""
-    made = file.provenance.recipe
+def _encoder_of(name: str, file: FeatureFile, items: ItemsConfig) -> Encoder:
+    """Return the encoder that made a file; ConfigError where the weights that `items` name are others."""
+    made, weights = file.provenance.recipe, items.weights
     if (made["weights"] == "random") != (weights == "random"):
         kind = "random" if made["weights"] == "random" else "pretrained (or their path)"
         raise ConfigError(f"items.weights is {weights!r}, but {file.path} was made with others; use {kind}")
+    if weights == "random" and items.encoder_seed not in (None, made.get("seed", 0)):
+        raise ConfigError(
+            f"items.encoder_seed is {items.encoder_seed}, but {file.path} was made with random weights of seed "
+            f"{made.get('seed', 0)}; set items.encoder_seed={made.get('seed', 0)}, or extract with --seed "
+            f"{items.encoder_seed}"
+        )
     encoder = load_encoder(name, weights, made.get("seed", 0), made.get("frames"), made.get("faults", ()))
     if encoder.weights_sha256 != file.provenance.weights_sha256:
         raise ConfigError(

@@ -195,8 +195,8 @@ class _Epochs:
         )  # waits for the forward pass only; finding the distinct items has waited already
         if not math.isfinite(loss):
             raise ConfigError(
-                f"loss is {loss} at epoch {epoch}, step {step} of {self.steps}; the usual cause is train.lr "
-                f"({self.config.lr}): lower it, or lower train.clip ({self.config.clip}); the last checkpoint is kept"
+                f"loss is {loss} at epoch {epoch}, step {step} of {self.steps}; the usual cause is {self._rate()}: "
+                f"lower it, or lower train.clip ({self.config.clip}); the last checkpoint is kept"
             )
         self.optimizer.zero_grad()
         output.loss.backward()
@@ -205,6 +205,11 @@ class _Epochs:
             clip_gradients(self.parameters, self.config.clip)
         self.optimizer.step()
         return loss, output.positions
+
+    def _rate(self) -> str:
+        """Return the highest learning rate by its key in a recipe."""
+        own = max((tower.lr for tower in self.towers if tower.lr is not None), default=0.0)
+        return f"items.encoder_lr ({own})" if own > self.config.lr else f"train.lr ({self.config.lr})"
 
 
 def _silent(_: Progress) -> None:

@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from extract.catalog import Catalog, build_catalog
-from extract.decoders import read_auto, read_cover
+from extract.covers.image import read_cover
+from extract.decoders import read_auto
 from extract.encoders import ENCODERS
 from extract.extractor import extract
 from extract.options import ExtractOptions

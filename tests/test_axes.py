@@ -77,7 +77,7 @@ def test_rows_are_named_after_what_their_kind_reads(source: Path) -> None:
 
 
 def test_every_setting_of_items_says_who_reads_it() -> None:
-    read_by_all = {"kind", "dim", "fuse", "side", "normalise", "init_std"}
+    read_by_all = {"kind", "dim", "fuse", "side", "init_std"}
     assert {entry.name for entry in fields(ItemsConfig)} == read_by_all | set(READ_BY)
     assert {kind for kinds in READ_BY.values() for kind in kinds} <= set(get_args(Kind))
 

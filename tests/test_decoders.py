@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from extract.decoders import DECODERS, get_decoder, list_packets, read_auto, read_cover, read_decord, read_pyav
+from extract.decoders import DECODERS, get_decoder, list_packets, read_auto, read_decord, read_pyav
 from extract.decoding import pyav
 from extract.frames import Decoder, FramePolicy, frame_indices, parse_frame_policy
 from features.errors import ConfigError, MediaError
-from tests.media import CLIPS, NO_CLIPS, cut, pictures, write_clip, write_cover, write_sound
+from tests.media import CLIPS, NO_CLIPS, cut, pictures, write_clip, write_sound
 
 POLICIES = ["middle:5", "middle:16x4", "uniform:32"]
 COUNT = 60
@@ -275,44 +275,3 @@ def test_a_hole_inside_is_an_error_not_grey_frames(tmp_path: Path) -> None:
 def test_unknown_decoder_names_the_nearest() -> None:
     with pytest.raises(ConfigError, match="did you mean 'decord'"):
         get_decoder("decrod")
-
-
-@pytest.mark.parametrize("suffix", [".jpg", ".png", ".webp"])
-def test_covers_are_rgb(tmp_path: Path, suffix: str) -> None:
-    got = read_cover(write_cover(tmp_path / f"a{suffix}", kind=2))
-    assert got.shape == (80, 60, 3)
-    assert got.dtype == np.uint8
-    assert got.mean(axis=(0, 1)).argmax() == 2  # kind 2 is blue
-
-
-def test_covers_follow_their_exif_orientation(tmp_path: Path) -> None:
-    from PIL import Image
-
-    image = Image.fromarray(pictures(1, size=(80, 60))[0])
-    exif = image.getexif()
-    exif[0x0112] = 6  # turn 90 degrees clockwise to show
-    image.save(tmp_path / "turned.png", exif=exif)
-    assert np.array_equal(read_cover(tmp_path / "turned.png"), np.rot90(np.asarray(image), -1))
-
-
-@pytest.mark.parametrize("mode", ["L", "P", "RGBA", "CMYK", "1"])
-def test_covers_of_other_modes_become_rgb(tmp_path: Path, mode: str) -> None:
-    from PIL import Image
-
-    path = tmp_path / ("a.jpg" if mode == "CMYK" else "a.png")
-    Image.fromarray(pictures(1)[0]).convert(mode).save(path)
-    assert read_cover(path).shape == (64, 96, 3)
-
-
-def test_broken_covers_say_why(tmp_path: Path) -> None:
-    good = write_cover(tmp_path / "good.jpg", size=(300, 300))
-    (tmp_path / "empty.jpg").write_bytes(b"")
-    (tmp_path / "text.jpg").write_text("no picture")
-    for path in (
-        cut(good, tmp_path / "cut.jpg", 0.5),
-        tmp_path / "empty.jpg",
-        tmp_path / "text.jpg",
-        tmp_path / "x.jpg",
-    ):
-        with pytest.raises(MediaError, match=rf"^{path.name}: \S"):
-            read_cover(path)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,12 @@ from typing import Any
 import pytest
 import torch
 
+from extract.backends.hub import PROXIES
 from extract.backends.pytorchvideo_zoo import two_paths
 from extract.encoders import ENCODERS, get_encoder
 from extract.frames import FramePolicy
 from features.errors import ConfigError, StoreError, shortened
-from tests.encoding import TINY, encode, pixels
+from tests.encoding import TINY, encode, pixels, save_bert
 from tests.library_models import HUB, IMAGE, stock_model
 
 
@@ -64,6 +66,43 @@ def test_state_dict_files_load_and_wrong_ones_are_refused(tmp_path: Path, name: 
         assert ("surplus" if kind == "one more" else one.split(".")[-1]) in str(caught.value)
 
 
+@pytest.mark.parametrize("name", ["bert-base", "videomae-base", "clip-vit-b-32-text"])
+def test_offline_is_told_at_once_and_the_cache_asked_first(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str
+) -> None:
+    """The hub's client would try again for half a minute."""
+    asked: list[str] = []
+
+    def no_route(address: tuple[str, int], **_: Any) -> None:
+        raise OSError(113, "No route to host")
+
+    def in_cache(repository: str, file: str, **_: Any) -> None:
+        asked.append(file)
+
+    for proxy in PROXIES:
+        monkeypatch.delenv(proxy, raising=False)
+    monkeypatch.setattr("socket.create_connection", no_route)
+    monkeypatch.setattr("huggingface_hub.try_to_load_from_cache", in_cache)
+    began = time.perf_counter()
+    with pytest.raises(
+        ConfigError, match=r"not in the local cache, and \S+ cannot be reached: No route to host; fetch"
+    ):
+        ENCODERS[name].backend(ENCODERS[name], "pretrained", 0)
+    assert asked
+    assert time.perf_counter() - began < 10
+
+
+def test_weights_in_the_hubs_cache_are_read_without_it(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    save_bert(tmp_path / "snapshot", hidden=512)
+    monkeypatch.setattr(
+        "huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(tmp_path / "snapshot" / "config.json")
+    )
+    monkeypatch.setattr("extract.backends.huggingface_weights.refuse_offline", pytest.fail)
+    encoder = ENCODERS["bert-small"].backend(ENCODERS["bert-small"], "pretrained", 0)
+    same = ENCODERS["bert-small"].backend(ENCODERS["bert-small"], str(tmp_path / "snapshot"), 0)
+    assert encoder.weights_sha256 == same.weights_sha256
+
+
 @pytest.mark.parametrize(
     ("name", "download"),
     [
@@ -79,6 +118,8 @@ def test_without_a_network_the_way_round_is_named(monkeypatch: pytest.MonkeyPatc
         raise OSError("no route\nto host")
 
     monkeypatch.setattr(download, unreachable)
+    for module in ("huggingface_weights", "openclip"):  # else a machine without a network hears so before
+        monkeypatch.setattr(f"extract.backends.{module}.refuse_offline", lambda *_: None)
     source = ENCODERS[name].weights
     assert source is not None
     with pytest.raises(ConfigError) as caught:

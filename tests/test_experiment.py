@@ -44,6 +44,7 @@ def test_a_run_folder(data: Path, vectors: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     metrics = run_recipe(made, run)
     names = {"config.yaml", "metrics.json", "record.json", "ranks.npy", "log.jsonl", "checkpoint.pt"}
+    names |= {"users.json", "items.json", "training.npy"}
     assert {path.name for path in run.iterdir()} == names
     assert load_recipe(run / "config.yaml") == made
     assert read_json(run / "metrics.json") == metrics
@@ -59,10 +60,16 @@ def test_a_run_folder(data: Path, vectors: Path, tmp_path: Path) -> None:
         "dropped_users": 0,
         "dropped_items": 0,
         "split": "leave-one-out",
+        "folder": str(data),
     }
     file = FeatureFile(vectors)
     assert record["features"] == [
-        {"file": str(vectors), "fingerprint": file.provenance.fingerprint, "vectors_sha256": file.vectors_sha256}
+        {
+            "file": str(vectors),
+            "listed": 0,
+            "fingerprint": file.provenance.fingerprint,
+            "vectors_sha256": file.vectors_sha256,
+        }
     ]
     assert any("project" in name for name in record["trained_parameters"])
     assert not any("frozen" in name for name in record["trained_parameters"])
@@ -211,7 +218,7 @@ def test_a_changed_dataset_is_refused(data: Path, tmp_path: Path) -> None:
         handle.write("u00\t001\t99\n")
     for again in (lambda: open_run(tmp_path / "run"), lambda: run_recipe(recipe(data), tmp_path / "run")):
         with pytest.raises(
-            ConfigError, match=r"dataset 'small' changed since .*run was trained; train it into another"
+            ConfigError, match=r"dataset 'small' changed since .*run was trained, so that .*; train it into another"
         ):
             again()
 
@@ -225,11 +232,25 @@ def test_a_changed_feature_file_is_refused(data: Path, vectors: Path, tmp_path: 
             again()
 
 
-def test_features_of_another_dataset_are_refused(data: Path, tmp_path: Path) -> None:
-    foreign = write_vectors(tmp_path / "other.h5", "large", item_ids())
-    with pytest.raises(StoreError, match=r"other\.h5 belongs to dataset 'large', not 'small'"):
-        run_recipe(recipe(data, content(foreign)), tmp_path / "run")
+def test_features_of_other_items_are_refused(data: Path, tmp_path: Path) -> None:
+    foreign = write_vectors(tmp_path / "other.h5", "large", [*item_ids()[:14], *(f"x{n}" for n in range(40))])
+    with pytest.raises(StoreError, match=r"other\.h5 was made for dataset 'large'; it has rows of 14 of the 30 items"):
+        run_recipe(recipe(data, content(foreign, "mean")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
+
+
+def test_features_made_under_another_name_join_by_id(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The farm's folder and the laptop's need not have one name."""
+    ids = item_ids()
+    there = write_vectors(tmp_path / "there.h5", "farm", ids[::-1])
+    run_recipe(recipe(data, content(there, "mean")), tmp_path / "run")
+    said = "there.h5 was made for dataset 'farm'; it has rows of 30 of the 30 items of 'small', joined by id"
+    assert said in " ".join(capsys.readouterr().err.split())
+    here = write_vectors(tmp_path / "here.h5", "small", ids[::-1])
+    run_recipe(recipe(data, content(here, "mean")), tmp_path / "same")
+    assert np.array_equal(np.load(tmp_path / "run" / "ranks.npy"), np.load(tmp_path / "same" / "ranks.npy"))
 
 
 def test_items_without_vectors_are_refused_or_get_what_the_recipe_says(

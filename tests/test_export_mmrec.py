@@ -250,11 +250,17 @@ def test_splits_that_mmrec_cannot_hold_leave_nothing_behind(tmp_path: Path, spli
 
 
 def test_features_that_are_refused(tmp_path: Path, split: Split, image) -> None:
-    other = features(tmp_path / "other.h5", np.eye(6), dataset="elsewhere")
+    other = tmp_path / "other.h5"
+    ids = [f"x{item}" for item in ITEMS]
+    rows = FeatureRows(ids, np.eye(6, dtype=np.float16), np.zeros(6, np.uint8), *[[""] * 6] * 3)
+    write_features(other, rows, Provenance("elsewhere", {"encoder": "x", "modality": "cover"}))
     cached = features(tmp_path / "cached.h5", np.ones((6, 2, 3)))
     nothing = features(tmp_path / "nothing.h5", np.full((6, 2), np.nan), [1] * 6)
     zero = features(tmp_path / "zero.h5", np.zeros((6, 2)))
-    refusals = {"belongs to dataset 'elsewhere'": other, "holds activations or pixels": cached}
+    refusals = {
+        "was made for dataset 'elsewhere'; it has rows of 0 of the": FeatureFile(other),
+        "holds activations or pixels": cached,
+    }
     refusals |= {"lacks 5 of 5 items": nothing, "all 5 vectors are zero": zero}
     for said, file in refusals.items():
         with pytest.raises(StoreError, match=said):

@@ -15,6 +15,7 @@ from extract.catalog import Catalog, build_catalog
 from extract.encoder import EncoderSpec
 from extract.encoders import ENCODERS
 from extract.extractor import extract
+from extract.sharding import claims_of, run_shards
 from features.errors import ConfigError, MediaError
 from features.store import FeatureFile
 from tests.media import cut, pictures, write_clip, write_cover, write_sound
@@ -157,7 +158,7 @@ def test_files_that_are_back_are_tried_again_in_a_finished_file(tmp_path: Path) 
     catalog, spec = build_catalog("d", None, covers=tmp_path), ENCODERS["resnet-tiny"]
     works = extractor.prepare_all(catalog, [spec], options(tmp_path / "out", max_failed=1))
     (tmp_path / "1.png").rename(tmp_path / "away")
-    extractor.run_shards(catalog, works)
+    run_shards(catalog, works, claims_of(works))
     extractor.finish(works)
     (tmp_path / "away").rename(tmp_path / "1.png")
     report = extract(catalog, spec, options(tmp_path / "out", max_failed=1))

@@ -46,13 +46,6 @@ def test_hostile_ids_reach_nothing(tmp_path: Path) -> None:
     assert [stamp(item, "video") for item in catalog.items] == [""] * len(hostile)
 
 
-def test_folders_and_links_named_like_media_are_left_out(tmp_path: Path) -> None:
-    videos = touch(tmp_path / "v", "1.mp4")
-    (videos / "2.mp4").mkdir()
-    (videos / "3.mp4").symlink_to(tmp_path / "nowhere.mp4")
-    assert [item.id for item in build_catalog("d", None, videos=videos).items] == ["1"]
-
-
 def test_two_files_for_one_id_are_both_named(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"'5' has two files .*: 5\.mkv and 5\.mp4"):
         build_catalog("d", ["1"], videos=touch(tmp_path, "5.mp4", "5.mkv"))
@@ -70,7 +63,8 @@ def test_wrong_catalogs_are_refused(tmp_path: Path) -> None:
 def test_stamps_follow_the_source(tmp_path: Path) -> None:
     videos = touch(tmp_path, "1.mp4")
     item = build_catalog("d", None, videos=videos, titles={"1": "one"}).items[0]
-    assert stamp(item, "video") == "size:5"
+    changed = (videos / "1.mp4").stat().st_mtime_ns
+    assert stamp(item, "video") == f"size:5:{changed}"
     assert stamp(item, "cover") == ""
     assert stamp(item, "title").startswith("blake2b:")
     assert len(stamp(item, "title")) == len("blake2b:") + 32

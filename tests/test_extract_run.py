@@ -18,7 +18,8 @@ import torch
 
 from extract import reading
 from extract.catalog import Catalog, build_catalog
-from extract.decoders import read_auto, read_cover
+from extract.covers.image import read_cover
+from extract.decoders import read_auto
 from extract.encoder import EncoderSpec, PixelInput
 from extract.encoders import ENCODERS
 from extract.extractor import _unpinned, extract, feature_name

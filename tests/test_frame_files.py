@@ -106,7 +106,7 @@ def test_a_file_holds_what_the_encoder_sees(media: str, tmp_path: Path, catalog:
         "interpolation": inputs.interpolation,
         "frames": "uniform:4" if media == "video" else None,
     }
-    decoded_by = {"decoder": "auto", "decoding": DECODING} if media == "video" else {"decoder": None}
+    decoded_by = {"decoder": "auto", "decoding": DECODING} if media == "video" else {"decoder": "covers 2"}
     assert recipe == {"dtype": "uint8"} | decoded_by
     assert file.provenance.weights_sha256 == ""
     plain = extract(catalog, SPEC[media], options(tmp_path, pixels=False))

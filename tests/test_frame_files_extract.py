@@ -50,9 +50,9 @@ def test_vectors_of_stored_pixels_are_those_of_the_pixels(media: str, tmp_path: 
     assert report.bad == plain.bad
     recipe = dict(FeatureFile(report.path).provenance.recipe)
     assert (recipe.pop("stored"), recipe.pop("stored_fingerprint")) == ("pixels", file.provenance.fingerprint)
-    unstored = dict(FeatureFile(plain.path).provenance.recipe) | {"decoder": None}
-    assert unstored.pop("decoding", None) == (DECODING if media == "video" else None)
-    assert recipe == unstored
+    without = dict(FeatureFile(plain.path).provenance.recipe) | {"decoder": None}
+    assert without.pop("decoding", None) == (DECODING if media == "video" else None)
+    assert recipe == without
     assert extract(stored, spec, run).unchanged
 
 

@@ -125,10 +125,12 @@ def test_chunks_do_not_change_ranks(case: Case, batch_size: int, data: st.DataOb
         assert ranked.ranks[start:end].tolist() == (np.flatnonzero(case.truth[user][order[user]]) + 1).tolist()
 
 
-def test_targets_that_tie_take_places_of_their_own() -> None:
+def test_targets_that_tie_share_their_places() -> None:
     scores = torch.tensor([[1.0, 1.0, 1.0, 0.0], [2.0, 2.0, 2.0, 2.0]])
     part = many([[], []], [[0, 1], [3, 0, 1]])
     found = evaluate(Fixed(scores, torch.eye(4)), part, np.ones(4, np.int64), mask="keep", metrics=ALL, at=(4,))
-    assert found.ranks.tolist() == [1.5, 2.5, 1.5, 2.5, 3.5]  # half of the one other item that ties
+    assert found.ranks.tolist() == [1, 1, 1, 1, 1]
+    assert found.ties is not None
+    assert found.ties.tolist() == [3, 3, 4, 4, 4]
     assert found.offsets is not None
     assert found.metrics["Recall@4"] == 1

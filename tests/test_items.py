@@ -123,7 +123,7 @@ def test_the_gate_starts_as_the_sum_and_learns_to_prefer() -> None:
 
 def test_widths_that_cannot_be_shared_out_are_refused() -> None:
     with pytest.raises(
-        ValueError, match=r"items\.dim is 64; fuse 'concat' shares it out among 3 parts: use a multiple"
+        ValueError, match=r"items\.dim is 64; fuse 'concat' shares it out evenly among 3 parts: use 63 or 66"
     ):
         make(ItemsConfig(kind="id+v", fuse="concat"), {"video": features(), "title": features()})
 

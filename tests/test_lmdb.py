@@ -130,8 +130,8 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 REASONS = {
     "evil": "the pickle asks for os.system",
     "cut": "no readable pickle",
-    "noise": "cannot identify image",
-    "empty": "cannot identify image",
+    "noise": "it is no picture that can be read",
+    "empty": "the file is empty (0 bytes)",
     "list": "the pickle holds a list",
     "other": "has no attribute `image` of bytes; it has video",
     "odd": "`image` has 3 bytes",

@@ -11,11 +11,13 @@ from hypothesis import strategies as st
 from features.errors import ConfigError
 from pipelines.metrics import (
     METRICS,
+    Offered,
     Ranked,
     average_precision,
     check_metrics,
     coverage,
     gini,
+    never_met,
     per_user,
     popularity,
     ranks,
@@ -34,16 +36,16 @@ def test_ranks_equal_brute_force(scores: list[list[float]], data: st.DataObject)
     for row, target in zip(scores, targets, strict=True):
         row[target] = max(row[target], -9.0)  # a target is never hidden here
     table = torch.tensor(scores)
-    found = ranks(table.clone(), table.gather(1, torch.tensor(targets)[:, None]))
+    best, ties = ranks(table.clone(), table.gather(1, torch.tensor(targets)[:, None]))
     exact = table.tolist()  # as float32 holds them
-    for rank, row, target in zip(found.tolist(), exact, targets, strict=True):
-        higher = sum(score > row[target] for score in row)
-        equal = sum(score == row[target] for i, score in enumerate(row) if i != target)
-        assert rank == 1 + higher + 0.5 * equal
+    for place, equal, row, target in zip(best.tolist(), ties.tolist(), exact, targets, strict=True):
+        assert place == 1 + sum(score > row[target] for score in row)
+        assert equal == sum(score == row[target] for score in row)
 
 
-def test_a_constant_model_ranks_everyone_in_the_middle() -> None:
-    assert ranks(torch.zeros(2, 101), torch.zeros(2, 1)).tolist() == [51.0, 51.0]
+def test_a_constant_model_may_rank_everyone_anywhere() -> None:
+    best, ties = ranks(torch.zeros(2, 101), torch.zeros(2, 1))
+    assert (best.tolist(), ties.tolist()) == ([1.0, 1.0], [101, 101])
 
 
 @settings(max_examples=100, deadline=None)
@@ -85,14 +87,18 @@ def test_several_targets_by_hand() -> None:
 
 
 def test_metrics_of_lists_by_hand() -> None:
-    lists = np.array([[0, 1], [0, 2], [0, -1]], np.int32)
+    offered = Offered.nothing(4)
+    offered.add(np.array([[0, 1], [0, 2], [0, -1]], np.int32))
     counts = np.array([9, 3, 0, 5])
-    assert coverage(lists, counts) == 3 / 4
-    assert popularity(lists, counts) == (9 + 3 + 9 + 0 + 9) / 5
+    assert coverage(offered, counts) == 3 / 4
+    assert popularity(offered, counts) == (9 + 3 + 9 + 0 + 9) / 5
+    assert never_met(offered, counts) == 1 / 5
     shown = np.array([3, 1, 1, 0])
     pairs = sum(abs(int(a) - int(b)) for a in shown for b in shown)  # half the relative mean difference
-    assert gini(lists, counts) == pytest.approx(pairs / (2 * len(shown) * shown.sum()))
-    assert gini(np.array([[0, 1, 2, 3]], np.int32), counts) == 0
+    assert gini(offered, counts) == pytest.approx(pairs / (2 * len(shown) * shown.sum()))
+    all_alike = Offered.nothing(4)
+    all_alike.add(np.array([[0, 1, 2, 3]], np.int32))
+    assert gini(all_alike, counts) == 0
 
 
 def test_an_unknown_metric_names_the_nearest() -> None:

@@ -187,8 +187,11 @@ def test_what_cannot_be_told_apart_or_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds other\.inter and toy\.inter; keep one dataset per folder"):
         read_dataset(folder)
     write(tmp_path / "atomic" / "x.inter", "user_id:token\titem_id:token\n1\t2\n")
-    with pytest.raises(ConfigError, match=r"nor MMRec's 'NAME\.inter' with x_label"):
+    with pytest.raises(ConfigError, match=r"x\.inter has no column 'timestamp'.*; if there is none .* time=none"):
         read_dataset(tmp_path / "atomic")
+    write(tmp_path / "bare" / "x.inter", "a\tb\n1\t2\n")
+    with pytest.raises(ConfigError, match=r"nor MMRec's 'NAME\.inter' with x_label"):
+        read_dataset(tmp_path / "bare")
     write(tmp_path / "half" / "x.inter", "user\titemID\tx_label\n1\t2\t0\n")
     with pytest.raises(ConfigError, match=r"x\.inter has no column 'userID'"):
         read_dataset(tmp_path / "half")

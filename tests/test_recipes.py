@@ -48,7 +48,8 @@ def small_scale(path: Path, folder: Path) -> Recipe:
     here = [f"data.folder={folder}", "data.min_item_interactions=0"]
     asked = load_recipe(path)
     file = folder / ("layers.h5" if asked.items.reads_layers else "features.h5")
-    here += [f"features.{number}.path={file}" for number in range(len(asked.features))]
+    for number in range(len(asked.features)):
+        here += [f"features.{number}.path={file}", f"features.{number}.encoder=null"]
     recipe = load_recipe(path, [*scale, *here])
     if recipe.items.kind != "top":
         return recipe

@@ -76,20 +76,42 @@ def test_an_index_of_another_run_is_refused(run: Run, wrong: str) -> None:
         else:
             other = items[:, :-1] if wrong == "width" else items[:-1]
             faiss.write_index(build_index(other), str(path))
-        with pytest.raises(ConfigError, match=r"index.faiss (is no FAISS index|has \d+ vectors of width).*delete it"):
+        with pytest.raises(ConfigError, match=r"index.faiss (is no FAISS index|has \d+ vectors of width).*delete"):
             recommend(run, "u01", 5)
     finally:
         path.write_bytes(kept)
     assert len(recommend(run, "u01", 5)) == 5
 
 
+def test_an_index_of_other_weights_is_made_again(tmp_path: Path) -> None:
+    data = small_dataset(tmp_path / "small")
+    same = {"data": {"folder": str(data), "keep_last": 4, "max_length": 6}}
+    run_recipe(recipe(data, same), tmp_path / "run")
+    recommend(open_run(tmp_path / "run"), "u01", 5)
+    stale = (tmp_path / "run" / "index.faiss").read_bytes()
+    for name in ("checkpoint.pt", "metrics.json"):
+        (tmp_path / "run" / name).unlink()
+    changed = recipe(data, same | {"seed": 5, "train": {"epochs": 2, "batch_size": 8, "lr": 1e-2, "eval_every": 1}})
+    run_recipe(changed, tmp_path / "run")
+    assert not (tmp_path / "run" / "index.faiss").exists()
+    again = open_run(tmp_path / "run")
+    items, scores = brute_force(again, "u01")
+    for kept in (None, stale):  # an index without a word of what it was made from, as runs had it, is no better
+        if kept is not None:
+            (tmp_path / "run" / "index.faiss").write_bytes(kept)
+            (tmp_path / "run" / "index.json").unlink()
+        hits = recommend(again, "u01", 5)
+        assert [hit.item for hit in hits] == items[:5]
+        assert [hit.score for hit in hits] == pytest.approx(scores[:5], abs=1e-5)
+
+
 def test_an_index_one_may_not_read_is_not_to_be_deleted(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
-    def forbidden(path: Path, mode: str) -> None:
-        raise PermissionError(errno.EACCES, "Permission denied", str(path))
+    def forbidden(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
 
     recommend(run, "u01", 5)
     monkeypatch.setattr(Path, "open", forbidden)
-    with pytest.raises(ConfigError, match=r"^cannot read .*index\.faiss \(permission denied\); check its permissions$"):
+    with pytest.raises(ConfigError, match=r"^cannot read .*index\.json \(permission denied\); check its permissions$"):
         recommend(run, "u01", 5)
 
 
@@ -107,6 +129,7 @@ def test_a_run_that_can_only_be_read_is_searched_in_memory(
 
     expected = recommend(run, "u01", 5)
     (run.folder / "index.faiss").unlink()
+    (run.folder / "index.json").unlink()
     before = sorted(run.folder.iterdir())
     monkeypatch.setattr(step, half_written if step.startswith("faiss") else forbidden)
     run_recommend(run.folder, "u01", 5, json=True)

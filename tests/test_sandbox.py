@@ -16,7 +16,8 @@ import pytest
 
 from extract import sandbox
 from extract.catalog import build_catalog
-from extract.decoders import read_auto, read_cover
+from extract.covers.image import read_cover
+from extract.decoders import read_auto
 from extract.encoders import ENCODERS
 from extract.extractor import extract
 from extract.frames import FrameUnion, frame_indices, parse_frame_policy
@@ -118,7 +119,7 @@ def test_broken_and_absent_files_say_so(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_media(tmp_path / "none.mp4", Limits(), policies=["middle:5"])
     (tmp_path / "text.jpg").write_text("no picture")
-    with pytest.raises(MediaError, match=r"^text\.jpg: cannot identify image file"):
+    with pytest.raises(MediaError, match=r"^text\.jpg: it is no picture that can be read"):
         read_media(tmp_path / "text.jpg", Limits())
 
 

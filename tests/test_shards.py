@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from features import shards
 from features.errors import StoreError
+from features.jobs import records
 from features.provenance import Provenance
 from features.shards import FeatureJob, Wanted
 from features.store import FeatureFile, State
@@ -214,8 +214,8 @@ def test_a_shard_that_another_worker_clears_away_does_not_count(target: Path, mo
             file.unlink()
         return original(path)
 
-    original = shards.file_sha256
-    monkeypatch.setattr(shards, "file_sha256", clear)
+    original = records.file_sha256
+    monkeypatch.setattr(records, "file_sha256", clear)
     assert len(FeatureJob(target, JOB, wanted(range(20))).pending) == 20
 
 

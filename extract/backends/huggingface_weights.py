@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from extract.backends.hub import cached, refuse_offline
 from extract.encoder import EncoderSpec
 from extract.weights import check_keys, local_path, no_download, no_pretrained, seeded
 from features.errors import ConfigError, StoreError, shortened
@@ -41,6 +42,10 @@ def place(spec: EncoderSpec, weights: str) -> tuple[str, str]:
         file = folder / "model.safetensors"
         if file.is_file() and file_sha256(file) == spec.weights.sha256:
             return str(folder), "main"
+    found_here = cached(spec.weights.place, spec.weights.revision, ["config.json"])
+    if found_here is not None and any(found_here.glob("*.safetensors")):
+        return str(found_here), "main"
+    refuse_offline(spec.name, spec.weights)
     return spec.weights.place, spec.weights.revision
 
 

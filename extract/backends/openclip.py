@@ -9,10 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from extract.backends.hub import cached, refuse_offline
 from extract.encoder import Encoder, EncoderSpec, TextInput, Tokenizer, Tokens
 from extract.split import Parts, Words
 from extract.weights import check_keys, local_path, no_download, no_pretrained, read_state, seeded
 from features.errors import ConfigError
+
+HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def load_image(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
@@ -86,6 +89,9 @@ def _download(spec: EncoderSpec) -> Path:
     if spec.weights is None:
         raise no_pretrained(spec.name)
     config = open_clip.get_pretrained_cfg(spec.weights.place.split()[-1], spec.weights.revision)
+    repository = str(config.get("hf_hub", "")).strip("/")
+    if repository and cached(repository, None, HUB_FILES) is None:
+        refuse_offline(spec.name, spec.weights)
     try:
         return Path(open_clip.download_pretrained(config))
     except (OSError, RuntimeError, ValueError) as error:

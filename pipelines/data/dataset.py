@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import gzip
-import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import polars as pl
 
-from features.errors import ConfigError, nearest
+from features.errors import ConfigError
 from features.paths import no_folder
+from pipelines.data.tables import NO_TIME, TABLES, Columns, find_column, ids_of, read_lines, read_table, times_of
 
 COLUMNS = ("user", "item", "timestamp")
 
@@ -55,31 +54,37 @@ class Reader:
 
     name: str
     detect: Callable[[Path], str | None]
-    read: Callable[[Path], Dataset]
+    read: Callable[[Path, Columns], Dataset]
 
 
-def read_dataset(folder: Path) -> Dataset:
-    """Read a dataset folder; ConfigError when no layout, or more than one, fits."""
+def read_dataset(folder: Path, columns: Columns | None = None) -> Dataset:
+    """Read a dataset folder; ConfigError when no layout, or more than one, fits.
+
+    Args:
+        folder: the dataset folder.
+        columns: which columns of tables mean what, where their names do not say so.
+    """
     from pipelines.data.iisan import IISAN
     from pipelines.data.microlens import MICROLENS
     from pipelines.data.mmrec import MMREC
     from pipelines.data.plain import MEDIA, PLAIN
+    from pipelines.data.recbole import RECBOLE
 
     if not folder.is_dir():
         raise ConfigError(f"dataset folder {folder} {no_folder(folder, 'check --data (or data.folder in the recipe)')}")
-    found = [(reader, what) for reader in (MICROLENS, IISAN, MMREC, PLAIN) if (what := reader.detect(folder))]
+    found = [(reader, what) for reader in (MICROLENS, IISAN, MMREC, RECBOLE, PLAIN) if (what := reader.detect(folder))]
     if not found and (what := MEDIA.detect(folder)):  # every layout may hold videos/ and covers/: alone, they are plain
         found = [(MEDIA, what)]
     if not found:
         raise ConfigError(
             f"{folder} is no dataset folder: it has neither MicroLens '*_pairs.tsv|csv', nor '*_users.tsv' with "
-            "'*_items.tsv', nor MMRec's 'NAME.inter' with x_label, nor 'interactions.tsv|csv|parquet', nor videos/ or "
-            "covers/; see docs/datasets.md"
+            "'*_items.tsv', nor MMRec's 'NAME.inter' with x_label, nor RecBole's 'NAME.inter' with user_id:token, nor "
+            f"'interactions' as {', '.join(TABLES)}, nor videos/ or covers/; see docs/datasets.md"
         )
     if len(found) > 1:
         readings = " or ".join(f"{reader.name} ({what})" for reader, what in found)
         raise ConfigError(f"{folder} can be read as {readings}; move one of them elsewhere")
-    return found[0][0].read(folder)
+    return found[0][0].read(folder, columns or Columns())
 
 
 def subfolder(folder: Path, *names: str) -> Path | None:
@@ -87,62 +92,39 @@ def subfolder(folder: Path, *names: str) -> Path | None:
     return next((folder / name for name in names if (folder / name).is_dir()), None)
 
 
-def read_lines(path: Path) -> list[str]:
-    """Return the lines of a UTF-8 text file, which may be gzipped; only line feeds (and CR before them) end a line."""
-    try:
-        content = path.read_bytes()
-        text = (gzip.decompress(content) if path.suffix == ".gz" else content).decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise ConfigError(
-            f"{path} is no UTF-8 text ({error.reason} at byte {error.start}); save it as UTF-8"
-        ) from error
-    except (OSError, EOFError, zlib.error) as error:
-        raise ConfigError(f"cannot read {path}: {error}; copy it again") from error
-    return [line.removesuffix("\r") for line in text.split("\n")]
+def interactions_from_table(path: Path, columns: Columns) -> tuple[pl.DataFrame, str]:
+    """Return user, item, timestamp sorted by time within users (file order breaks ties), and what was read as what.
 
-
-def read_table(path: Path) -> pl.DataFrame:
-    """Read a csv, tsv or parquet table (text columns as strings); ConfigError when it cannot be read."""
-    try:
-        if path.suffix == ".parquet":
-            return pl.read_parquet(path)
-        separator = "\t" if path.suffix in (".tsv", ".inter") else ","
-        return pl.read_csv(path, separator=separator, infer_schema=False)
-    except pl.exceptions.NoDataError:
-        return pl.DataFrame()
-    except (pl.exceptions.PolarsError, OSError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-        raise ConfigError(f"cannot read table {path}: {reason}; check its separator, quotes and encoding") from error
-
-
-def require_columns(table: pl.DataFrame, needed: tuple[str, ...], path: Path) -> None:
-    """Raise ConfigError naming the first needed column that `table` lacks, and what it has."""
-    for column in needed:
-        if column not in table.columns:
-            raise ConfigError(f"{path} has no column {column!r}; {nearest(column, table.columns)}")
-
-
-def interactions_from_table(table: pl.DataFrame, path: Path) -> pl.DataFrame:
-    """Return user, item, timestamp sorted by time within users (file order breaks ties); ConfigError on bad cells."""
-    if table.width:
-        require_columns(table, COLUMNS, path)
+    The second is '' where the columns have our names. ConfigError on columns that are not there and bad cells.
+    """
+    table = read_table(path, header=not columns.numbered)
+    if not table.width:
+        raise ConfigError(f"{path} holds no interactions; one row per interaction is needed")
+    names = {what: find_column(table, what, getattr(columns, what), path) for what in ("user", "item")}
+    if columns.time != NO_TIME:
+        names["time"] = find_column(table, "time", columns.time, path)
     if table.is_empty():
         raise ConfigError(f"{path} holds no interactions; one row per interaction is needed")
-    whole, exact = pl.col("timestamp").cast(pl.Int64, strict=False), pl.col("timestamp").cast(pl.Float64, strict=False)
-    typed = table.select(
-        pl.col("user").cast(pl.String),
-        pl.col("item").cast(pl.String),
-        # whole numbers first: a float64 cannot tell nanoseconds apart; then, for the order alone, parts of a second
-        pl.coalesce(whole, exact.floor().cast(pl.Int64, strict=False)),
-        exact.alias("exact"),
-    )
-    bad = typed.with_row_index("row", offset=2).filter(pl.any_horizontal(pl.col(COLUMNS).is_null()))
-    if not bad.is_empty():
+    whole = exact = pl.Series(range(len(table)), dtype=pl.Int64)
+    if "time" in names:
+        whole, exact = times_of(table, names["time"])
+    ids = [ids_of(table, names[what], path).alias(what) for what in ("user", "item")]
+    typed = pl.DataFrame([*ids, whole.alias("timestamp"), exact.alias("exact")])
+    bad = typed.with_row_index("row").filter(pl.any_horizontal(pl.col(COLUMNS).is_null()))["row"]
+    if len(bad):
+        line = bad[0] + (1 if columns.numbered else 2)
         raise ConfigError(
-            f"{path} has {len(bad)} rows with an empty cell or a timestamp that is no number, first in line "
-            f"{bad['row'][0]}; repair or remove them"
+            f"{path} has {len(bad)} rows with an empty cell or a time that is neither a number nor an ISO 8601 date, "
+            f"first in line {line} ({_shown(table.row(bad[0]))}); repair or remove them"
         )
-    return typed.sort("user", "timestamp", "exact", maintain_order=True).select(COLUMNS)
+    ours = {"user": "user", "item": "item", "time": "timestamp"}
+    told = [f"{what} = {name}" for what, name in names.items() if name != ours[what]]
+    told += ["no times, rows in their order"] if "time" not in names else []
+    return typed.sort("user", "timestamp", "exact", maintain_order=True).select(COLUMNS), ", ".join(told)
+
+
+def _shown(cells: Sequence[object]) -> str:
+    return ", ".join("empty" if cell is None else str(cell) for cell in cells)[:80]
 
 
 def interactions_from_sequences(path: Path) -> pl.DataFrame:

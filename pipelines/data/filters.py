@@ -42,6 +42,13 @@ def frequent_items(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
         table = kept
 
 
+def without_repeats(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
+    """Return interactions (in time order per user) in which no user has an item twice, unless `repeats` keeps them."""
+    if config.repeats == "keep":
+        return table
+    return table.unique(["user", "item"], keep=config.repeats, maintain_order=True)
+
+
 def without_short_users(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
     """Return the interactions of users with `min_interactions`; ConfigError for none, or one too few under 'error'."""
     sizes = table.group_by("user", maintain_order=True).len()

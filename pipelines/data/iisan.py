@@ -9,11 +9,13 @@ import html
 from pathlib import Path
 
 from features.errors import ConfigError
-from pipelines.data.dataset import Dataset, Reader, interactions_from_sequences, read_lines, subfolder, unique_titles
+from pipelines.data.dataset import Dataset, Reader, interactions_from_sequences, subfolder, unique_titles
+from pipelines.data.tables import Columns, read_lines
 
 
 def _files(folder: Path, what: str) -> Path | None:
-    for pattern in (f"*_{what}.tsv", f"*_{what}.tsv.gz"):
+    # IISAN also distributes users cut to some thousands, as *_users_10K.tsv
+    for pattern in (f"*_{what}.tsv", f"*_{what}.tsv.gz", f"*_{what}_*.tsv", f"*_{what}_*.tsv.gz"):
         files = sorted(folder.glob(pattern))
         if len(files) > 1:
             raise ConfigError(f"{folder} holds {files[0].name} and {files[1].name}; keep one dataset per folder")
@@ -36,12 +38,12 @@ def read_titles(path: Path) -> dict[str, str]:
     return unique_titles([(number, item, html.unescape(title)) for number, item, _, title in pairs], path)
 
 
-def _read(folder: Path) -> Dataset:
+def _read(folder: Path, _: Columns) -> Dataset:
     users, items = _files(folder, "users"), _files(folder, "items")
     if users is None or items is None:
         raise ConfigError(f"{folder} needs both *_users.tsv and *_items.tsv")
     return Dataset(
-        name=items.name.split(".")[0].removesuffix("_items"),
+        name=items.name.split(".")[0].rpartition("_items")[0],
         layout=f"IISAN folder: {users.name}, {items.name}",
         interactions=interactions_from_sequences(users),
         titles=read_titles(items),

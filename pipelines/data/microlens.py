@@ -11,11 +11,10 @@ from pipelines.data.dataset import (
     Reader,
     interactions_from_sequences,
     interactions_from_table,
-    read_lines,
-    read_table,
     subfolder,
     unique_titles,
 )
+from pipelines.data.tables import Columns, read_lines
 
 TITLES = ("*_title_en.csv", "*_titles.csv", "*_title.csv")
 
@@ -59,7 +58,7 @@ def hashtags(title: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(re.findall(r"#([^\s#]+)", title)))
 
 
-def _read(folder: Path) -> Dataset:
+def _read(folder: Path, names: Columns) -> Dataset:
     pairs = _pairs(folder)
     if pairs is None:
         raise ConfigError(f"{folder} holds no *_pairs.tsv or *_pairs.csv")
@@ -67,7 +66,7 @@ def _read(folder: Path) -> Dataset:
     if pairs.suffix == ".tsv":
         interactions = interactions_from_sequences(pairs)
     else:
-        interactions = interactions_from_table(read_table(pairs), pairs)
+        interactions, _ = interactions_from_table(pairs, names)
     table = next((path for pattern in TITLES for path in sorted(folder.glob(pattern))), None)
     titles = read_titles(table) if table else {}
     return Dataset(

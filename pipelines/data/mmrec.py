@@ -10,8 +10,9 @@ from pathlib import Path
 
 import polars as pl
 
-from features.errors import ConfigError
-from pipelines.data.dataset import Dataset, Reader, read_table, require_columns, subfolder
+from features.errors import ConfigError, nearest
+from pipelines.data.dataset import Dataset, Reader, subfolder
+from pipelines.data.tables import Columns, read_table
 
 NUMBERS = {"userID": "user", "itemID": "item", "x_label": "part"}
 FAR_ID, FAR_TIMES = 1_000_000, 100  # an itemID above both, in items that occur, is a slip: all below it would be ranked
@@ -42,7 +43,9 @@ def read_inter(path: Path) -> tuple[pl.DataFrame, bool]:
             items, or another label than 0, 1 and 2.
     """
     table = read_table(path)
-    require_columns(table, tuple(NUMBERS), path)
+    lacking = next((column for column in NUMBERS if column not in table.columns), None)
+    if lacking is not None:
+        raise ConfigError(f"{path} has no column {lacking!r}; {nearest(lacking, table.columns)}")
     if table.is_empty():
         raise ConfigError(f"{path} holds no interactions; one row per interaction is needed")
     timed = "timestamp" in table.columns
@@ -80,7 +83,7 @@ def _refuse_far(typed: pl.DataFrame, path: Path) -> None:
         )
 
 
-def _read(folder: Path) -> Dataset:
+def _read(folder: Path, _: Columns) -> Dataset:
     path = _inter(folder)
     if path is None:
         raise ConfigError(f"{folder} holds no NAME.inter with x_label")

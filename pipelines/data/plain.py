@@ -1,4 +1,4 @@
-"""The plain folder: `interactions.(tsv|csv|parquet)`, `items.(tsv|csv|parquet)`, `covers/`, `videos/`.
+"""The plain folder: a table of interactions, a table of items, `covers/`, `videos/`; tables as in `TABLES`.
 
 Each part may be missing: a folder without interactions can be extracted, one without media can be trained on.
 """
@@ -10,22 +10,20 @@ from pathlib import Path
 import polars as pl
 
 from features.errors import ConfigError
+from features.paths import shown
 from pipelines.data.dataset import (
     COLUMNS,
     Dataset,
     Reader,
     interactions_from_table,
-    read_table,
-    require_columns,
     subfolder,
     unique_titles,
 )
-
-SUFFIXES = (".tsv", ".csv", ".parquet")
+from pipelines.data.tables import TABLES, Columns, find_column, ids_of, read_table
 
 
 def _table(folder: Path, stem: str) -> Path | None:
-    files = [folder / f"{stem}{suffix}" for suffix in SUFFIXES if (folder / f"{stem}{suffix}").is_file()]
+    files = [folder / f"{stem}{suffix}" for suffix in TABLES if (folder / f"{stem}{suffix}").is_file()]
     if len(files) > 1:
         raise ConfigError(f"{folder} holds {files[0].name} and {files[1].name}; keep one")
     return files[0] if files else None
@@ -39,11 +37,14 @@ def _detect_media(folder: Path) -> str | None:
     return ", ".join(f"{name}/" for name in ("videos", "covers") if (folder / name).is_dir()) or None
 
 
-def read_items(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """Read the `item` and `title` columns and, where there is one, `tags`: separated by `|`, or a list in Parquet."""
-    table = read_table(path)
-    require_columns(table, ("item", "title"), path)
-    columns = table.select(pl.col("item", "title").cast(pl.String).fill_null(""))
+def read_items(path: Path, names: Columns) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """Read items, titles and, where there is such a column, `tags`: separated by `|`, or a list in Parquet."""
+    table = read_table(path, header=not isinstance(names.title, int))
+    # an item column that is named for the interactions need not be called so here
+    asked = names.item if isinstance(names.title, int) or str(names.item) in table.columns else None
+    item, title = find_column(table, "item", asked, path), find_column(table, "title", names.title, path)
+    given_titles = table[title].cast(pl.String).alias("title")
+    columns = pl.DataFrame([ids_of(table, item, path).alias("item"), given_titles]).with_columns(pl.all().fill_null(""))
     titles = unique_titles(columns.with_row_index("line", offset=2).iter_rows(), path)
     if "tags" not in table.columns:
         return titles, {}
@@ -55,14 +56,17 @@ def read_items(path: Path) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     }
 
 
-def _read(folder: Path) -> Dataset:
+def _read(folder: Path, names: Columns) -> Dataset:
     interactions, items = _table(folder, "interactions"), _table(folder, "items")
-    titles, tags = read_items(items) if items else ({}, {})
-    empty = pl.DataFrame(schema=dict(zip(COLUMNS, (pl.String, pl.String, pl.Int64), strict=True)))
+    titles, tags = read_items(items, names) if items else ({}, {})
+    table, told = pl.DataFrame(schema=dict(zip(COLUMNS, (pl.String, pl.String, pl.Int64), strict=True))), ""
+    if interactions:
+        table, told = interactions_from_table(interactions, names)
+    found = ", ".join(filter(None, (_detect(folder), _detect_media(folder))))
     return Dataset(
-        name=folder.resolve().name,
-        layout=f"plain folder: {', '.join(filter(None, (_detect(folder), _detect_media(folder))))}",
-        interactions=interactions_from_table(read_table(interactions), interactions) if interactions else empty,
+        name=shown(folder.resolve().name),
+        layout=f"plain folder: {found}" + (f" ({told})" if told else ""),
+        interactions=table,
         titles=titles,
         videos=subfolder(folder, "videos"),
         covers=subfolder(folder, "covers"),

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, Literal
 
 import numpy as np
@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 from features.errors import ConfigError
 from features.provenance import canonical_json
 from pipelines.data.dataset import Dataset
+from pipelines.data.tables import Columns
 from pipelines.data.vocabulary import Vocabulary
 
 Ints = NDArray[np.int64]
@@ -41,6 +42,9 @@ class DataConfig:
         min_item_interactions: k of the warm-k subsets (MicroLens, Table 8): items with fewer interactions in the whole
             file, before `keep_last`, are removed, then users who are short without them; 0 = no such filter.
         item_filter: 'once' removes items and then users; 'iterate' goes on until both bounds hold for what is left.
+        repeats: what becomes of rows that pair a user with an item again: 'keep' keeps all, 'first' and 'last' keep one
+            of them; before all else, and not for a given split.
+        columns: which columns of the folder's tables mean what, where their names do not say so.
         split: 'given' takes the split that came with the dataset (MMRec's x_label), where only `max_length` of the
             options above has a meaning; 'auto' takes it where there is one, and makes leave-one-out elsewhere.
     """
@@ -54,6 +58,8 @@ class DataConfig:
     min_item_interactions: int = 0
     item_filter: Literal["once", "iterate"] = "once"
     split: Literal["auto", "leave-one-out", "given"] = "auto"
+    repeats: Literal["keep", "first", "last"] = "keep"
+    columns: Columns = field(default_factory=Columns)
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -169,11 +175,12 @@ class Split:
     protocol: str = "leave-one-out"
 
     def sizes(self) -> dict[str, int]:
-        """Return users, items that occur in what is kept, candidates of every ranking, and kept interactions."""
+        """Return counts of users, items in what is kept, of these in training, candidates, and kept interactions."""
         met = np.concatenate([self.train_edges[1], self.valid.targets, self.test.targets])
         return {
             "users": len(self.users),
             "items": len(np.unique(met)),
+            "trained_items": int((self.train_counts > 0).sum()),
             "candidates": len(self.items),
             "interactions": len(met),
         }
@@ -206,14 +213,14 @@ def make_split(dataset: Dataset, config: DataConfig, *, catalog_ids: Iterable[st
 
 
 def _leave_one_out(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[str]) -> Split:
-    from pipelines.data.filters import candidates, frequent_items, without_short_users
+    from pipelines.data.filters import candidates, frequent_items, without_repeats, without_short_users
 
     if not dataset.ordered:
         raise ConfigError(
             f"{config.folder} has no timestamps ({dataset.layout}); leave-one-out needs an order: set data.split=given"
         )
     # by user as the vocabulary sorts them: MMRec's come in the order of their numbers, 10 behind 9
-    frequent = frequent_items(dataset.interactions.sort("user", maintain_order=True), config)
+    frequent = frequent_items(without_repeats(dataset.interactions, config).sort("user", maintain_order=True), config)
     kept = without_short_users(frequent, config)
     tail = kept if config.keep_last is None else kept.group_by("user", maintain_order=True).tail(config.keep_last)
     users = Vocabulary(tuple(tail["user"].unique().sort().to_list()), "user")

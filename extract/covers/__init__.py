@@ -1,0 +1,1 @@
+"""Covers: a picture file as upright RGB pixels, each mode by its own rule, and damage told where a format shows it."""

@@ -1,0 +1,279 @@
+"""Tables people have: text in any usual encoding and separator, gzipped or not, Parquet and JSON lines, as text cells.
+
+What cannot be read is refused with a line that says what was seen and which option helps.
+"""
+
+from __future__ import annotations
+
+import csv
+import gzip
+import io
+import json
+import sys
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import polars as pl
+
+from features.errors import ConfigError, nearest
+
+TABLES = (".tsv", ".csv", ".parquet", ".tsv.gz", ".csv.gz", ".jsonl", ".jsonl.gz", ".ndjson")
+SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
+NO_TIME = "none"  # as a column's name: rows stand in each user's order
+# Names of a column in common use, compared without case, '_' and RecBole's ':token'. A folder that has two of them
+# for one column is refused.
+NAMES = {
+    "user": ("user", "userid", "uid", "reviewerid", "visitorid"),
+    "item": ("item", "itemid", "iid", "asin", "videoid", "movieid"),
+    "time": ("timestamp", "time", "ts", "datetime", "unixreviewtime"),
+    "title": ("title", "itemtitle", "movietitle", "name"),
+}
+WHOLE = 2**53  # floats up to here hold every whole number
+TIMES = ("%+", "%Y-%m-%dT%H:%M:%S%.f%z", "%Y-%m-%d %H:%M:%S%.f%z")  # with an offset from UTC
+LOCAL_TIMES = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")  # taken as UTC
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Which columns of a dataset's tables mean what: a name, or a number from 0 for tables without a header.
+
+    Attributes:
+        user: of the interactions.
+        item: of the interactions and of the items.
+        time: of the interactions; 'none' where there is none and rows stand in the order in which things happened.
+        title: of the items.
+    """
+
+    user: str | int | None = None
+    item: str | int | None = None
+    time: str | int | None = None
+    title: str | int | None = None
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    @property
+    def numbered(self) -> bool:
+        """Return whether a column is given by number, so that tables have no header."""
+        return any(isinstance(name, int) for name in (self.user, self.item, self.time, self.title))
+
+
+def parse_columns(text: str | None) -> Columns:
+    """Read 'user=uid,item=vid,time=ts' or 'user=0,item=1,time=2'; ConfigError for anything else."""
+    pairs = [word.partition("=") for word in text.split(",")] if text else []
+    known = tuple(NAMES)
+    for name, _, value in pairs:
+        if name.strip() not in known or not value.strip():
+            raise ConfigError(
+                f"--columns is {text!r}; write e.g. user=uid,item=vid,time=ts, or user=0,item=1,time=2 for a table "
+                f"without a header; known: {', '.join(known)}"
+            )
+    found = {name.strip(): value.strip() for name, _, value in pairs}
+    return Columns(**{name: int(value) if value.isdecimal() else value for name, value in found.items()})
+
+
+def read_text(path: Path) -> str:
+    """Return the text of a file, which may be gzipped, in UTF-8 or with a byte order mark in UTF-16."""
+    try:
+        content = path.read_bytes()
+        content = gzip.decompress(content) if path.suffix == ".gz" else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise ConfigError(f"cannot read {path}: {error}; copy it again") from error
+    encoding = "utf-16" if content[:2] in (b"\xff\xfe", b"\xfe\xff") else "utf-8-sig"
+    try:
+        return content.decode(encoding)
+    except UnicodeDecodeError as error:
+        looks = (
+            ", rather UTF-16 without a byte order mark," if content[:1000].count(0) > len(content[:1000]) // 4 else ""
+        )
+        raise ConfigError(
+            f"{path} is no UTF-8 text{looks} ({error.reason} at byte {error.start}); save it as UTF-8"
+        ) from error
+
+
+def read_lines(path: Path) -> list[str]:
+    """Return the lines of a text file as `read_text`; only line feeds (and CR before them) end a line."""
+    return [line.removesuffix("\r") for line in read_text(path).split("\n")]
+
+
+def read_table(path: Path, *, header: bool = True) -> pl.DataFrame:
+    """Read a table; cells of text tables are strings, None where empty. ConfigError when it cannot be read.
+
+    Args:
+        path: ends in one of `TABLES`, or in .inter or .item, which are read as .tsv.
+        header: the first line of a text table holds names; else columns are called '0', '1' and so on.
+    """
+    kind = path.with_suffix("").suffix + ".gz" if path.suffix == ".gz" else path.suffix
+    try:
+        if kind == ".parquet":
+            return pl.read_parquet(path)
+        text = read_text(path).rstrip("\r\n")
+        if kind.startswith((".jsonl", ".ndjson")):
+            return (
+                pl.read_ndjson(io.BytesIO(text.encode()), infer_schema_length=None) if text.strip() else pl.DataFrame()
+            )
+        return _cells(text, path, header=header)
+    except pl.exceptions.NoDataError:
+        return pl.DataFrame()
+    except (pl.exceptions.PolarsError, OSError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise ConfigError(f"cannot read table {path}: {reason}; check its separator, quotes and encoding") from error
+
+
+def _cells(text: str, path: Path, *, header: bool) -> pl.DataFrame:
+    first = text.lstrip("\r\n").partition("\n")[0]
+    if not first.strip():
+        return pl.DataFrame()
+    separator = _separator(first, path)
+    if '"' not in text:
+        found = pl.read_csv(
+            io.BytesIO(text.encode()), separator=separator, infer_schema=False, has_header=header, quote_char=None
+        )
+        return found if header else found.rename({name: str(n) for n, name in enumerate(found.columns)})
+    rows = list(_quoted(text, separator, path))
+    names = rows.pop(0)[1] if header else [str(number) for number in range(len(rows[0][1]))]
+    if len(set(names)) < len(names):
+        raise ConfigError(f"{path} has two columns of one name ({', '.join(names)}); rename one")
+    odd = next(((line, cells) for line, cells in rows if len(cells) > len(names)), None)
+    if odd is not None:
+        raise ConfigError(
+            f"cannot read table {path}: line {odd[0]} has {len(odd[1])} cells, {len(names)} are named; a cell that "
+            f"holds {SEPARATORS[separator]} needs quotes; check its separator, quotes and encoding"
+        )
+    whole = [[cell or None for cell in cells] + [None] * (len(names) - len(cells)) for _, cells in rows]
+    return pl.DataFrame(whole, schema=dict.fromkeys(names, pl.String), orient="row")
+
+
+def _separator(first: str, path: Path) -> str:
+    """Return what separates the cells of a table's first line; what its name says where the line has none."""
+    own = "," if ".csv" in path.suffixes else "\t"
+    counts = {separator: first.count(separator) for separator in SEPARATORS}
+    return own if counts[own] or not any(counts.values()) else max(counts, key=lambda separator: counts[separator])
+
+
+def _quoted(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
+    r"""Yield (line, cells) of a table that holds quotes.
+
+    Between tabs a quote is a quote, as in `5" screen`, unless it opens and closes a cell. Elsewhere cells are quoted as
+    RFC 4180 says, a quote inside doubled; where that cannot be meant, as \" (MySQL's way).
+    """
+    if separator == "\t":
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip("\r"):
+                yield number, [_unquoted(cell) for cell in line.removesuffix("\r").split("\t")]
+        return
+    csv.field_size_limit(sys.maxsize)
+    try:
+        yield from _parsed(text, separator)
+    except csv.Error as error:
+        if '\\"' not in text:
+            raise ConfigError(
+                f"cannot read table {path}: {error}; a quote inside a quoted cell is written twice; check its "
+                "separator, quotes and encoding"
+            ) from error
+        yield from _parsed(text.replace('\\"', '""'), separator)
+
+
+def _parsed(text: str, separator: str) -> list[tuple[int, list[str]]]:
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True)
+    return [(reader.line_num, cells) for cells in reader if cells]
+
+
+def _unquoted(cell: str) -> str:
+    if len(cell) >= 2 and cell[0] == cell[-1] == '"':
+        return cell[1:-1].replace('""', '"')
+    return cell
+
+
+def find_column(table: pl.DataFrame, what: str, asked: str | int | None, path: Path) -> str:
+    """Return the name of the column that means `what` (a key of `NAMES`).
+
+    Raises:
+        ConfigError: the column that was asked for is not there, none has a known name, or two have.
+    """
+    if asked is not None:
+        name = str(asked)
+        if name not in table.columns:
+            raise ConfigError(f"{path} has no column {name!r} for {what}; {nearest(name, table.columns)}")
+        return name
+    plain = {name: name.partition(":")[0].lower().replace("_", "") for name in table.columns}
+    found = [name for name, short in plain.items() if short == NAMES[what][0]]
+    found = found or [name for name, short in plain.items() if short in NAMES[what]]
+    if len(found) == 1:
+        return found[0]
+    if found:
+        raise ConfigError(
+            f"{path} has {len(found)} columns that may be the {what}, {' and '.join(found)}; say which with --columns "
+            f"{what}={found[0]} (in a recipe: data.columns.{what})"
+        )
+    own = NAMES[what][0]
+    hint = f"name it with --columns {what}=NAME (in a recipe: data.columns.{what}=NAME)"
+    if table.columns and all(_looks_like_data(name) for name in table.columns):
+        hint = "if the first line is no header, number the columns: --columns user=0,item=1,time=2"
+    if what == "time":
+        hint += "; if there is none and rows stand in the order in which things happened, time=none"
+    raise ConfigError(f"{path} has no column {own!r}; {nearest(own, table.columns)}; {hint}")
+
+
+def _looks_like_data(name: str) -> bool:
+    """Return whether a header's cell is rather one of data: it holds a digit."""
+    return any(character.isdigit() for character in name)
+
+
+def ids_of(table: pl.DataFrame, column: str, path: Path) -> pl.Series:
+    """Return a column of ids as text; whole numbers stored as floats lose their '.0'.
+
+    Raises:
+        ConfigError: floats with a fraction, or too large to be told apart; values that are no ids, such as lists.
+    """
+    ids = table[column]
+    if ids.dtype.is_float() or ids.dtype.is_decimal():
+        values = ids.cast(pl.Float64).fill_nan(None)
+        odd = values.filter(values.is_not_null() & ((values != values.floor()) | (values.abs() >= WHOLE)))
+        if len(odd):
+            raise ConfigError(
+                f"{path} column {column!r} of type {ids.dtype} holds {len(odd)} numbers that are no ids, first "
+                f"{odd[0]!r}; ids are text or whole numbers: write the table with such a column"
+            )
+        return values.cast(pl.Int64).cast(pl.String)
+    if ids.dtype.is_nested() or ids.dtype == pl.Binary:
+        raise ConfigError(
+            f"{path} column {column!r} holds {ids.dtype}, which are no ids; ids are text or whole numbers"
+        )
+    return ids.cast(pl.String)
+
+
+def times_of(table: pl.DataFrame, column: str) -> tuple[pl.Series, pl.Series]:
+    """Return times as int64 and, to order parts of a second, as float64; null where a cell is no time.
+
+    Numbers are kept as they are, whatever their unit. ISO 8601 dates become microseconds since 1970; without an offset
+    they are taken as UTC.
+    """
+    times = table[column]
+    if times.dtype == pl.String:
+        numbers = times.str.strip_chars().cast(pl.Float64, strict=False)
+        if numbers.is_null().all() and times.is_not_null().any():
+            times = _dates(times.str.strip_chars())
+            return times, times.cast(pl.Float64)
+    # whole numbers first: a float64 cannot tell nanoseconds apart; then, for the order alone, parts of a second
+    whole, exact = times.cast(pl.Int64, strict=False), times.cast(pl.Float64, strict=False)
+    if times.dtype.is_float():
+        whole = exact.floor().cast(pl.Int64, strict=False)
+    return pl.select(pl.coalesce(whole, exact.floor().cast(pl.Int64, strict=False))).to_series(), exact
+
+
+def _dates(times: pl.Series) -> pl.Series:
+    text = pl.lit(times)
+    zoned = [text.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False) for form in TIMES]
+    local = [text.str.to_datetime(form, time_unit="us", strict=False) for form in LOCAL_TIMES]
+    day = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
+    whole = [date.dt.replace_time_zone("UTC") for date in [*local, day]]
+    return pl.select(pl.coalesce([*zoned, *whole]).cast(pl.Int64)).to_series()
+
+
+def first_line(table: pl.DataFrame) -> str:
+    """Return the names of a table's columns and its first cells, for a message."""
+    cells = table.row(0) if len(table) else ()
+    return f"columns {', '.join(table.columns)}; first row {json.dumps([str(cell)[:40] for cell in cells])}"
