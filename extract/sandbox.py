@@ -205,7 +205,6 @@ class _Worker:
 
     def _ended(self, error: Exception, request: dict[str, Any]) -> str:
         """End the worker; return why."""
-        asked = f"{request['time_s']:g} s"
         if not isinstance(error, TimeoutError | _OverMemoryError):
             with suppress(subprocess.TimeoutExpired):
                 self._process.wait(1)  # it is ending by itself: hear how
@@ -216,7 +215,7 @@ class _Worker:
         if isinstance(error, _OverMemoryError):
             return f"it needs more than {self.memory_mb} MB to decode (--decode-mb)"
         if code == -signal.SIGPROF:
-            return f"decoding took longer than {asked} of processor time (--decode-seconds)"
+            return f"decoding took longer than {request['time_s']:g} s of processor time (--decode-seconds)"
         how = signal.Signals(-code).name if code and code < 0 else f"exit {code}"
         return f"the decoder crashed ({how}), perhaps over {self.memory_mb} MB (--decode-mb)"
 

@@ -19,23 +19,7 @@ if TYPE_CHECKING:
 LATE_SECONDS, LATE_SHARE = 0.5, 0.02  # by which a video may end before its header says
 RIFF_HEAD = 8  # bytes that a RIFF file's own size leaves out
 NO_TIME = -(2**63)  # of a packet that carries none
-TOP_BOXES = frozenset(
-    {
-        b"ftyp",
-        b"styp",
-        b"sidx",
-        b"emsg",
-        b"prft",
-        b"moov",
-        b"moof",
-        b"mdat",
-        b"free",
-        b"skip",
-        b"wide",
-        b"uuid",
-        b"mfra",
-    }
-)
+TOP_BOXES = frozenset(b"ftyp styp sidx emsg prft moov moof mdat free skip wide uuid mfra".split())
 UNKNOWN = (0, 0xFFFFFFFF)  # sizes in the head of a file that was written to a pipe
 
 
