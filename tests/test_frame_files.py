@@ -166,8 +166,10 @@ def test_what_does_not_fit_is_refused_before_anything_is_written(
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=room))
     lines: list[str] = []
     prepare_all(catalog, specs, options(tmp_path / "enough"), tell=lines.append)
-    assert lines[0].startswith("video-uniform4-64px: 8 items x 4 frames x 64 x 64 pixels x 3 bytes = 393.2 kB; free in ")
-    assert lines[1].startswith("cover-64px: 8 items x 1 frames x 64 x 64 pixels x 3 bytes = 98.3 kB; free in ")
+    assert lines[0].startswith(
+        "video-uniform4-64px: 8 items x 4 frames x 64 x 64 pixels x 3 bytes = 393.2 kB; free in "
+    )
+    assert lines[1].startswith("cover-64px: 8 items x 1 frames x 64 x 64 pixels x 3 bytes = 98.3 kB; free")
     room -= 1
     with pytest.raises(StoreError, match=r"need 884.7 kB at once\. Use another --out, --items .*, or fewer --frames"):
         extract_all(catalog, specs, options(tmp_path / "out" / "below"))
