@@ -120,7 +120,7 @@ def test_files_that_do_not_fit_the_encoder_are_refused(stored: dict[str, Path], 
     refused(
         data,
         changes("e2e", "slowfast-tiny", video),
-        r"uniform4-64px\..* holds pixels that encoder 'slowfast-tiny' does not take \(.*frames uniform:4, not uniform:8",
+        r"uniform4-64px.* holds pixels that encoder 'slowfast-tiny' does not take \(.*uniform:4, not uniform:8",
     )
     small = {**FeatureFile(cover).provenance.recipe}
     small["pixels"] = {**small["pixels"], "size": 32, "mode": "stretch", "resize": None}
