@@ -19,6 +19,8 @@ from torch.optim import optimizer
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
+from extract import reading
+
 GPU = torch.device("lazy", 0)
 aten = torch.ops.aten
 BETWEEN = {aten.copy_.default, aten._to_copy.default}  # take tensors of two places
@@ -124,6 +126,11 @@ def pretend_gpu() -> Iterator[str]:
         finally:
             torch.__future__.set_swap_module_params_on_conversion(True)
 
+    def read_there(*args: Any) -> Any:
+        with _Pretend():  # it holds for one thread, and media are resized where they are read
+            return read(*args)
+
+    read = reading.read
     as_tensor, tensor, load_state_dict = torch.as_tensor, torch.tensor, nn.Module.load_state_dict
     torch.__future__.set_swap_module_params_on_conversion(True)  # parameters stay the objects that optimisers hold
     try:
@@ -134,6 +141,7 @@ def pretend_gpu() -> Iterator[str]:
             mock.patch.object(torch, "tensor", made),
             mock.patch.object(optimizer, "_get_fused_kernels_supported_devices", return_value=["cpu", GPU.type]),
             mock.patch.object(torch, GPU.type, SimpleNamespace(_initialized=False), create=True),  # for checkpointing
+            mock.patch.object(reading, "read", read_there),
             _Pretend(),
         ):
             yield str(GPU)

@@ -193,7 +193,7 @@ def test_the_file_with_the_fewest_blocks_that_serve_is_taken(data: Path, tmp_pat
         (facts,) = open_towers(made, split, [FeatureFile(file) for file in files], media).facts
         assert facts["activations"] == FeatureFile(tmp_path / f"{served}.h5").provenance.fingerprint
     wanted = changes("top", "resnet-tiny", 5, tuple(files))
-    refused(data, wanted, r"top_blocks is 5, but .*4\.h5 holds what stands below the last 4 blocks of 'resnet-tiny'")
+    refused(data, wanted, r"top_blocks is 5, but 'resnet-tiny' has 4 blocks; use at most 4, which .*4\.h5 has")
     twice = write_activations(tmp_path / "again.h5", "resnet-tiny", 2)
     refused(data, changes("top", "resnet-tiny", 1, (*files, twice)), r"4 feature files hold .*name one under features")
 
