@@ -166,9 +166,12 @@ def run_recipe(
     refuse_changes(folder, split, files, sides)
     if finished is not None:
         return finished
-    if ranks.first and recipe.features:
-        pixels = files or [FeatureFile(feature.resolve()) for feature in recipe.features]  # kind 'e2e' opens its own
-        refuse_changed(recipe, data.dataset, split.items.ids, pixels)
+    if ranks.first and files:
+        refuse_changed(recipe, data.dataset, split.items.ids, files)
+    elif ranks.first:  # kind 'e2e' opens its own, and files that it does not read need not be there
+        there = replace(recipe, features=tuple(one for one in recipe.features if len(one.matches()) == 1))
+        pixels = [FeatureFile(feature.resolve()) for feature in there.features]
+        refuse_changed(there, data.dataset, split.items.ids, pixels)
     towers = _open_towers(recipe, data, files, folder, media)
     model = build_model(recipe, split, files, sides, towers)
     start = _start(model, recipe, folder, data)

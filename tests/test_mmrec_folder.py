@@ -115,7 +115,8 @@ def test_the_split_is_taken_as_it_stands(tmp_path: Path) -> None:
     assert split.test.pairs.tolist() == [[0, 0, 1], [0, 4, 3]]
     assert split.test.items.tolist() == [[3], [1]]
     assert split.test.seen.tolist() == split.valid.seen.tolist() == [1, 3, 1]
-    assert split.sizes() == {"users": 2, "items": 6, "candidates": 7, "interactions": 8}
+    trained = len(set(split.train_edges[1].tolist()))
+    assert split.sizes() == {"users": 2, "items": 6, "trained_items": trained, "candidates": 7, "interactions": 8}
 
 
 def test_leave_one_out_of_the_same_file(tmp_path: Path) -> None:
