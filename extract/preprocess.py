@@ -94,7 +94,7 @@ class Inputs:
     """Makes an encoder's view of a clip whose frames come a few at a time.
 
     Args:
-        view: of a video.
+        view: what an encoder sees of a video.
         union: whose frames will come, each once.
         total: frames the clip has.
         device: where to compute, and where the view will be.

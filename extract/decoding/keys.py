@@ -21,9 +21,9 @@ def start_at(packet: Any, codec: str, extradata: bytes | None) -> Start:
     """Say what decoding from a key packet gives.
 
     Args:
-        packet: of PyAV, flagged as a key frame.
+        packet: a packet as PyAV gives it, flagged as a key frame.
         codec: its canonical name.
-        extradata: of the codec, as MP4 and Matroska hold it.
+        extradata: the codec's settings, as MP4 and Matroska hold them.
 
     Returns:
         'clean': every frame shown from here on. 'marked': FFmpeg leaves out those that are not whole. 'none': one

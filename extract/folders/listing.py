@@ -87,7 +87,7 @@ def list_folder(folder: Path, suffixes: frozenset[str], what: str, *, shared: bo
     A link to nothing and a name that is not UTF-8 cost the row of their item: it is there, and says why it is missing.
 
     Args:
-        folder: of media named by item id.
+        folder: holds media named by item id.
         suffixes: lower case, with their dots.
         what: 'videos' or 'covers'.
         shared: the folder holds media of the other kind, too: they are not counted as ignored.

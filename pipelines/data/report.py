@@ -52,7 +52,7 @@ class DataReport:
         items: I, those of the interactions.
         interactions: E.
         repeats: rows that pair a user with an item again.
-        duplicates: of these, rows that repeat the time, too.
+        duplicates: repeats that have the same time, too.
         tied_tests: users whose last interaction shares its time with one with another item, so that the order of the
             file decides which of them is the test target.
         tied_valids: the same of the one before, the validation target.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import gzip
 import io
-import json
 import sys
 import zlib
 from collections.abc import Iterator
@@ -271,9 +270,3 @@ def _dates(times: pl.Series) -> pl.Series:
     day = text.str.to_date("%Y-%m-%d", strict=False).cast(pl.Datetime("us"))
     whole = [date.dt.replace_time_zone("UTC") for date in [*local, day]]
     return pl.select(pl.coalesce([*zoned, *whole]).cast(pl.Int64)).to_series()
-
-
-def first_line(table: pl.DataFrame) -> str:
-    """Return the names of a table's columns and its first cells, for a message."""
-    cells = table.row(0) if len(table) else ()
-    return f"columns {', '.join(table.columns)}; first row {json.dumps([str(cell)[:40] for cell in cells])}"
