@@ -50,6 +50,7 @@ class Config(PairConfig):
     """
 
     loss: Loss = "bpr"
+    cold_negatives: bool = False
     routings: int = 3
     layers: int = 2
     prune: bool = True

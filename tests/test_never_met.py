@@ -67,7 +67,7 @@ def test_a_model_of_graphs_does_not_fill_its_lists_with_them(planted: Path, tmp_
     assert drawn["all"]["HR@20"] > spared["all"]["HR@20"]
 
 
-@pytest.mark.parametrize("name", ["mmgcn", "grcn", "lightgcn"])
+@pytest.mark.parametrize("name", ["mmgcn", "lightgcn"])
 def test_they_are_drawn_as_negatives_by_default(name: str) -> None:
     config = recommenders()[name].config_class()
     assert config.loss == "bpr"
