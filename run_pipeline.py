@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> int:
 
 def _refuse_torchrun() -> None:
     """Stop a verb that several processes would each do whole, in the same folder."""
-    from pipelines.processes import refuse_verb, started_by_torchrun
+    from pipelines.runs.processes import refuse_verb, started_by_torchrun
 
     if started_by_torchrun():
         refuse_verb()
@@ -156,7 +156,7 @@ def _data(verbs: argparse._SubParsersAction[argparse.ArgumentParser]) -> None:
 
 
 def _batch_size(text: str) -> int:
-    """Read a number above 0, or 'auto' as 0 (AUTO in extract/options.py)."""
+    """Read a number above 0, or 'auto' as 0 (AUTO in extract/jobs/options.py)."""
     if text != "auto" and not (text.isdecimal() and int(text) > 0):
         raise argparse.ArgumentTypeError(f"{text!r} is neither a number above 0 nor auto")
     return 0 if text == "auto" else int(text)

@@ -25,7 +25,7 @@ from PIL import Image
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from extract.covers.image import decode_image, read_cover
+from extract.media.covers.image import decode_image, read_cover
 from features.errors import MediaError
 
 FORMATS: dict[str, tuple[str, dict[str, Any]]] = {

@@ -35,24 +35,24 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from extract.catalog import build_catalog
-from extract.encoder import EncoderSpec
-from extract.encoders import get_encoder
-from extract.extractor import extract
-from extract.options import ExtractOptions
-from extract.pixels import Pixels
+from extract.media.catalog import build_catalog
+from extract.encoders.encoder import EncoderSpec
+from extract.encoders.registry import get_encoder
+from extract.jobs.extractor import extract
+from extract.jobs.options import ExtractOptions
+from extract.jobs.pixels import Pixels
 from features.errors import FreezeframeError
 from features.provenance import Provenance
 from features.store import FeatureRows, write_features
-from models.base import Recommender
-from models.towers import towers_of
-from pipelines.config import build_recipe
+from models.shared.recommender import Recommender
+from models.items.towers import towers_of
+from pipelines.recipe.recipe import build_recipe
 from pipelines.console import table
 from pipelines.data.dataset import read_dataset
-from pipelines.experiment import build_model, load_data, open_features
-from pipelines.media import media_of
-from pipelines.towers import open_towers
-from pipelines.train import Progress, fit
+from pipelines.runs.experiment import build_model, load_data, open_features
+from pipelines.towers.media import media_of
+from pipelines.towers.open_towers import open_towers
+from pipelines.training.fit import Progress, fit
 
 USERS, HISTORY = 24, 5  # interactions of a user; one more than items at most, or nothing is left to be a negative
 BATCH = 8  # users per step

@@ -33,17 +33,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from extract.batches import Feeder
-from extract.catalog import Catalog, Item, build_catalog
-from extract.decoders import get_decoder
-from extract.encoder import Encoder, PixelInput
-from extract.encoders import get_encoder
-from extract.extractor import extract_all
-from extract.frames import FramePolicy, parse_frame_policy
-from extract.options import ExtractOptions
-from extract.preprocess import View, preprocess, view_of
-from extract.reading import Source
-from extract.sandbox import Media, read_media
+from extract.jobs.batches import Feeder
+from extract.media.catalog import Catalog, Item, build_catalog
+from extract.media.decoders import get_decoder
+from extract.encoders.encoder import Encoder, PixelInput
+from extract.encoders.registry import get_encoder
+from extract.jobs.extractor import extract_all
+from extract.media.frames import FramePolicy, parse_frame_policy
+from extract.jobs.options import ExtractOptions
+from extract.encoders.preprocess import View, preprocess, view_of
+from extract.jobs.reading import Source
+from extract.media.sandbox import Media, read_media
 from features.errors import FreezeframeError
 
 

@@ -18,12 +18,12 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from extract.decoders import read_auto
-from extract.encoder import EncoderSpec, PixelInput
-from extract.encoders import get_encoder
-from extract.faults import FAULTS, with_faults
-from extract.frames import FramePolicy
-from extract.preprocess import preprocess
+from extract.media.decoders import read_auto
+from extract.encoders.encoder import EncoderSpec, PixelInput
+from extract.encoders.registry import get_encoder
+from extract.encoders.faults import FAULTS, with_faults
+from extract.media.frames import FramePolicy
+from extract.encoders.preprocess import preprocess
 
 TOGETHER = {"five-frames": ("five-frames", "dropped-frame"), "dropped-frame": ("five-frames", "dropped-frame")}
 

@@ -40,7 +40,7 @@ sys.path.insert(0, str(ROOT))
 
 from features.atomic import whole_folder
 from features.errors import FreezeframeError
-from pipelines.config import Recipe, build_recipe
+from pipelines.recipe.recipe import Recipe, build_recipe
 from pipelines.console import table
 from pipelines.data.synthetic import CorpusSize, make_corpus
 
@@ -175,11 +175,11 @@ class Enough(Exception):  # noqa: N818
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train some steps and encode all items in this process."""
-    from models.towers import take_meters
-    from pipelines.experiment import build_model, load_data, open_features
-    from pipelines.media import media_of
-    from pipelines.towers import open_towers
-    from pipelines.train import Progress, fit
+    from models.items.towers import take_meters
+    from pipelines.runs.experiment import build_model, load_data, open_features
+    from pipelines.towers.media import media_of
+    from pipelines.towers.open_towers import open_towers
+    from pipelines.training.fit import Progress, fit
 
     torch.set_num_threads(arguments.threads)
     recipe, device = recipe_of(arguments.measure, arguments), torch.device(arguments.device)

@@ -20,11 +20,11 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from models.base import NoInnerProduct, Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
+from models.shared.recommender import NoInnerProduct, Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
 from models.popularity import MODEL as POPULARITY
 from pipelines.data.split import DataConfig, Split
-from pipelines.evaluate import Mask, evaluate
-from pipelines.experiment import load_data, training_facts
+from pipelines.ranking.full_ranking import Mask, evaluate
+from pipelines.runs.experiment import load_data, training_facts
 
 
 class Markov(NoInnerProduct):

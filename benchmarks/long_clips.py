@@ -24,8 +24,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from extract.decoders import get_decoder
-from extract.frames import FramePolicy, parse_frame_policy, wanted_frames
+from extract.media.decoders import get_decoder
+from extract.media.frames import FramePolicy, parse_frame_policy, wanted_frames
 
 
 def main() -> None:
@@ -90,12 +90,12 @@ def _seeks(clip: Path, policy: FramePolicy) -> None:
 def _memory(clip: Path, frames: str, encoder: str) -> None:
     from dataclasses import replace
 
-    from extract import sandbox
-    from extract.catalog import Item
-    from extract.encoders import get_encoder
-    from extract.options import ExtractOptions
-    from extract.preprocess import view_of
-    from extract.reading import Request, read
+    from extract.media import sandbox
+    from extract.media.catalog import Item
+    from extract.encoders.registry import get_encoder
+    from extract.jobs.options import ExtractOptions
+    from extract.encoders.preprocess import view_of
+    from extract.jobs.reading import Request, read
 
     spec = replace(get_encoder(encoder), frames=parse_frame_policy(frames))
     view = view_of(spec, cropped=False)

@@ -24,8 +24,8 @@ import torch
 
 from features.provenance import Provenance
 from features.store import FeatureRows, State, write_features
-from pipelines.config import build_recipe
-from pipelines.experiment import run_recipe
+from pipelines.recipe.recipe import build_recipe
+from pipelines.runs.experiment import run_recipe
 
 USERS, ITEMS, NOWHERE, CLUSTERS, WIDTH = 900, 800, 70, 12, 32
 

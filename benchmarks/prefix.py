@@ -30,18 +30,18 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from extract.catalog import Catalog
-from extract.encoder import Batch, Encoder, PixelInput
-from extract.encoders import get_encoder
-from extract.extractor import extract
-from extract.options import ExtractOptions
-from extract.outputs import longest_title
+from extract.media.catalog import Catalog
+from extract.encoders.encoder import Batch, Encoder, PixelInput
+from extract.encoders.registry import get_encoder
+from extract.jobs.extractor import extract
+from extract.jobs.options import ExtractOptions
+from extract.jobs.outputs import longest_title
 from features.errors import FreezeframeError
 from features.precision import DISK_TYPES
 from features.store import FeatureFile, State
 from pipelines.console import table
 from pipelines.data.dataset import read_dataset
-from pipelines.extraction import dataset_catalog
+from pipelines.commands.extract import dataset_catalog
 
 BATCH = 16
 

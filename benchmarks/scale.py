@@ -36,7 +36,7 @@ sys.path.insert(0, str(ROOT))
 
 from features.provenance import Provenance
 from features.store import FeatureRows, State, write_features
-from pipelines.config import load_recipe
+from pipelines.recipe.recipe import load_recipe
 from pipelines.data.split import EvalPart
 
 CLUSTERS, SHORTEST, WIDTH = 64, 5, 768
@@ -141,9 +141,9 @@ class Enough(Exception):  # noqa: N818
 
 def measure(arguments: argparse.Namespace) -> None:
     """Train an epoch and validate, or train some steps and rank some users, in this process; print a line of JSON."""
-    from pipelines.data.sides import side_features
-    from pipelines.experiment import build_model, load_data, open_features, resolve_device
-    from pipelines.train import Progress, fit
+    from pipelines.data.side_features import side_features
+    from pipelines.runs.experiment import build_model, load_data, open_features, resolve_device
+    from pipelines.training.fit import Progress, fit
 
     recipe, device = load_recipe(arguments.measure, arguments.overrides), resolve_device(arguments.device)
     data = load_data(recipe.data)
@@ -176,7 +176,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 def _validation(model: Any, split: Any, mask: Any, device: Any) -> float:
     """Return about how long a validation would take, from that of some users."""
-    from pipelines.evaluate import evaluate
+    from pipelines.ranking.full_ranking import evaluate
 
     whole = split.valid
 

@@ -128,10 +128,10 @@ def _ours(arguments: argparse.Namespace) -> None:
     """Time our side in this process; print one line of JSON."""
     import torch
 
-    from pipelines.config import build_recipe
-    from pipelines.evaluate import evaluate
-    from pipelines.experiment import build_model, load_data
-    from pipelines.train import Progress, fit
+    from pipelines.recipe.recipe import build_recipe
+    from pipelines.ranking.full_ranking import evaluate
+    from pipelines.runs.experiment import build_model, load_data
+    from pipelines.training.fit import Progress, fit
 
     torch.set_num_threads(arguments.threads)
     depth = {"layers": LAYERS, "heads": HEADS, "inner": INNER} if arguments.model == "sasrec" else {"layers": 1}

@@ -65,8 +65,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def _split(data: Path) -> Any:
-    from pipelines.config import build_recipe
-    from pipelines.experiment import load_data
+    from pipelines.recipe.recipe import build_recipe
+    from pipelines.runs.experiment import load_data
 
     recipe = build_recipe({"name": "b", "data": {"folder": str(data)}, "model": {"name": "popularity"}})
     return load_data(recipe.data).split
@@ -122,10 +122,10 @@ def _ours(arguments: argparse.Namespace) -> None:
     import torch
 
     from models import build_recommender, recommenders
-    from models.items import ItemsConfig, build_items
-    from pipelines.experiment import training_facts
-    from pipelines.train import Progress, fit
-    from pipelines.train_config import TrainConfig
+    from models.items.build import ItemsConfig, build_items
+    from pipelines.runs.experiment import training_facts
+    from pipelines.training.fit import Progress, fit
+    from pipelines.training.train_config import TrainConfig
 
     torch.set_num_threads(arguments.threads)
     split, generator = _split(arguments.data), torch.Generator().manual_seed(0)

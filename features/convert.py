@@ -17,7 +17,7 @@ from features.layout import write_file
 from features.precision import cosine_error, disk_type, to_disk
 from features.provenance import Provenance, canonical_json, file_sha256, library_versions
 from features.published import Published, open_published, read_ids
-from features.rows import FeatureColumns, State, check_ids
+from features.feature_rows import FeatureColumns, State, check_ids
 from features.store import FeatureFile
 
 ROW_PLUS_ONE = "row+1"  # MicroLens: row r of the published arrays is item id r + 1

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from features.rows import State
+from features.feature_rows import State
 from features.store import FeatureFile
 
 SAMPLE = 10_000  # rows for rank and cosine

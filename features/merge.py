@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from features.errors import StoreError
 from features.layout import write_file
 from features.provenance import Provenance
-from features.rows import FeatureColumns, check_ids
+from features.feature_rows import FeatureColumns, check_ids
 from features.store import FeatureFile
 
 T = TypeVar("T")

@@ -26,7 +26,7 @@ from features.layout import (
 )
 from features.precision import CosineError, Stored, cosine_error, summary, to_disk, to_float32
 from features.provenance import Provenance
-from features.rows import MAX_ID_BYTES, FeatureColumns, FeatureRows, State, check_finite, check_ids
+from features.feature_rows import MAX_ID_BYTES, FeatureColumns, FeatureRows, State, check_finite, check_ids
 
 __all__ = [
     "FORMAT",

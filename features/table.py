@@ -10,7 +10,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from features.rows import FeatureColumns
+from features.feature_rows import FeatureColumns
 
 MAX_REASON_BYTES = 200
 TEXT_COLUMNS = ("ids", "reasons", "stamps", "digests")

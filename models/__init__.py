@@ -9,9 +9,9 @@ from typing import Any
 
 import torch
 
-from models.base import Recommender, TrainingFacts
-from models.items import ItemRepresentation
-from models.seeding import seeded
+from models.shared.recommender import Recommender, TrainingFacts
+from models.items.build import ItemRepresentation
+from models.shared.seeding import seeded
 
 
 @cache

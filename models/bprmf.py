@@ -16,10 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.base import TrainingFacts
-from models.items import ItemRepresentation
-from models.objective import Loss
-from models.pairwise import PairConfig, PairRecommender
+from models.shared.recommender import TrainingFacts
+from models.items.build import ItemRepresentation
+from models.shared.objective import Loss
+from models.shared.pairwise import PairConfig, PairRecommender
 
 
 @dataclass(frozen=True)

@@ -22,10 +22,10 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.base import TrainingFacts
-from models.items import ItemRepresentation
-from models.layers import BatchNorm
-from models.pairwise import PairConfig, PairRecommender
+from models.shared.recommender import TrainingFacts
+from models.items.build import ItemRepresentation
+from models.shared.layers import BatchNorm
+from models.shared.pairwise import PairConfig, PairRecommender
 
 
 @dataclass(frozen=True)

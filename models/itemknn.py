@@ -23,7 +23,7 @@ from typing import Any, ClassVar, Literal
 import torch
 from torch import Tensor
 
-from models.base import NoInnerProduct, TrainBatch, TrainingFacts, TrainOutput, UserBatch, UserItems
+from models.shared.recommender import NoInnerProduct, TrainBatch, TrainingFacts, TrainOutput, UserBatch, UserItems
 
 CHUNK = 4096  # items whose neighbours are found at a time
 

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from models.base import TrainingFacts
-from models.graph import GraphRecommender, distinct_edges, sum_of_powers
-from models.items import ItemRepresentation
-from models.objective import Loss
-from models.pairwise import PairConfig
-from models.sparse import Adjacency
+from models.shared.recommender import TrainingFacts
+from models.shared.graph import GraphRecommender, distinct_edges, sum_of_powers
+from models.items.build import ItemRepresentation
+from models.shared.objective import Loss
+from models.shared.pairwise import PairConfig
+from models.shared.sparse import Adjacency
 
 
 @dataclass(frozen=True)

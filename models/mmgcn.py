@@ -31,12 +31,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.base import TrainingFacts
-from models.graph import MOST, GraphRecommender, distinct_edges, fuse_of, join, rows_of, unit
-from models.items import ItemRepresentation, LearnedItems
-from models.objective import Loss
-from models.pairwise import PairConfig
-from models.sparse import Adjacency, Part
+from models.shared.recommender import TrainingFacts
+from models.shared.graph import MOST, GraphRecommender, distinct_edges, fuse_of, join, rows_of, unit
+from models.items.build import ItemRepresentation, LearnedItems
+from models.shared.objective import Loss
+from models.shared.pairwise import PairConfig
+from models.shared.sparse import Adjacency, Part
 
 
 @dataclass(frozen=True)

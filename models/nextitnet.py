@@ -18,9 +18,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.base import TrainingFacts
-from models.items import ItemRepresentation
-from models.sequential import SequentialConfig, SequentialRecommender
+from models.shared.recommender import TrainingFacts
+from models.items.build import ItemRepresentation
+from models.shared.sequential import SequentialConfig, SequentialRecommender
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
-from models.base import Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
+from models.shared.recommender import Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
 
 
 @dataclass(frozen=True)

@@ -16,10 +16,10 @@ from typing import get_args
 
 from torch import Tensor, nn
 
-from models.base import TrainBatch, TrainingFacts, TrainOutput
-from models.items import ItemRepresentation
-from models.rows import History, training_rows
-from models.sequential import SequentialConfig, SequentialRecommender
+from models.shared.recommender import TrainBatch, TrainingFacts, TrainOutput
+from models.items.build import ItemRepresentation
+from models.shared.training_rows import History, training_rows
+from models.shared.sequential import SequentialConfig, SequentialRecommender
 
 
 @dataclass(frozen=True)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from extract.encoder import Batch, Encoder, EncoderSpec, PixelInput
-from extract.encoders import ENCODERS, get_encoder
-from extract.preprocess import preprocess
+from extract.encoders.encoder import Batch, Encoder, EncoderSpec, PixelInput
+from extract.encoders.registry import ENCODERS, get_encoder
+from extract.encoders.preprocess import preprocess
 from tests.media import pictures
 
 TINY = [name for name in ENCODERS if "-tiny" in name]

@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from extract.encoder import Encoder, PixelInput, Tokens
-from extract.encoders import ENCODERS
+from extract.encoders.encoder import Encoder, PixelInput, Tokens
+from extract.encoders.registry import ENCODERS
 
 HUB = {
     "slow-tiny": "slow-r50",

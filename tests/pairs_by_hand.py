@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.base import TrainBatch, UserBatch
-from models.layers import BatchNorm
+from models.shared.recommender import TrainBatch, UserBatch
+from models.shared.layers import BatchNorm
 from tests.checkerboard import LENGTH, build
 
 Array = NDArray[np.float64]

@@ -19,7 +19,7 @@ from torch.optim import optimizer
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
-from extract import reading
+from extract.jobs import reading
 
 GPU = torch.device("lazy", 0)
 aten = torch.ops.aten

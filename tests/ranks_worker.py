@@ -14,15 +14,16 @@ import torch
 from torch import Tensor, nn
 
 from features.errors import ConfigError, FreezeframeError
-from models import build_recommender, ranks, recommenders
-from models.base import Recommender
-from models.items import ItemsConfig, build_items
-from models.ranks import Ranks
-from models.towers import share_out
-from pipelines.experiment import training_facts
-from pipelines.processes import processes
-from pipelines.train import fit
-from pipelines.train_config import TrainConfig
+from models import build_recommender, recommenders
+from models.shared import ranks
+from models.shared.recommender import Recommender
+from models.items.build import ItemsConfig, build_items
+from models.shared.ranks import Ranks
+from models.items.towers import share_out
+from pipelines.runs.experiment import training_facts
+from pipelines.runs.processes import processes
+from pipelines.training.fit import fit
+from pipelines.training.train_config import TrainConfig
 from tests.checkerboard import ITEMS
 from tests.toy_towers import SPLIT, e2e, top
 
@@ -70,7 +71,7 @@ def train(model: Recommender, of: Ranks, run: Path | None = None, **options: Any
     """
     share_out(model, of)
     config = replace(CONFIG, **options)
-    with patch("pipelines.train.build_optimizer", steepest):
+    with patch("pipelines.training.fit.build_optimizer", steepest):
         fitted = fit(model, SPLIT, config, seed=0, run=run, mask="hide", resume=run is not None, ranks=of)
     trained = {name: weight for name, weight in model.named_parameters() if weight.requires_grad}
     return {

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from features.provenance import Provenance
 from features.store import FeatureRows, State, write_features
-from pipelines.config import Recipe, build_recipe
+from pipelines.recipe.recipe import Recipe, build_recipe
 
 USERS, ITEMS, WIDTH, LAYERS = 40, 30, 8, 3
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from features.provenance import Provenance
-from features.shards import FeatureJob, Wanted
+from features.shards.job import FeatureJob, Wanted
 from features.store import FeatureFile, FeatureRows, State, write_features
 
 RECIPE = Provenance("micro", {"encoder": "tiny", "frames": 4}, weights_sha256="ab" * 32, command="extract")

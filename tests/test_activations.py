@@ -14,13 +14,13 @@ import pytest
 import torch
 
 import run_pipeline
-from extract import extractor
-from extract.catalog import Catalog, build_catalog
-from extract.encoders import ENCODERS
-from extract.extractor import extract, extract_all, prepare_all
-from extract.farm import Order, work
-from extract.options import ExtractOptions, ExtractReport
-from extract.outputs import longest_title
+from extract.jobs import extractor
+from extract.media.catalog import Catalog, build_catalog
+from extract.encoders.registry import ENCODERS
+from extract.jobs.extractor import extract, extract_all, prepare_all
+from extract.jobs.farm import Order, work
+from extract.jobs.options import ExtractOptions, ExtractReport
+from extract.jobs.outputs import longest_title
 from features.atomic import fsync_file
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile

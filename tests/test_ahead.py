@@ -13,13 +13,13 @@ import torch
 from torch import Tensor
 
 from features.store import FeatureFile
-from models import towers
-from models.tower import LooksAhead
-from pipelines import ahead
-from pipelines.activations import MappedActivations
-from pipelines.ahead import LookAhead
-from pipelines.experiment import run_recipe
-from pipelines.media import StoredPixels
+from models.items import towers
+from models.items.tower import LooksAhead
+from pipelines.towers import look_ahead as ahead
+from pipelines.towers.activations import MappedActivations
+from pipelines.towers.look_ahead import LookAhead
+from pipelines.runs.experiment import run_recipe
+from pipelines.towers.media import StoredPixels
 from tests.small import item_ids, recipe, small_dataset, write
 from tests.tower_runs import TITLES, changes, losses, trained, write_activations
 
@@ -108,7 +108,7 @@ def test_a_run_that_reads_ahead_has_the_same_bits(data: Path, tmp_path: Path, mo
             events.append(("read", items.tolist()))
             return super().read(items, tokens)
 
-    monkeypatch.setattr("pipelines.towers.MappedActivations", Mapped)
+    monkeypatch.setattr("pipelines.towers.open_towers.MappedActivations", Mapped)
     run_recipe(made, tmp_path / "ahead")
     assert losses(tmp_path / "ahead") == losses(tmp_path / "resident")
     first, second = trained(tmp_path / "resident"), trained(tmp_path / "ahead")

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import run_pipeline
-from pipelines.config import dump_yaml
+from pipelines.recipe.recipe import dump_yaml
 from tests.small import item_ids, plain_recipe, small_dataset, write, write_vectors
 
 ROOT = Path(__file__).resolve().parents[1]

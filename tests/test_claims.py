@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from features.claims import Claims
+from features.shards.claims import Claims
 
 
 def at_once(ask: Callable[[], None], count: int) -> None:

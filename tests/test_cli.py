@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 
 import run_pipeline
-from extract.encoders import ENCODERS
+from extract.encoders.registry import ENCODERS
 from models import recommenders
-from pipelines.config import dump_yaml
+from pipelines.recipe.recipe import dump_yaml
 from tests.media import pictures, write_clip, write_cover
 from tests.small import item_ids, plain_recipe, small_dataset, write, write_interactions, write_vectors
 
@@ -179,7 +179,7 @@ def test_a_stopped_command_says_how_to_go_on(here: Path, monkeypatch: pytest.Mon
     def stop(**_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.experiment.run_train", stop)
+    monkeypatch.setattr("pipelines.runs.experiment.run_train", stop)
     assert cli("train", "r.yaml") == 130
     assert capsys.readouterr().err == "stopped; the same command goes on from here\n"
 

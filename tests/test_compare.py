@@ -14,13 +14,13 @@ import pytest
 from scipy import stats
 
 from features.errors import ConfigError
-from pipelines.compare import compare, finished_rows, run_compare, run_tests
-from pipelines.compare_output import escape_latex, latex, markdown
-from pipelines.compare_tables import Row, by_popularity, comparison, notes, significance, spread, summary, untested
-from pipelines.config import PaperResult, Recipe, dump_yaml, recipe_to_dict
-from pipelines.evaluate import EvaluateConfig
-from pipelines.metrics import hit_rate
-from pipelines.significance import load_ranks
+from pipelines.comparing.compare import compare, finished_rows, run_compare, run_tests
+from pipelines.comparing.output import escape_latex, latex, markdown
+from pipelines.comparing.comparison import Row, by_popularity, comparison, notes, significance, spread, summary, untested
+from pipelines.recipe.recipe import PaperResult, Recipe, dump_yaml, recipe_to_dict
+from pipelines.ranking.full_ranking import EvaluateConfig
+from pipelines.ranking.metrics import hit_rate
+from pipelines.comparing.significance import load_ranks
 from tests.small import USERS, recipe, small_dataset, write
 
 PAPER = {"source": "made up, table 1", "metrics": {"HR@10": 0.0496}, "note": "other features"}

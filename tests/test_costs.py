@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from extract import sharding
+from extract.jobs import sharding
 from features.merge import merge
 from features.provenance import Provenance
-from features.shards import FeatureJob
+from features.shards.job import FeatureJob
 from features.store import FeatureFile, FeatureRows, write_features
-from models.towers import take_meters, towers_of
-from pipelines.experiment import build_model, load_data, run_recipe
-from pipelines.towers import open_towers
+from models.items.towers import take_meters, towers_of
+from pipelines.runs.experiment import build_model, load_data, run_recipe
+from pipelines.towers.open_towers import open_towers
 from tests.small import ITEMS, item_ids, recipe, write_vectors
 from tests.stores import JOB, encode, wanted
 from tests.tower_runs import changes, data, media, write_activations

@@ -10,7 +10,7 @@ import pytest
 
 from features.errors import ConfigError
 from pipelines.data.dataset import Dataset, read_dataset
-from pipelines.extraction import dataset_catalog
+from pipelines.commands.extract import dataset_catalog
 from tests.small import write, write_interactions
 
 HEADER = "user,item,timestamp\n"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import run_pipeline
-from pipelines.config import dump_yaml
+from pipelines.recipe.recipe import dump_yaml
 from pipelines.data.dataset import read_dataset
 from pipelines.data.report import data_report
 from pipelines.data.split import DataConfig, make_split

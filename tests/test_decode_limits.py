@@ -10,20 +10,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import sandbox
-from extract.catalog import build_catalog
-from extract.encoders import ENCODERS
-from extract.extractor import extract
-from extract.farm import Order, extract_locally
-from extract.sandbox import Limits, close_idle, passes, read_media
+from extract.media import sandbox
+from extract.media.catalog import build_catalog
+from extract.encoders.registry import ENCODERS
+from extract.jobs.extractor import extract
+from extract.jobs.farm import Order, extract_locally
+from extract.media.sandbox import Limits, close_idle, passes, read_media
 from features.errors import MediaError
 from tests.media import pictures, write_clip
 from tests.toy_media import options
 
 SLOW = """
 import time
-from extract import decode_worker, decoders
-from extract.frames import Decoder
+from extract.media import decode_worker, decoders
+from extract.media.frames import Decoder
 true = decoders.DECODERS["auto"]
 
 def slow(path, policy):

@@ -16,9 +16,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from extract.decoders import DECODERS, get_decoder, list_packets, read_auto, read_decord, read_pyav
-from extract.decoding import pyav
-from extract.frames import Decoder, FramePolicy, frame_indices, parse_frame_policy
+from extract.media.decoders import DECODERS, get_decoder, list_packets, read_auto, read_decord, read_pyav
+from extract.media.decoding import pyav
+from extract.media.frames import Decoder, FramePolicy, frame_indices, parse_frame_policy
 from features.errors import ConfigError, MediaError
 from tests.media import CLIPS, NO_CLIPS, cut, pictures, write_clip, write_sound
 

@@ -13,15 +13,15 @@ import numpy as np
 import pytest
 import torch
 
-from extract.catalog import Catalog
-from extract.encoder import Batch, Tokens
-from extract.encoders import ENCODERS
-from extract.extractor import extract
+from extract.media.catalog import Catalog
+from extract.encoders.encoder import Batch, Tokens
+from extract.encoders.registry import ENCODERS
+from extract.jobs.extractor import extract
 from features.store import FeatureFile
-from pipelines.experiment import open_run, run_recipe
-from pipelines.retrieve import recommend
-from pipelines.train import fit
-from pipelines.train_config import TrainConfig
+from pipelines.runs.experiment import open_run, run_recipe
+from pipelines.retrieval.retrieve import recommend
+from pipelines.training.fit import fit
+from pipelines.training.train_config import TrainConfig
 from tests import tower_runs
 from tests.checkerboard import CASES, build, checkerboard
 from tests.encoding import TINY, batch, encode

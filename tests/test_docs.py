@@ -17,7 +17,7 @@ import pytest
 
 import run_pipeline
 from features.store import FeatureFile
-from pipelines.config import dump_yaml, parse_yaml
+from pipelines.recipe.recipe import dump_yaml, parse_yaml
 from tests.media import jpeg, pictures, write_clip, write_cover, write_lmdb
 from tests.small import write, write_interactions, write_vectors
 
@@ -107,7 +107,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines" / "recipes").symlink_to(ROOT / "pipelines" / "recipes")
     # The stand-ins are files of tiny encoders under the names of full ones, which runs refuse (tests/test_origins.py).
-    monkeypatch.setattr("pipelines.experiment.refuse_origins", lambda *_: None)
+    monkeypatch.setattr("pipelines.runs.experiment.refuse_origins", lambda *_: None)
     return tmp_path
 
 
@@ -298,6 +298,6 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 @pytest.mark.parametrize("recipe", sorted((ROOT / "pipelines" / "recipes").glob("*.yaml")), ids=lambda path: path.name)
 def test_recipes_are_valid_and_carry_their_own_name(recipe: Path) -> None:
-    from pipelines.config import load_recipe
+    from pipelines.recipe.recipe import load_recipe
 
     assert load_recipe(recipe, []).name == recipe.stem

@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extract.encoder import Encoder, Tokens
-from extract.encoders import ENCODERS
-from extract.split import Cut, Padded, Words
+from extract.encoders.encoder import Encoder, Tokens
+from extract.encoders.registry import ENCODERS
+from extract.encoders.cutting import Cut, Padded, Words
 from features.errors import ConfigError
 from tests.encoding import BLOCKS, TINY, batch, build, encode, save_bert
 
@@ -168,7 +168,7 @@ def test_encoders_that_cannot_be_cut(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", VISUAL)
 def test_faults_are_kept_by_both_halves(name: str) -> None:
-    from extract.faults import with_faults
+    from extract.encoders.faults import with_faults
 
     try:
         spec = with_faults(ENCODERS[name], ["microlens"])

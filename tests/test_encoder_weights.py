@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import torch
 
-from extract.backends.hub import PROXIES
-from extract.backends.pytorchvideo_zoo import two_paths
-from extract.encoders import ENCODERS, get_encoder
-from extract.frames import FramePolicy
+from extract.encoders.backends.hub import PROXIES
+from extract.encoders.backends.pytorchvideo_zoo import two_paths
+from extract.encoders.registry import ENCODERS, get_encoder
+from extract.media.frames import FramePolicy
 from features.errors import ConfigError, StoreError, shortened
 from tests.encoding import TINY, encode, pixels, save_bert
 from tests.library_models import HUB, IMAGE, stock_model
@@ -97,7 +97,7 @@ def test_weights_in_the_hubs_cache_are_read_without_it(monkeypatch: pytest.Monke
     monkeypatch.setattr(
         "huggingface_hub.try_to_load_from_cache", lambda *_, **__: str(tmp_path / "snapshot" / "config.json")
     )
-    monkeypatch.setattr("extract.backends.huggingface_weights.refuse_offline", pytest.fail)
+    monkeypatch.setattr("extract.encoders.backends.huggingface_weights.refuse_offline", pytest.fail)
     encoder = ENCODERS["bert-small"].backend(ENCODERS["bert-small"], "pretrained", 0)
     same = ENCODERS["bert-small"].backend(ENCODERS["bert-small"], str(tmp_path / "snapshot"), 0)
     assert encoder.weights_sha256 == same.weights_sha256
@@ -119,7 +119,7 @@ def test_without_a_network_the_way_round_is_named(monkeypatch: pytest.MonkeyPatc
 
     monkeypatch.setattr(download, unreachable)
     for module in ("huggingface_weights", "openclip"):  # else a machine without a network hears so before
-        monkeypatch.setattr(f"extract.backends.{module}.refuse_offline", lambda *_: None)
+        monkeypatch.setattr(f"extract.encoders.backends.{module}.refuse_offline", lambda *_: None)
     source = ENCODERS[name].weights
     assert source is not None
     with pytest.raises(ConfigError) as caught:

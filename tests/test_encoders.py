@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from extract.encoder import Encoder, PixelInput, TextInput
-from extract.encoders import ENCODERS
-from extract.preprocess import preprocess
+from extract.encoders.encoder import Encoder, PixelInput, TextInput
+from extract.encoders.registry import ENCODERS
+from extract.encoders.preprocess import preprocess
 from features.provenance import canonical_json
 from tests.encoding import BLOCKS, FULL, TINY, TITLES, batch, build, encode, pixels
 from tests.library_models import library_model, native_pixels

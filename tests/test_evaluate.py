@@ -6,10 +6,10 @@ import torch
 from torch import Tensor, nn
 
 from features.errors import ConfigError
-from models.base import Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
+from models.shared.recommender import Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
 from pipelines.data.split import EvalPart
-from pipelines.evaluate import Mask, evaluate, seen_pairs
-from pipelines.metrics import hit_rate, ndcg
+from pipelines.ranking.full_ranking import Mask, evaluate, seen_pairs
+from pipelines.ranking.metrics import hit_rate, ndcg
 from tests.checkerboard import ITEMS, build, checkerboard, eval_part
 
 USER_COUNT, ITEM_COUNT, WIDTH = 37, 23, 3

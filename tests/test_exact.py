@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.exactness import Corpus, Difference, Trained, difference
-from extract.encoders import ENCODERS
+from extract.encoders.registry import ENCODERS
 from tests.encoding import BLOCKS
 
 STEPS, ITEMS = 50, 12

@@ -14,10 +14,10 @@ import torch
 
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile
-from pipelines import experiment, memory
-from pipelines.config import build_recipe, load_recipe
-from pipelines.evaluate import evaluate
-from pipelines.experiment import load_data, open_run, resolve_device, run_recipe
+from pipelines.runs import experiment, memory
+from pipelines.recipe.recipe import build_recipe, load_recipe
+from pipelines.ranking.full_ranking import evaluate
+from pipelines.runs.experiment import load_data, open_run, resolve_device, run_recipe
 from tests.small import USERS, item_ids, plain_recipe, recipe, small_dataset, write, write_vectors
 
 

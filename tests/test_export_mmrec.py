@@ -20,7 +20,7 @@ from features.provenance import Provenance
 from features.store import FeatureFile, FeatureRows, write_features
 from pipelines.data.split import EvalPart, Split, TrainWindows
 from pipelines.data.vocabulary import Vocabulary
-from pipelines.export import check_mmrec_folder, export_mmrec, run_export_mmrec
+from pipelines.mmrec.export import check_mmrec_folder, export_mmrec, run_export_mmrec
 
 ITEMS = ("007", "a\tb", "dog", "never seen", "zebra", "ö")
 USERS = ("u1", "u 2", "u3")

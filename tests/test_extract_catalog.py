@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extract.catalog import Item, build_catalog, natural_key, source, stamp
+from extract.media.catalog import Item, build_catalog, natural_key, source, stamp
 from features.errors import ConfigError
 
 

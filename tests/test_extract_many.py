@@ -15,21 +15,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from extract import reading
-from extract.batches import Feeder
-from extract.catalog import Catalog, build_catalog
-from extract.encoder import Batch, Encoder
-from extract.encoders import ENCODERS
-from extract.extractor import extract, extract_all
-from extract.frames import FrameUnion, frame_indices, parse_frame_policy
-from extract.options import ExtractOptions, ExtractReport
-from extract.preprocess import view_of
-from extract.reading import Source
-from extract.sandbox import Limits, stream_media
+from extract.jobs import reading
+from extract.jobs.batches import Feeder
+from extract.media.catalog import Catalog, build_catalog
+from extract.encoders.encoder import Batch, Encoder
+from extract.encoders.registry import ENCODERS
+from extract.jobs.extractor import extract, extract_all
+from extract.media.frames import FrameUnion, frame_indices, parse_frame_policy
+from extract.jobs.options import ExtractOptions, ExtractReport
+from extract.encoders.preprocess import view_of
+from extract.jobs.reading import Source
+from extract.media.sandbox import Limits, stream_media
 from features.errors import ConfigError, MediaError
 from features.precision import cosine_error, summary, to_disk, to_float32
 from features.store import FeatureFile
-from pipelines.extraction import advice, print_reports
+from pipelines.commands.extract import advice, print_reports
 from tests.media import pictures, write_clip, write_cover
 
 NAMES = ["videomae-tiny", "resnet-tiny", "minilm-tiny", "slowfast-tiny", "clip-tiny-image", "clip-tiny-text"]

@@ -18,14 +18,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extract.catalog import build_catalog
-from extract.decoders import read_auto
-from extract.encoder import PixelInput
-from extract.encoders import ENCODERS
-from extract.extractor import extract
-from extract.frames import parse_frame_policy
-from extract.options import ExtractOptions
-from extract.preprocess import preprocess
+from extract.media.catalog import build_catalog
+from extract.media.decoders import read_auto
+from extract.encoders.encoder import PixelInput
+from extract.encoders.registry import ENCODERS
+from extract.jobs.extractor import extract
+from extract.media.frames import parse_frame_policy
+from extract.jobs.options import ExtractOptions
+from extract.encoders.preprocess import preprocess
 from features.store import FeatureFile, State
 from tests.media import CLIPS, NO_CLIPS, pictures, write_clip, write_cover
 

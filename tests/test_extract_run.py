@@ -16,18 +16,18 @@ import numpy as np
 import pytest
 import torch
 
-from extract import reading
-from extract.catalog import Catalog, build_catalog
-from extract.covers.image import read_cover
-from extract.decoders import read_auto
-from extract.encoder import EncoderSpec, PixelInput
-from extract.encoders import ENCODERS
-from extract.extractor import _unpinned, extract, feature_name
-from extract.frames import parse_frame_policy
-from extract.options import ExtractOptions
-from extract.outputs import vector_output
-from extract.preprocess import preprocess
-from extract.sharding import Work
+from extract.jobs import reading
+from extract.media.catalog import Catalog, build_catalog
+from extract.media.covers.image import read_cover
+from extract.media.decoders import read_auto
+from extract.encoders.encoder import EncoderSpec, PixelInput
+from extract.encoders.registry import ENCODERS
+from extract.jobs.extractor import _unpinned, extract, feature_name
+from extract.media.frames import parse_frame_policy
+from extract.jobs.options import ExtractOptions
+from extract.jobs.outputs import vector_output
+from extract.encoders.preprocess import preprocess
+from extract.jobs.sharding import Work
 from features.errors import ConfigError
 from features.store import FeatureFile
 from tests.library_models import HUB, library_model
@@ -202,10 +202,10 @@ def test_an_interrupted_run_ends_with_the_same_bytes(tmp_path: Path, catalog: Ca
 KILLED = """
 import sys, time
 from pathlib import Path
-from extract.catalog import build_catalog
-from extract.encoders import ENCODERS
-from extract.extractor import extract
-from extract.options import ExtractOptions
+from extract.media.catalog import build_catalog
+from extract.encoders.registry import ENCODERS
+from extract.jobs.extractor import extract
+from extract.jobs.options import ExtractOptions
 
 media, out = Path(sys.argv[1]), Path(sys.argv[2])
 options = ExtractOptions(out, weights="random", batch_size=2, shard_size=2)

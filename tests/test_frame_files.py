@@ -13,22 +13,22 @@ import pytest
 import torch
 
 import run_pipeline
-from extract import extractor
-from extract.catalog import Catalog
-from extract.decoders import DECODING
-from extract.encoder import PixelInput
-from extract.encoders import ENCODERS
-from extract.extractor import extract, extract_all, prepare_all
-from extract.farm import Order, work
-from extract.faults import with_faults
-from extract.preprocess import crop, normalise, preprocess
+from extract.jobs import extractor
+from extract.media.catalog import Catalog
+from extract.media.decoders import DECODING
+from extract.encoders.encoder import PixelInput
+from extract.encoders.registry import ENCODERS
+from extract.jobs.extractor import extract, extract_all, prepare_all
+from extract.jobs.farm import Order, work
+from extract.encoders.faults import with_faults
+from extract.encoders.preprocess import crop, normalise, preprocess
 from features.errors import ConfigError, StoreError
 from features.export import export_features
 from features.inspect import inspect_features
 from features.merge import merge
 from features.provenance import Provenance
 from features.store import FeatureFile, FeatureRows, State, write_features
-from pipelines.retrieve import similar
+from pipelines.retrieval.retrieve import similar
 from tests.media import pictures, write_cover
 from tests.pixel_files import BAD, COUNT, GOOD, SPEC, decoded, made, options, source, subset, write_media
 

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-from extract import pixel_media
-from extract.catalog import Catalog, build_catalog
-from extract.decoders import DECODING
-from extract.encoder import PixelInput
-from extract.encoders import ENCODERS
-from extract.extractor import extract
-from extract.frames import parse_frame_policy
-from extract.preprocess import crop, normalise
+from extract.media import pixel_media
+from extract.media.catalog import Catalog, build_catalog
+from extract.media.decoders import DECODING
+from extract.encoders.encoder import PixelInput
+from extract.encoders.registry import ENCODERS
+from extract.jobs.extractor import extract
+from extract.media.frames import parse_frame_policy
+from extract.encoders.preprocess import crop, normalise
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile
 from tests.media import write_cover

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import run_pipeline
-from extract.encoder import PixelInput
-from extract.encoders import ENCODERS
-from extract.preprocess import normalise
+from extract.encoders.encoder import PixelInput
+from extract.encoders.registry import ENCODERS
+from extract.encoders.preprocess import normalise
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile, FeatureRows, write_features
-from pipelines.experiment import open_run, run_recipe
-from pipelines.media import StoredPixels
+from pipelines.runs.experiment import open_run, run_recipe
+from pipelines.towers.media import StoredPixels
 from tests.pixel_files import subset, write_media
 from tests.small import item_ids, recipe, small_dataset, write_vectors
 from tests.tower_runs import losses, trained, without_key_bias

@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 import run_pipeline
-from features import atomic, shards
+from features import atomic
+from features.shards import job as shards
 from features.store import FeatureFile
 from tests.media import write_cover
 from tests.small import item_ids, small_dataset, write_vectors

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from features.errors import ConfigError
 from models import recommenders
-from models.base import PairBatch, Recommender, UserBatch
+from models.shared.recommender import PairBatch, Recommender, UserBatch
 from models.grcn import GRCN
 from models.lightgcn import LightGCN
 from models.mmgcn import MMGCN
-from pipelines.config import build_recipe
-from pipelines.optimizers import build_optimizer
+from pipelines.recipe.recipe import build_recipe
+from pipelines.training.optimizers import build_optimizer
 from tests.checkerboard import build, checkerboard
 from tests.small import plain_recipe
 from tests.toy_graph import (

@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from extract.catalog import Catalog, Item, build_catalog
-from extract.encoders import get_encoder
-from extract.extractor import extract
-from extract.options import ExtractOptions
+from extract.media.catalog import Catalog, Item, build_catalog
+from extract.encoders.registry import get_encoder
+from extract.jobs.extractor import extract
+from extract.jobs.options import ExtractOptions
 from features.convert import import_features
 from features.errors import StoreError
 from features.export import FORMATS, export_features
 from features.merge import merge
-from features.shards import FeatureJob, Wanted
+from features.shards.job import FeatureJob, Wanted
 from features.store import MAX_ID_BYTES, FeatureFile
 from tests.stores import JOB, RECIPE, make_rows, write
 

@@ -18,7 +18,7 @@ from sklearn.metrics import (
 )
 
 from pipelines.data.split import EvalPart, ManyTargets
-from pipelines.evaluate import Evaluation, evaluate
+from pipelines.ranking.full_ranking import Evaluation, evaluate
 from tests.checkerboard import eval_part
 from tests.test_evaluate import Fixed
 

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from models import build_recommender, itemknn
-from models.base import TrainingFacts, UserBatch
+from models.shared.recommender import TrainingFacts, UserBatch
 from models.itemknn import Config
-from pipelines.evaluate import evaluate
+from pipelines.ranking.full_ranking import evaluate
 from tests.checkerboard import build, checkerboard
 
 USERS, ITEMS = 30, 12

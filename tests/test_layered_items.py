@@ -10,9 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.adapters import TEMPERATURE, AdapterItems, InterItems
-from models.frozen import FrozenItems
-from models.items import FusedItems, ItemRepresentation, ItemsConfig, build_items
+from models.items.adapters import TEMPERATURE, AdapterItems, InterItems
+from models.items.frozen import FrozenItems
+from models.items.build import FusedItems, ItemRepresentation, ItemsConfig, build_items
 
 N, L, F = 300, 4, 12
 LAYERED = {

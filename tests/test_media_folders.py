@@ -12,13 +12,13 @@ from pathlib import Path
 import pytest
 
 import run_pipeline
-from extract.catalog import build_catalog, media_ids, source, why_missing
-from extract.folders.listing import COVER_SUFFIXES, VIDEO_SUFFIXES, Ignored, list_folder
+from extract.media.catalog import build_catalog, media_ids, source, why_missing
+from extract.media.folder_listing import COVER_SUFFIXES, VIDEO_SUFFIXES, Ignored, list_folder
 from features.errors import ConfigError
 from features.paths import shown
 from features.store import FeatureFile, State
 from pipelines.data.dataset import read_dataset
-from pipelines.extraction import dataset_catalog
+from pipelines.commands.extract import dataset_catalog
 from tests.media import pictures, write_clip, write_cover
 from tests.small import write
 

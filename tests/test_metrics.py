@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import ConfigError
-from pipelines.metrics import (
+from pipelines.ranking.metrics import (
     METRICS,
     Offered,
     Ranked,

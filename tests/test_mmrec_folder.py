@@ -18,10 +18,10 @@ from features.errors import ConfigError
 from features.store import FeatureFile
 from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.data.split import DataConfig, ManyTargets, Split, make_split
-from pipelines.evaluate import evaluate
-from pipelines.experiment import open_run, run_recipe
-from pipelines.export import export_mmrec
-from pipelines.retrieve import recommend
+from pipelines.ranking.full_ranking import evaluate
+from pipelines.runs.experiment import open_run, run_recipe
+from pipelines.mmrec.export import export_mmrec
+from pipelines.retrieval.retrieve import recommend
 from tests.small import item_ids, recipe, small_dataset, write, write_interactions, write_vectors
 from tests.test_evaluate import Fixed
 

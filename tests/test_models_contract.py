@@ -11,14 +11,14 @@ import torch
 
 from features.errors import ConfigError
 from models import recommenders
-from models.base import Recommender, TrainBatch, UserBatch
-from models.objective import DRAWN
-from models.sequential import SequentialRecommender
-from models.towers import TowerItems
-from pipelines.evaluate import evaluate
-from pipelines.retrieve import item_vectors
-from pipelines.train import fit
-from pipelines.train_config import TrainConfig
+from models.shared.recommender import Recommender, TrainBatch, UserBatch
+from models.shared.objective import DRAWN
+from models.shared.sequential import SequentialRecommender
+from models.items.towers import TowerItems
+from pipelines.ranking.full_ranking import evaluate
+from pipelines.retrieval.retrieve import item_vectors
+from pipelines.training.fit import fit
+from pipelines.training.train_config import TrainConfig
 from tests.checkerboard import (
     CASES,
     CLUSTER_OF_ITEM,

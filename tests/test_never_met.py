@@ -12,10 +12,10 @@ import run_pipeline
 from features.provenance import Provenance
 from features.store import FeatureRows, State, write_features
 from models import recommenders
-from pipelines.config import build_recipe
-from pipelines.evaluate import NeverMet
-from pipelines.experiment import run_recipe
-from pipelines.results import never_met_doubt, never_met_in_words
+from pipelines.recipe.recipe import build_recipe
+from pipelines.ranking.full_ranking import NeverMet
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.results import never_met_doubt, never_met_in_words
 from tests.small import plain_recipe, write, write_interactions
 
 USERS, ITEMS, EXTRA, CLUSTERS, WIDTH = 240, 200, 40, 6, 12

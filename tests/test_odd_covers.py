@@ -19,9 +19,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.catalog import build_catalog
-from extract.reading import Request, read
-from extract.sandbox import Limits, read_media
+from extract.media.catalog import build_catalog
+from extract.jobs.reading import Request, read
+from extract.media.sandbox import Limits, read_media
 from features.store import State
 from tests.test_covers import closed, encoded, flipped, grey16, hole, palette, photograph, png
 from tests.toy_media import options

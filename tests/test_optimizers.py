@@ -9,9 +9,9 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.optimizers import LazyAdamW, build_optimizer, clip_gradients
-from pipelines.train import Progress, fit
-from pipelines.train_config import TrainConfig
+from pipelines.training.optimizers import LazyAdamW, build_optimizer, clip_gradients
+from pipelines.training.fit import Progress, fit
+from pipelines.training.train_config import TrainConfig
 from tests.checkerboard import build, checkerboard
 
 CONFIG = TrainConfig(epochs=4, batch_size=24, lr=1e-2, optimizer="lazy")

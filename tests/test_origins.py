@@ -12,18 +12,18 @@ import numpy as np
 import pytest
 
 import run_pipeline
-from extract.encoders import get_encoder
-from extract.weights import WeightsSource, weights_source
+from extract.encoders.registry import get_encoder
+from extract.encoders.weights import WeightsSource, weights_source
 from features.convert import import_features
 from features.errors import ConfigError
 from features.provenance import Provenance
 from features.store import FeatureFile, FeatureRows, write_features
-from pipelines.compare import compare
-from pipelines.compare_output import write_csv
-from pipelines.compare_tables import Comparison, comparison, notes
-from pipelines.config import build_recipe, dump_yaml, recipe_to_dict
-from pipelines.experiment import load_data, open_run, run_recipe
-from pipelines.sources.origin import Origin, of_run, origin
+from pipelines.comparing.compare import compare
+from pipelines.comparing.output import write_csv
+from pipelines.comparing.comparison import Comparison, comparison, notes
+from pipelines.recipe.recipe import build_recipe, dump_yaml, recipe_to_dict
+from pipelines.runs.experiment import load_data, open_run, run_recipe
+from pipelines.runs.origin import Origin, of_run, origin
 from tests.small import item_ids, plain_recipe, recipe, write, write_vectors
 from tests.tower_runs import changes, data, write_activations
 

@@ -10,16 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract.catalog import build_catalog
+from extract.media.catalog import build_catalog
 from features.atomic import whole_folder, write_atomic
 from features.errors import FreezeframeError, StoreError
 from features.paths import write_advice
 from features.published import open_published
 from features.store import FeatureFile
-from pipelines.config import load_recipe
+from pipelines.recipe.recipe import load_recipe
 from pipelines.data.dataset import read_dataset
-from pipelines.evaluate import Evaluation
-from pipelines.results import save_ranks
+from pipelines.ranking.full_ranking import Evaluation
+from pipelines.runs.results import save_ranks
 from tests.stores import write
 
 FILES: dict[str, Callable[[Path], object]] = {

@@ -15,12 +15,12 @@ import torch
 from torch import Tensor, nn
 
 from features.errors import ConfigError
-from models.ranks import ALONE, Ranks, own_randomness
-from models.tower import Tower
-from models.towers import share_out, towers_of
-from pipelines.config import build_recipe, dump_yaml
-from pipelines.experiment import run_recipe
-from pipelines.processes import _device, refuse_recipe, share_model
+from models.shared.ranks import ALONE, Ranks, own_randomness
+from models.items.tower import Tower
+from models.items.towers import share_out, towers_of
+from pipelines.recipe.recipe import build_recipe, dump_yaml
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.processes import _device, refuse_recipe, share_model
 from tests.ranks_worker import CASES, ROWS, gathered, toy, train
 from tests.small import item_ids, plain_recipe, recipe, small_dataset, write
 from tests.tower_runs import TITLES, changes, losses, trained, write_activations

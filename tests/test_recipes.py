@@ -12,16 +12,16 @@ import pytest
 import torch
 
 import pipelines
-from extract.encoders import ENCODERS
+from extract.encoders.registry import ENCODERS
 from models import recommenders
-from models.base import PairBatch, TrainBatch
-from models.representation import TOWERS
-from pipelines.config import FeatureConfig, Recipe, load_recipe
-from pipelines.data.sides import side_features
-from pipelines.experiment import Data, build_model, load_data, open_features
-from pipelines.metrics import METRICS
-from pipelines.tables import SHIPPED, load_group, plan
-from pipelines.towers import open_towers
+from models.shared.recommender import PairBatch, TrainBatch
+from models.shared.representation import TOWERS
+from pipelines.recipe.recipe import FeatureConfig, Recipe, load_recipe
+from pipelines.data.side_features import side_features
+from pipelines.runs.experiment import Data, build_model, load_data, open_features
+from pipelines.ranking.metrics import METRICS
+from pipelines.recipe.collections import SHIPPED, load_group, plan
+from pipelines.towers.open_towers import open_towers
 from tests.small import item_ids, small_dataset, write, write_layers, write_vectors
 from tests.tower_runs import media, write_activations
 

@@ -13,9 +13,9 @@ import torch
 
 import run_pipeline
 from features.errors import ConfigError
-from pipelines.config import build_recipe
-from pipelines.experiment import Run, open_run, run_recipe
-from pipelines.retrieve import recommend
+from pipelines.recipe.recipe import build_recipe
+from pipelines.runs.experiment import Run, open_run, run_recipe
+from pipelines.retrieval.retrieve import recommend
 from tests.small import item_ids, plain_recipe, recipe, small_dataset, write_vectors
 
 Capture = pytest.CaptureFixture[str]

@@ -8,10 +8,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.base import TrainingFacts, UserItems
-from models.losses import binary_cross_entropy, bpr, full_softmax, sampled_softmax
-from models.objective import DRAWN, LossConfig, Objective
-from models.sampling import POWER, NegativeSampler, Sampling
+from models.shared.recommender import TrainingFacts, UserItems
+from models.shared.losses import binary_cross_entropy, bpr, full_softmax, sampled_softmax
+from models.shared.objective import DRAWN, LossConfig, Objective
+from models.shared.sampling import POWER, NegativeSampler, Sampling
 
 HOWS: list[Sampling] = ["uniform", "popularity"]
 

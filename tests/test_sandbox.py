@@ -14,15 +14,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract import sandbox
-from extract.catalog import build_catalog
-from extract.covers.image import read_cover
-from extract.decoders import read_auto
-from extract.encoders import ENCODERS
-from extract.extractor import extract
-from extract.frames import FrameUnion, frame_indices, parse_frame_policy
-from extract.options import ExtractOptions
-from extract.sandbox import Limits, read_media
+from extract.media import sandbox
+from extract.media.catalog import build_catalog
+from extract.media.covers.image import read_cover
+from extract.media.decoders import read_auto
+from extract.encoders.registry import ENCODERS
+from extract.jobs.extractor import extract
+from extract.media.frames import FrameUnion, frame_indices, parse_frame_policy
+from extract.jobs.options import ExtractOptions
+from extract.media.sandbox import Limits, read_media
 from features.errors import ConfigError, MediaError
 from features.store import FeatureFile
 from tests.media import CLIPS, pictures, write_clip, write_cover, write_sound
@@ -145,7 +145,7 @@ def test_impossible_limits_are_refused(tmp_path: Path, time_s: float, memory_mb:
 def test_a_hung_worker_outlives_its_dead_parent_by_seconds_only(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "pipe.mp4")
     code = (
-        "from pathlib import Path; from extract.sandbox import Limits, read_media; "
+        "from pathlib import Path; from extract.media.sandbox import Limits, read_media; "
         f"read_media(Path({str(tmp_path / 'pipe.mp4')!r}), Limits(time_s=2), policies=['middle:5'])"
     )
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.DEVNULL)

@@ -11,9 +11,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import StoreError
-from features.jobs import records
+from features.shards import records
 from features.provenance import Provenance
-from features.shards import FeatureJob, Wanted
+from features.shards.job import FeatureJob, Wanted
 from features.store import FeatureFile, State
 from tests.stores import FAILING, JOB, MISSING, contents, encode, interrupted, run, wanted
 
@@ -109,7 +109,7 @@ def test_records_go_before_their_shards(target: Path, monkeypatch: pytest.Monkey
     job = FeatureJob(target, JOB, wanted(range(20)))
     for positions in job.shards(4):
         job.write(encode(job, positions))
-    monkeypatch.setattr("features.shards.shutil.rmtree", lambda *_, **__: None)  # the process dies here
+    monkeypatch.setattr("features.shards.job.shutil.rmtree", lambda *_, **__: None)  # the process dies here
     job.finish()
     assert len(list(job.folder.glob("*.h5"))) == 5
     assert not list(job.folder.glob("*.json"))

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from features.errors import StoreError
-from features.shards import FeatureJob
+from features.shards.job import FeatureJob
 from features.store import FeatureFile
 from tests.stores import JOB, contents, encode, interrupted, run, wanted
 
@@ -72,7 +72,7 @@ def test_leftovers_of_killed_merges_are_removed(target: Path) -> None:
 WORKER = """
 import sys
 from pathlib import Path
-from features.shards import FeatureJob
+from features.shards.job import FeatureJob
 from tests.stores import JOB, run, wanted
 job = FeatureJob(Path(sys.argv[1]), JOB, wanted(range(int(sys.argv[2]))))
 print("begun", flush=True)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from features.errors import ConfigError
-from pipelines import significance
-from pipelines.significance import (
+from pipelines.comparing import significance
+from pipelines.comparing.significance import (
     bootstrap,
     compare_with_baseline,
     holm,

@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import sparse
-from models.base import PairBatch
-from models.graph import SHORT, distinct_edges, unit
-from models.sparse import Adjacency
+from models.shared import sparse
+from models.shared.recommender import PairBatch
+from models.shared.graph import SHORT, distinct_edges, unit
+from models.shared.sparse import Adjacency
 from tests.toy_graph import EDGES, GRAPH_MODELS, ITEMS, USERS, facts, make, parts
 
 

@@ -20,8 +20,8 @@ from models import build_recommender, recommenders
 from pipelines.data.dataset import COLUMNS, Dataset, read_dataset
 from pipelines.data.split import DataConfig, EvalPart, Split, make_split
 from pipelines.data.vocabulary import Vocabulary
-from pipelines.evaluate import Mask, evaluate
-from pipelines.experiment import training_facts
+from pipelines.ranking.full_ranking import Mask, evaluate
+from pipelines.runs.experiment import training_facts
 
 Histories = dict[str, list[str]]
 NAMES = [f"{n:02}" for n in range(12)]

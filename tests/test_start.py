@@ -12,18 +12,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from extract.encoder import Encoder
+from extract.encoders.encoder import Encoder
 from features.errors import ConfigError
 from features.provenance import Provenance
 from features.store import FeatureFile, FeatureRows, write_features
-from pipelines import experiment
-from pipelines.compare import compare
-from pipelines.compare_costs import cost_summary, cost_table, costs
-from pipelines.config import Recipe
-from pipelines.experiment import build_model, load_data, open_features, open_run, run_recipe
-from pipelines.start import start_from
-from pipelines.towers import load_encoder, open_towers
-from pipelines.train import Progress
+from pipelines.runs import experiment
+from pipelines.comparing.compare import compare
+from pipelines.comparing.cost_table import cost_summary, cost_table, costs
+from pipelines.recipe.recipe import Recipe
+from pipelines.runs.experiment import build_model, load_data, open_features, open_run, run_recipe
+from pipelines.runs.warm_start import start_from
+from pipelines.towers.open_towers import load_encoder, open_towers
+from pipelines.training.fit import Progress
 from tests.small import ITEMS, item_ids, recipe, write_layers, write_vectors
 from tests.tower_runs import changes, data, losses, media, trained, write_activations
 

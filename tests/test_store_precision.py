@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from features.errors import ConfigError, StoreError
 from features.merge import merge
 from features.precision import DISK_TYPES, cosine_error, to_disk, to_float32
-from features.shards import FeatureJob, Wanted
+from features.shards.job import FeatureJob, Wanted
 from features.store import FeatureFile, FeatureRows, write_features
 from tests.stores import JOB, RECIPE, id_lists, make_rows, write
 

@@ -11,13 +11,13 @@ from typing import get_args
 import pytest
 import torch
 
-from models.base import PairBatch, TrainBatch
-from models.representation import Kind
-from pipelines.config import Recipe, dump_yaml, load_recipe
+from models.shared.recommender import PairBatch, TrainBatch
+from models.shared.representation import Kind
+from pipelines.recipe.recipe import Recipe, dump_yaml, load_recipe
 from pipelines.data.split import Split
-from pipelines.experiment import build_model, load_data, open_features, run_recipe
-from pipelines.media import media_of
-from pipelines.towers import load_encoder, open_towers
+from pipelines.runs.experiment import build_model, load_data, open_features, run_recipe
+from pipelines.towers.media import media_of
+from pipelines.towers.open_towers import load_encoder, open_towers
 from tests.small import ITEMS, LAYERS, WIDTH, item_ids, plain_recipe, write, write_layers, write_vectors
 from tests.tower_runs import changes, data, write_activations
 

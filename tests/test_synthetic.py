@@ -10,12 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract.catalog import build_catalog
+from extract.media.catalog import build_catalog
 from features.errors import ConfigError
 from features.store import FeatureFile, State
 from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.data.synthetic import NAME, Corpus, CorpusSize, make_corpus, render_clip
-from pipelines.demo import run_demo
+from pipelines.commands.demo import run_demo
 
 SMALL = CorpusSize(items=32, users=100)
 
@@ -35,7 +35,7 @@ def test_a_demo_stopped_while_it_renders_leaves_no_half_corpus(tmp_path: Path, m
         (folder / f"{NAME}_videos").mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.demo.make_corpus", stopped)
+    monkeypatch.setattr("pipelines.commands.demo.make_corpus", stopped)
     with pytest.raises(KeyboardInterrupt):
         run_demo(tmp_path / "demo", seeds=1, items=64, users=100)
     assert not list((tmp_path / "demo").iterdir())

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.data.split import EvalPart
-from pipelines.evaluate import Evaluation, Mask, evaluate
-from pipelines.metrics import LIST_METRICS, METRICS, Ranked, per_user
+from pipelines.ranking.full_ranking import Evaluation, Mask, evaluate
+from pipelines.ranking.metrics import LIST_METRICS, METRICS, Ranked, per_user
 from tests.checkerboard import eval_part
 from tests.test_evaluate import Fixed
 from tests.test_independent_metrics import many
@@ -123,7 +123,7 @@ def test_many_items_are_counted_in_the_other_way_too(monkeypatch: pytest.MonkeyP
     scores = np.array([[1.0, 1, 0, 2, 1, 0], [0.0, 0, 0, 0, 0, 0]])
     part = eval_part([[], []], [1, 2])
     quick = ranked(scores, part, "keep", 3)
-    monkeypatch.setattr("pipelines.metrics.EXACT_NORM", 0)
+    monkeypatch.setattr("pipelines.ranking.metrics.EXACT_NORM", 0)
     slow = ranked(scores, part, "keep", 3)
     assert quick.ranks.tolist() == slow.ranks.tolist() == [2, 1]
     assert quick.ties is not None

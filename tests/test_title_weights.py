@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from extract.encoders import ENCODERS
+from extract.encoders.registry import ENCODERS
 from features.errors import ConfigError, StoreError
 from features.provenance import canonical_json
 from tests.encoding import encode, save_bert

@@ -10,13 +10,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from models import build_recommender, recommenders, towers
-from models import tower as tower_parts
-from models.tower import BUCKET, TOGETHER, Tower, by_length
-from models.towers import TowerItems
-from pipelines.experiment import training_facts
-from pipelines.train import fit
-from pipelines.train_config import TrainConfig
+from models import build_recommender, recommenders
+from models.items import towers
+from models.items import tower as tower_parts
+from models.items.tower import BUCKET, TOGETHER, Tower, by_length
+from models.items.towers import TowerItems
+from pipelines.runs.experiment import training_facts
+from pipelines.training.fit import fit
+from pipelines.training.train_config import TrainConfig
 from tests.checkerboard import ITEMS, InMemory
 from tests.toy_towers import (
     FRAMES,

@@ -13,12 +13,12 @@ from torch.utils.checkpoint import checkpoint
 
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile, FeatureRows, write_features
-from models import tower as tower_parts
-from models.base import KINDS
-from pipelines.config import build_recipe, load_recipe
-from pipelines.experiment import build_model, load_data, open_run, run_recipe
-from pipelines.media import media_of
-from pipelines.towers import Media, load_encoder, open_towers
+from models.items import tower as tower_parts
+from models.shared.recommender import KINDS
+from pipelines.recipe.recipe import build_recipe, load_recipe
+from pipelines.runs.experiment import build_model, load_data, open_run, run_recipe
+from pipelines.towers.media import media_of
+from pipelines.towers.open_towers import Media, load_encoder, open_towers
 from tests.small import ITEMS, LAYERS, item_ids, plain_recipe, recipe, write, write_layers, write_vectors
 from tests.tower_runs import TITLES, changes, data, losses, media, trained, without_key_bias, write_activations
 

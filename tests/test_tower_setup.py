@@ -8,14 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extract.encoder import Tokens
-from extract.encoders.tiny import TINY
-from models.representation import ItemsConfig
-from models.tower import batch_norms
-from models.towers import towers_of
-from pipelines.experiment import build_model, load_data, open_features, run_recipe
-from pipelines.tower_setup import set_up
-from pipelines.towers import load_encoder, open_towers
+from extract.encoders.encoder import Tokens
+from extract.encoders.entries.tiny import TINY
+from models.shared.representation import ItemsConfig
+from models.items.tower import batch_norms
+from models.items.towers import towers_of
+from pipelines.runs.experiment import build_model, load_data, open_features, run_recipe
+from pipelines.towers.tower_setup import set_up
+from pipelines.towers.open_towers import load_encoder, open_towers
 from tests.encoding import batch
 from tests.small import recipe
 from tests.tower_runs import changes, data, losses, media, write_activations

@@ -10,13 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from models.items import ItemsConfig, build_items
-from models.tower import Tower
-from models.towers import TowerItems, held_tables
-from pipelines.evaluate import evaluate
-from pipelines.optimizers import build_optimizer
-from pipelines.record import parameter_counts
-from pipelines.train import Progress, fit
+from models.items.build import ItemsConfig, build_items
+from models.items.tower import Tower
+from models.items.towers import TowerItems, held_tables
+from pipelines.ranking.full_ranking import evaluate
+from pipelines.training.optimizers import build_optimizer
+from pipelines.runs.record import parameter_counts
+from pipelines.training.fit import Progress, fit
 from tests.checkerboard import ITEMS, InMemory, build
 from tests.toy_towers import (
     CONFIG,

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
-import pipelines.train as train_module
+import pipelines.training.fit as train_module
 from features.errors import ConfigError, StoreError
-from models.base import Recommender, TrainBatch, TrainOutput
-from pipelines.checkpoint import CHECKPOINT, load_best
-from pipelines.evaluate import Evaluation
-from pipelines.experiment import run_recipe
-from pipelines.train import FitResult, Progress, fit
-from pipelines.train_config import TrainConfig
+from models.shared.recommender import Recommender, TrainBatch, TrainOutput
+from pipelines.training.checkpoint import CHECKPOINT, load_best
+from pipelines.ranking.full_ranking import Evaluation
+from pipelines.runs.experiment import run_recipe
+from pipelines.training.fit import FitResult, Progress, fit
+from pipelines.training.train_config import TrainConfig
 from tests.checkerboard import USERS, build, checkerboard
 from tests.small import recipe, write_interactions
 

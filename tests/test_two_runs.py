@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 import run_pipeline
-from extract.catalog import build_catalog
-from extract.encoders import ENCODERS
-from extract.extractor import extract_all, prepare_all
-from extract.runs import turns
-from extract.sharding import run_key
+from extract.media.catalog import build_catalog
+from extract.encoders.registry import ENCODERS
+from extract.jobs.extractor import extract_all, prepare_all
+from extract.jobs import turns
+from extract.jobs.sharding import run_key
 from features.errors import ConfigError
-from features.jobs.lock import RunLock
+from features.shards.lock import RunLock
 from features.store import FeatureFile
 from tests.media import write_cover
 from tests.toy_media import options
@@ -32,7 +32,7 @@ ROOT = Path(__file__).resolve().parents[1]
 SLOW = """
 import os, sys, time
 import run_pipeline
-from extract import sharding
+from extract.jobs import sharding
 real = sharding.extract_shard
 def noted(shard):
     if shard.tasks:

@@ -12,8 +12,8 @@ import torch
 
 from features.errors import ConfigError
 from features.store import FeatureFile
-from pipelines.experiment import build_model, load_data, open_features, open_run, run_recipe
-from pipelines.vectors import read_vectors
+from pipelines.runs.experiment import build_model, load_data, open_features, open_run, run_recipe
+from pipelines.runs.frozen_vectors import read_vectors
 from tests.small import ITEMS, LAYERS, item_ids, recipe, small_dataset, write_layers, write_vectors
 
 

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract.decoders import list_packets, read_auto, read_pyav
-from extract.frames import FramePolicy, frame_indices
+from extract.media.decoders import list_packets, read_auto, read_pyav
+from extract.media.frames import FramePolicy, frame_indices
 from features.errors import MediaError
 from tests.media import cut, pictures, write_clip
 from tests.video_files import every_frame, with_edit_of

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from extract.decoders import list_packets, read_auto, read_decord, read_pyav
-from extract.decoding.orientation import AS_IT_IS, BY_EXIF, EIGHT, nearest_matrix, upright
-from extract.frames import FramePolicy
+from extract.media.decoders import list_packets, read_auto, read_decord, read_pyav
+from extract.media.decoding.orientation import AS_IT_IS, BY_EXIF, EIGHT, nearest_matrix, upright
+from extract.media.frames import FramePolicy
 from tests.media import pictures, write_clip
 from tests.video_files import LYING, every_frame, with_matrix
 

@@ -9,10 +9,10 @@ import av
 import numpy as np
 import pytest
 
-from extract.decoders import DECODERS, read_auto, read_decord, read_pyav
-from extract.decoding.container import CONTAINERS, opened
-from extract.frames import Decoder, FramePolicy
-from extract.sandbox import Limits, read_media
+from extract.media.decoders import DECODERS, read_auto, read_decord, read_pyav
+from extract.media.decoding.container import CONTAINERS, opened
+from extract.media.frames import Decoder, FramePolicy
+from extract.media.sandbox import Limits, read_media
 from features.errors import MediaError
 from tests.media import pictures, write_clip, write_cover
 from tests.video_files import every_frame, with_data_elsewhere
@@ -125,7 +125,7 @@ def test_what_is_left_to_ffmpeg_is_refused_as_well(
     tmp_path: Path, whole: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Were the list not known by its first words, FFmpeg would still not open it."""
-    from extract.decoding import container
+    from extract.media.decoding import container
 
     monkeypatch.setattr(container, "LISTS", {})
     (tmp_path / "concat.mp4").write_text(LISTS["ffconcat, absolute"].format(folder=tmp_path))

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from extract.decoders import PacketList, list_packets, read_auto, read_decord, read_pyav
-from extract.decoding import pyav, sparse
-from extract.decoding.sparse import Around, survey
-from extract.frames import FramePolicy, frame_indices
+from extract.media.decoders import PacketList, list_packets, read_auto, read_decord, read_pyav
+from extract.media.decoding import pyav, sparse
+from extract.media.decoding.sparse import Around, survey
+from extract.media.frames import FramePolicy, frame_indices
 from tests.media import pictures, write_clip
 from tests.video_files import every_frame
 
@@ -84,7 +84,7 @@ def test_every_frame_is_the_true_one(
     long: bool,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    from extract.frames import parse_frame_policy
+    from extract.media.frames import parse_frame_policy
 
     if long:
         monkeypatch.setattr(sparse, "MANY", 1)

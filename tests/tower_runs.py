@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from extract.encoder import Encoder
+from extract.encoders.encoder import Encoder
 from features.provenance import Provenance
 from features.store import FeatureRows, State, write_features
-from pipelines.media import TitleTokens
-from pipelines.towers import load_encoder
+from pipelines.towers.media import TitleTokens
+from pipelines.towers.open_towers import load_encoder
 from tests.checkerboard import InMemory
 from tests.encoding import batch
 from tests.small import ITEMS, item_ids, small_dataset, write

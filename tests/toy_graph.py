@@ -11,10 +11,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from models import build_recommender, graph, mmgcn, recommenders
-from models.base import Recommender, TrainingFacts
-from models.graph import SHORT, GraphRecommender
-from models.items import ItemsConfig, build_items
+from models import build_recommender, mmgcn, recommenders
+from models.shared import graph
+from models.shared.recommender import Recommender, TrainingFacts
+from models.shared.graph import SHORT, GraphRecommender
+from models.items.build import ItemsConfig, build_items
 
 USERS, ITEMS, DIM = 5, 6, 4
 # User 3 and item 4 have no edge; one pair occurs twice; users have 1 to 3 items.

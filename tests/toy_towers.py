@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from models import build_recommender, recommenders
-from models.base import Recommender
-from models.items import ItemsConfig, build_items
-from models.tower import Tower
-from models.towers import TowerItems
-from pipelines.experiment import training_facts
-from pipelines.train import Progress, fit
-from pipelines.train_config import TrainConfig
+from models.shared.recommender import Recommender
+from models.items.build import ItemsConfig, build_items
+from models.items.tower import Tower
+from models.items.towers import TowerItems
+from pipelines.runs.experiment import training_facts
+from pipelines.training.fit import Progress, fit
+from pipelines.training.train_config import TrainConfig
 from tests.checkerboard import ITEMS, InMemory, batch_for, checkerboard, cluster_features
 
 SPLIT = checkerboard()

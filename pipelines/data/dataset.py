@@ -64,11 +64,11 @@ def read_dataset(folder: Path, columns: Columns | None = None) -> Dataset:
         folder: the dataset folder.
         columns: which columns of tables mean what, where their names do not say so.
     """
-    from pipelines.data.iisan import IISAN
-    from pipelines.data.microlens import MICROLENS
-    from pipelines.data.mmrec import MMREC
-    from pipelines.data.plain import MEDIA, PLAIN
-    from pipelines.data.recbole import RECBOLE
+    from pipelines.data.readers.iisan import IISAN
+    from pipelines.data.readers.microlens import MICROLENS
+    from pipelines.data.readers.mmrec import MMREC
+    from pipelines.data.readers.plain import MEDIA, PLAIN
+    from pipelines.data.readers.recbole import RECBOLE
 
     if not folder.is_dir():
         raise ConfigError(f"dataset folder {folder} {no_folder(folder, 'check --data (or data.folder in the recipe)')}")

@@ -144,7 +144,7 @@ def _tied(rows: pl.DataFrame, place: int) -> int:
 def _others(dataset: Dataset) -> list[tuple[str, set[str]]]:
     found = [("titles", {item for item, title in dataset.titles.items() if title.strip()})] if dataset.titles else []
     if dataset.videos is not None or dataset.covers is not None:
-        from extract.catalog import media_ids
+        from extract.media.catalog import media_ids
 
         items = set(dataset.interactions["item"].unique().to_list())
         if dataset.videos is not None:

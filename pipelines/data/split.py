@@ -1,6 +1,6 @@
 """Splits as arrays: training windows, and the targets of each user for validation and for test.
 
-Leave-one-out is made here; a split that came with the dataset in pipelines/data/given.py.
+Leave-one-out is made here; a split that came with the dataset in pipelines/data/given_split.py.
 
 Letters: U users, I items, W windows, N users of a part, R targets of a part, L history length. All arrays are numpy;
 times do not occur, sequences are already in order.
@@ -206,7 +206,7 @@ def make_split(dataset: Dataset, config: DataConfig, *, catalog_ids: Iterable[st
     if dataset.interactions.is_empty():
         raise ConfigError(f"{config.folder} holds no interactions ({dataset.layout}); training needs a table of them")
     if config.split == "given" or (config.split == "auto" and dataset.given_split):
-        from pipelines.data.given import given_split
+        from pipelines.data.given_split import given_split
 
         return given_split(dataset, config)
     return _leave_one_out(dataset, config, catalog_ids)

@@ -1,1 +1,0 @@
-"""Video files to frames: opened safely, listed, and decoded frame by frame. `extract/decoders.py` is the way in."""

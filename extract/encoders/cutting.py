@@ -1,0 +1,300 @@
+"""An encoder cut in two before its last blocks: a frozen prefix, whose activations can be stored, and a top to train.
+
+What the library's forward does is done here step by step, with the library's own modules; the contract test holds the
+composition against the library's forward for every encoder and every cut. Between the halves stands one tensor
+(B, S, F): B batch, S tokens or positions, F features per token.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.nn import functional
+
+from extract.encoders.encoder import Batch, Encoder, PixelInput, Tokens
+from features.errors import ConfigError
+
+Cut: TypeAlias = int | Literal["all"]
+PIXEL_CHANNELS = -3  # of frames and covers
+LANES = 16  # float32 numbers that AVX-512 adds at a time
+
+
+@dataclass(frozen=True)
+class Parts:
+    """A model as steps that run one after the other, each a module from one state to the next.
+
+    A state is a tensor, or a tuple (a list where the library wants one) of tensors and plain constants. The first step
+    takes the encoder's batch, the last one gives (B, F).
+
+    Attributes:
+        steps: each block of the encoder inside a step of its own.
+        channels: the dimension of a map that holds its features.
+        pool: (B, F) of the state behind a block, as the encoder pools its last one; None where that fits no other.
+        context: tokens that a title model always sees; 0: as many as the longest title of the batch has.
+    """
+
+    steps: tuple[nn.Module, ...]
+    channels: int = 1
+    pool: Callable[[Any], Tensor] | None = None
+    context: int = 0
+
+
+class Words(NamedTuple):
+    """State of a title model: `states` (B, S, F), and `mask` (B, S) bool, True where a token stands."""
+
+    states: Tensor
+    mask: Tensor
+
+
+class Packing(Protocol):
+    """How the state between the halves becomes one tensor, and comes back exactly."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (S, F)."""
+
+    def pack(self, state: Any) -> Tensor:
+        """Return (B, S, F)."""
+
+    def unpack(self, activations: Tensor) -> Any:
+        """Return the state."""
+
+
+@dataclass(frozen=True)
+class OneTensor:
+    """A map (B, ..., C, ...) as (B, positions, C), or tokens as they are; `constants` go with it in the state."""
+
+    inner: tuple[int, ...]
+    channels: int
+    constants: tuple[Any, ...] | None
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (S, F)."""
+        width = self.inner[self.channels]
+        return int(torch.Size(self.inner).numel()) // width, width
+
+    def pack(self, state: Any) -> Tensor:
+        """Return (B, S, F)."""
+        tensor: Tensor = state if self.constants is None else state[0]
+        return tensor.movedim(self._dimension, -1).reshape(len(tensor), *self.shape)
+
+    def unpack(self, activations: Tensor) -> Any:
+        """Return the state; a map keeps its channels innermost in memory, as it has them behind `preprocess`."""
+        places = [size for place, size in enumerate(self.inner) if place != self.channels]
+        tensor = activations.reshape(len(activations), *places, self.shape[1])
+        tensor = tensor.movedim(-1, self._dimension)
+        return tensor if self.constants is None else (tensor, *self.constants)
+
+    @property
+    def _dimension(self) -> int:
+        return self.channels + 1
+
+
+@dataclass(frozen=True)
+class SideBySide:
+    """A list of maps of different shapes, flattened one behind the other: (B, 1, numbers)."""
+
+    inner: tuple[tuple[int, ...], ...]
+
+    @property
+    def _sizes(self) -> list[int]:
+        return [int(torch.Size(shape).numel()) for shape in self.inner]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (1, F)."""
+        return 1, sum(self._sizes)
+
+    def pack(self, state: Any) -> Tensor:
+        """Return (B, 1, F)."""
+        return torch.cat([tensor.flatten(1) for tensor in state], dim=1)[:, None]
+
+    def unpack(self, activations: Tensor) -> Any:
+        """Return the list."""
+        flat = torch.split(activations.flatten(1), self._sizes, dim=1)
+        return [part.reshape(len(part), *shape) for part, shape in zip(flat, self.inner, strict=True)]
+
+
+@dataclass(frozen=True)
+class Padded:
+    """A title's tokens, padded with rows of zeros, which also tell where it ends: no row of a token is all zeros.
+
+    Token ids, where there is no prefix, are stored as id + 1 in float32.
+
+    Attributes:
+        shape: (S, F).
+        context: tokens that the model always sees; 0: as many as the longest title has, up to a multiple of `LANES`:
+            processors add so many numbers at a time, and sums over more zeros have the same bits.
+        ids: whether token ids are stored.
+        limit: tokens that the model sees at most.
+    """
+
+    shape: tuple[int, int]
+    context: int
+    ids: bool
+    limit: int
+
+    def pack(self, state: Any) -> Tensor:
+        """Return (B, S, F); ValueError for a title longer than S."""
+        values, mask = state
+        if bool(mask[:, self.shape[0] :].any()):
+            raise ValueError(f"a title has {int(mask.sum(1).max())} tokens, {self.shape[0]} are kept")
+        states = (values + 1)[..., None].float() if self.ids else values
+        states = states.masked_fill(~mask[..., None], 0)[:, : self.shape[0]]
+        return functional.pad(states, (0, 0, 0, self.shape[0] - states.shape[1]))
+
+    def unpack(self, activations: Tensor) -> Any:
+        """Return the state at the length at which the prefix saw these titles."""
+        mask = self._mask(activations)
+        length = self._length(mask)
+        missing = length - activations.shape[1]
+        states = functional.pad(activations, (0, 0, 0, missing)) if missing > 0 else activations[:, :length]
+        states = states.contiguous()  # as a block gives them: a bias's gradient is summed in another order otherwise
+        mask = functional.pad(mask, (0, missing)) if missing > 0 else mask[:, :length]
+        if self.ids:
+            return Tokens((states[..., 0].round().long() - 1).clamp(min=0), mask)
+        return Words(states, mask)
+
+    def padded(self, titles: Tokens) -> Tokens:
+        """Return tokens of a batch at the length at which the model is to see them."""
+        missing = max(0, self._length(titles.mask) - titles.mask.shape[1])
+        return Tokens(functional.pad(titles.ids, (0, missing)), functional.pad(titles.mask, (0, missing)))
+
+    def _length(self, mask: Tensor) -> int:
+        longest = int(mask.any(dim=0).nonzero().max()) + 1
+        return self.context or max(longest, min(-(-longest // LANES) * LANES, self.limit))
+
+    def lengths(self, titles: Tokens | Tensor) -> Tensor:
+        """Return the number of tokens, (B,) int64, of titles, or of their activations (B, S, F)."""
+        mask = self._mask(titles) if isinstance(titles, Tensor) else titles.mask
+        return mask.sum(dim=1)
+
+    @staticmethod
+    def _mask(activations: Tensor) -> Tensor:
+        mask = (activations != 0).any(dim=-1)
+        mask[:, 0] = True  # an item without a vector, read as zeros, is a title of one token: its numbers are finite
+        return mask
+
+
+class Prefix(nn.Module):
+    """The frozen part: eval mode and no gradients, whatever mode it is asked for."""
+
+    def __init__(self, steps: Sequence[nn.Module], packing: Packing) -> None:
+        super().__init__()
+        self.steps = nn.Sequential(*steps).requires_grad_(False)
+        self.packing = packing
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Return (S, F)."""
+        return self.packing.shape
+
+    def train(self, mode: bool = True) -> Prefix:  # noqa: ARG002
+        """Stay as it is."""
+        return self
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return activations (B, S, F) float32 of the batch that the encoder takes.
+
+        Pixels are put in memory with their channels innermost, as stored activations lie: convolutions round otherwise
+        in another order, and an item must give the same bits on either side of a cut and in every batch.
+        """
+        alone = isinstance(batch, Tensor) and len(batch) == 1 and batch.device.type == "cpu"
+        if isinstance(batch, Tokens):
+            assert isinstance(self.packing, Padded)
+            batch = self.packing.padded(batch)
+        else:
+            if alone:  # oneDNN has other convolutions for one item than for several
+                batch = torch.cat([batch] * 2)
+            batch = batch.movedim(PIXEL_CHANNELS, -1).contiguous().movedim(-1, PIXEL_CHANNELS)
+        with torch.no_grad():
+            activations = self.packing.pack(self.steps(batch)).float()
+        return activations[:1] if alone else activations
+
+
+class Top(nn.Module):
+    """The last blocks and all that follows them; its parameters are the encoder's own and ask for gradients."""
+
+    def __init__(self, steps: Sequence[nn.Module], packing: Packing) -> None:
+        super().__init__()
+        self.steps = nn.Sequential(*steps).requires_grad_(True)
+        self.packing = packing
+
+    def forward(self, activations: Tensor) -> Tensor:
+        """Return (B, W) float32, W the encoder's width, from activations (B, S, F) float32."""
+        vectors: Tensor = self.steps(self.packing.unpack(activations))
+        return vectors.float()
+
+
+def split(encoder: Encoder, count: Cut, *, tokens: int | None = None) -> tuple[Prefix, Top]:
+    """Return (prefix, top): modules on the encoder's own weights whose composition is the encoder.
+
+    Args:
+        encoder: what is cut.
+        count: T, the blocks that `top` holds, together with all that follows them; 'all': nothing but the packing of
+            the preprocessed batch is in the prefix.
+        tokens: S of title encoders, where no title is longer; the entry's limit without it.
+
+    Raises:
+        ConfigError: T below 1 or above the number of blocks, no block list, or a model that is not known in parts.
+    """
+    parts = encoder.parts()
+    cut = 0 if count == "all" else _place(encoder, parts.steps, count)
+    packing = _packing(encoder, parts, cut, tokens)
+    prefix, top = Prefix(parts.steps[:cut], packing), Top(parts.steps[cut:], packing)
+    library = {id(module) for module in encoder.model.modules()}  # these keep their modes: a fault may have set them
+    for module in (*prefix.modules(), *top.modules()):
+        if id(module) not in library:
+            module.training = False
+    return prefix, top
+
+
+def _place(encoder: Encoder, steps: Sequence[nn.Module], count: int) -> int:
+    """Return the number of the step that holds the first of the last `count` blocks."""
+    most, name = len(encoder.blocks()), encoder.spec.name
+    if not most:
+        raise ConfigError(f"encoder {name!r} has no block list and cannot be cut; choose one that `encoders` lists")
+    if not 1 <= count <= most:
+        raise ConfigError(f"top_blocks is {count}, but encoder {name!r} has {most} blocks; use 1 to {most}")
+    return places(encoder, steps)[-count]
+
+
+def places(encoder: Encoder, steps: Sequence[nn.Module]) -> list[int]:
+    """Return the number of the step that holds each block, in forward order."""
+    home = {id(module): number for number, step in enumerate(steps) for module in step.modules()}
+    return [home[id(block)] for block in encoder.blocks()]
+
+
+def _packing(encoder: Encoder, parts: Parts, cut: int, tokens: int | None) -> Packing:
+    state = probe(encoder, nn.Sequential(*parts.steps[:cut]))
+    if isinstance(state, Tokens | Words):
+        limit = getattr(encoder.spec.inputs, "max_tokens", 0)
+        width = 1 if isinstance(state, Tokens) else state.states.shape[-1]
+        return Padded((tokens or limit, width), parts.context, isinstance(state, Tokens), limit)
+    if isinstance(state, list):
+        return SideBySide(tuple(tuple(tensor.shape[1:]) for tensor in state))
+    tensor, *constants = state if isinstance(state, tuple) else (state,)
+    inner = tuple(tensor.shape[1:])
+    dimension = -1 if len(inner) == 2 else PIXEL_CHANNELS if cut == 0 else parts.channels
+    channels = dimension - 1 if dimension > 0 else len(inner) + dimension
+    return OneTensor(inner, channels, tuple(constants) if isinstance(state, tuple) else None)
+
+
+def probe(encoder: Encoder, run: Callable[[Batch], Any]) -> Any:
+    """Return what `run` makes of one item: of pixels without computing, for the shapes alone."""
+    spec = encoder.spec
+    device = next(encoder.model.parameters()).device
+    if encoder.tokenizer is not None:
+        tokens = encoder.tokenizer.tokenise(["a"])
+        with torch.no_grad():
+            return run(Tokens(tokens.ids.to(device), tokens.mask.to(device)))
+    assert isinstance(spec.inputs, PixelInput)
+    frames = () if spec.frames is None else (spec.frames.count,)
+    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
+        return run(torch.zeros(1, *frames, 3, spec.inputs.size, spec.inputs.size, device=device))

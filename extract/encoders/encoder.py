@@ -1,0 +1,223 @@
+"""What an encoder is: the entry that describes it (EncoderSpec) and the module that runs (Encoder).
+
+Letters: B batch, F feature width, S tokens, T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+
+from torch import Tensor, nn
+
+from extract.media.catalog import Modality
+from extract.media.frames import FramePolicy
+from extract.encoders.weights import WeightsSource, state_sha256
+from features.errors import ConfigError
+
+if TYPE_CHECKING:
+    from extract.encoders.cutting import Cut, Parts, Prefix, Top
+
+
+@dataclass(frozen=True)
+class PixelInput:
+    """How frames or covers become the encoder's input.
+
+    Attributes:
+        size: side of the square the encoder sees, in pixels.
+        resize: length of the short side after resizing, before the centre crop; unused by 'stretch'.
+        mode: 'crop' keeps the shape and cuts the centre out; 'stretch' resizes to the square.
+        mean: per channel, of values in [0, 1].
+        std: per channel, of values in [0, 1].
+        interpolation: always antialiased.
+    """
+
+    size: int
+    resize: int
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    mode: Literal["crop", "stretch"] = "crop"
+    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+
+
+class WrappedInput(PixelInput):
+    """Pixels as the benchmark's released code makes them (see extract.encoders.faults, 'wrap')."""
+
+
+@dataclass(frozen=True)
+class TextInput:
+    """How titles become the encoder's input: `prefix` + title, cut to `max_tokens` with its special tokens."""
+
+    max_tokens: int
+    prefix: str = ""
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """One encoder as data; the entry in `ENCODERS` is all there is to write for a new one.
+
+    Attributes:
+        name: as users type it.
+        modality: 'video', 'cover' or 'title'.
+        width: F, length of a feature vector.
+        backend: function that builds the encoder from this entry.
+        inputs: the input contract.
+        parameters: numbers it computes with, the classifier left out; 0 where nobody counted.
+        faults: names in `extract.encoders.faults.FAULTS` that this entry has; none in `ENCODERS`.
+        frames: the frames a video encoder sees unless the user picks others; None for covers and titles.
+        pooling: how tokens or maps become one vector, in words; part of the recipe.
+        blocks: dotted paths inside the model; a list found there stands for its members, in forward order.
+        paper: arXiv id.
+        arch: plain arguments that make the model.
+        weights: where pretrained weights are; None for tiny encoders, which only have random ones.
+    """
+
+    name: str
+    modality: Modality
+    width: int
+    backend: Callable[[EncoderSpec, str, int], Encoder]
+    inputs: PixelInput | TextInput
+    pooling: str
+    blocks: tuple[str, ...]
+    paper: str
+    arch: Mapping[str, Any] = field(default_factory=dict)
+    weights: WeightsSource | None = None
+    frames: FramePolicy | None = None
+    parameters: int = 0
+    faults: tuple[str, ...] = ()
+
+
+class Tokens(NamedTuple):
+    """Token ids of a batch of titles: `ids` (B, S) int64, padded; `mask` (B, S) bool, True where a token stands."""
+
+    ids: Tensor
+    mask: Tensor
+
+
+Batch: TypeAlias = Tensor | Tokens
+
+
+@dataclass(frozen=True)
+class Tokenizer:
+    """Turns titles into `Tokens`. `name` fixes the numbers: it is part of the recipe."""
+
+    name: str
+    tokenise: Callable[[Sequence[str]], Tokens]
+
+
+class Encoder(nn.Module):
+    """A frozen encoder: eval mode, no gradients, until someone unfreezes it.
+
+    Args:
+        spec: the entry it was made from, with what loading settled (width, frames, arch of a local folder).
+        model: the library's own module.
+        features: maps (model, batch) to (B, F).
+        parts: takes the model apart into the steps of `features`, for `split`; None where nobody wrote that down.
+        weights: 'random' or 'checkpoint'.
+        seed: of random weights.
+        tokenizer: for titles.
+
+    Attributes:
+        weights_sha256: hash of the tensors as loaded: names, types, shapes and bytes in the order of names.
+    """
+
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        model: nn.Module,
+        features: Callable[[Any, Any], Tensor],
+        *,
+        weights: Literal["random", "checkpoint"],
+        seed: int = 0,
+        tokenizer: Tokenizer | None = None,
+        parts: Callable[[Any], Parts] | None = None,
+    ) -> None:
+        super().__init__()
+        self.spec = spec
+        self.model = model.eval().requires_grad_(False)
+        if "batch-norm" in spec.faults:
+            _normalise_by_batch(self.model)
+        self.tokenizer = tokenizer
+        self._features = features
+        self._parts = parts
+        self._origin: dict[str, Any] = {"weights": weights} | ({"seed": seed} if weights == "random" else {})
+        self.weights_sha256 = state_sha256(model)
+
+    @property
+    def width(self) -> int:
+        """Return F."""
+        return self.spec.width
+
+    @property
+    def warning(self) -> str:
+        """Return what a user must be told about these weights and this entry, or ''."""
+        said = []
+        if self._origin["weights"] == "random":
+            said.append(
+                f"{self.spec.name} has random weights (seed {self._origin['seed']}): its vectors know nothing learned; "
+                "use them for tests only"
+            )
+        if self.spec.faults:
+            faults = ", ".join(self.spec.faults)
+            said.append(f"{self.spec.name} is used as the MicroLens code does, with its faults: {faults}")
+        return "; ".join(said)
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return (B, F) float32 from pixels (B, T, 3, H, W) or (B, 3, H, W), normalised float32, or from Tokens."""
+        return self._features(self.model, batch).float()
+
+    def blocks(self) -> list[nn.Module]:
+        """Return the blocks in forward order, as `spec.blocks` names them; ConfigError where a local model has none."""
+        found: list[nn.Module] = []
+        for path in self.spec.blocks:
+            try:
+                module = self.model.get_submodule(path)
+            except AttributeError as error:
+                raise ConfigError(
+                    f"{type(self.model).__name__} has no blocks at {path!r}, where {self.spec.name!r} has them; "
+                    "give a folder of the same family"
+                ) from error
+            found.extend(module if isinstance(module, nn.ModuleList | nn.Sequential) else [module])
+        return found
+
+    def parts(self) -> Parts:
+        """Return the model as steps; ConfigError where the library's class is not known in parts."""
+        if self._parts is None:
+            raise ConfigError(
+                f"{type(self.model).__name__} of encoder {self.spec.name!r} cannot be cut: its steps are not known; "
+                "use a folder of another family"
+            )
+        return self._parts(self.model)
+
+    def split(self, count: Cut, *, tokens: int | None = None) -> tuple[Prefix, Top]:
+        """Return (prefix, top) whose composition is this encoder, the last `count` blocks in top; see extract.encoders.cutting."""
+        from extract.encoders.cutting import split  # which knows what an encoder is
+
+        return split(self, count, tokens=tokens)
+
+    def recipe(self) -> dict[str, Any]:
+        """Return plain JSON data that fixes the numbers: same recipe, same vectors."""
+        spec = self.spec
+        return {
+            "encoder": spec.name,
+            "modality": spec.modality,
+            "width": spec.width,
+            "arch": dict(spec.arch),
+            **self._origin,
+            "weights_sha256": self.weights_sha256,
+            "inputs": asdict(spec.inputs),
+            "frames": str(spec.frames) if spec.frames else None,
+            "tokenizer": self.tokenizer.name if self.tokenizer else None,
+            "pooling": spec.pooling,
+            "precision": "float32",
+            **({"recipe": "microlens", "faults": list(spec.faults)} if spec.faults else {}),
+        }
+
+
+def _normalise_by_batch(model: nn.Module) -> None:
+    """Let every BatchNorm use the statistics of the batch at hand; its running ones stay as they are."""
+    for module in model.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.train()
+            module.momentum = 0.0

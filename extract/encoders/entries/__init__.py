@@ -1,0 +1,1 @@
+"""One declarative entry per encoder, by modality; `extract.encoders.registry` lists them all."""

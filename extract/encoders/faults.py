@@ -1,0 +1,157 @@
+"""What the benchmark's released code does to frames and encoders, each fault a named switch.
+
+MicroLens (arXiv 2309.15379) published features and end-to-end results; its released code differs from correct use of
+the encoders in the ways listed here. `clean` is the recipe without any, `microlens` the one with all that concern an
+encoder. A faulty encoder is another entry: another name, another recipe, another fingerprint, another file.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from extract.encoders.encoder import EncoderSpec, PixelInput, WrappedInput
+from extract.media.frames import FramePolicy
+from features.errors import ConfigError, nearest
+
+IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
+SIDE = 224  # px; the benchmark's one database of frames feeds all encoders
+CLASSES = 400  # of Kinetics-400
+UNRUNNABLE = {
+    "mvit": "its MViT towers have 1000 classes where the next layer takes 400, and its checkpoints match no key",
+}
+
+
+@dataclass(frozen=True)
+class Fault:
+    """One departure from correct use.
+
+    Attributes:
+        what: what the released code does, one line.
+        instead: what `clean` does.
+        concerns: whether an encoder's entry is touched.
+        apply: the entry with the fault, but for its name in `faults`; what the entry cannot express, the backends do.
+    """
+
+    what: str
+    instead: str
+    concerns: Callable[[EncoderSpec], bool]
+    apply: Callable[[EncoderSpec], EncoderSpec] = lambda spec: spec
+
+
+def _video(spec: EncoderSpec) -> bool:
+    return spec.modality == "video"
+
+
+def _classifies(spec: EncoderSpec) -> bool:
+    return _video(spec) and spec.backend.__name__ in ("load_net", "load_slowfast")
+
+
+def _videomae(spec: EncoderSpec) -> bool:
+    return spec.backend.__name__ == "load_videomae"
+
+
+def _normalises_batches(spec: EncoderSpec) -> bool:
+    return spec.backend.__name__ in ("load_net", "load_slowfast", "load_r3d", "load_resnet")
+
+
+def _squashed(spec: EncoderSpec) -> EncoderSpec:
+    assert isinstance(spec.inputs, PixelInput)
+    side = SIDE if spec.weights is not None else spec.inputs.size  # toy encoders keep theirs
+    return replace(spec, inputs=replace(spec.inputs, size=side, resize=side, mode="stretch"))
+
+
+def _wrapped(spec: EncoderSpec) -> EncoderSpec:
+    assert isinstance(spec.inputs, PixelInput)
+    inputs = spec.inputs
+    mean, std = IMAGENET
+    wrapped = WrappedInput(inputs.size, inputs.resize, mean, std, inputs.mode, inputs.interpolation)
+    return replace(spec, inputs=wrapped)
+
+
+def _halved(spec: EncoderSpec) -> EncoderSpec:
+    assert isinstance(spec.inputs, PixelInput)
+    return replace(spec, inputs=replace(spec.inputs, mean=HALF[0], std=HALF[1]))
+
+
+FAULTS: dict[str, Fault] = {
+    "five-frames": Fault(
+        "5 neighbouring frames, two places before the middle ones it asks for: a - 4 .. a for a = frames // 2",
+        "as many frames as the encoder was trained with, over the whole clip",
+        _video,
+        lambda spec: replace(spec, frames=FramePolicy("microlens", 5)),
+    ),
+    "squash": Fault(
+        "frames and covers pressed into 224 x 224, whatever their shape and the encoder's size",
+        "shape kept, centre crop of the encoder's own size",
+        lambda spec: isinstance(spec.inputs, PixelInput) and spec.inputs.mode != "stretch",
+        _squashed,
+    ),
+    "wrap": Fault(
+        "normalised twice: (x / 255 - 0.5) / 0.5 is taken for pixels, so x becomes (2x + 1) mod 256; then ImageNet's "
+        "mean and deviation for every encoder",
+        "normalised once, by the encoder's own mean and deviation",
+        _video,
+        _wrapped,
+    ),
+    "half-norm": Fault(
+        "covers normalised by mean 0.5 and deviation 0.5 for every encoder",
+        "the encoder's own mean and deviation",
+        lambda spec: spec.modality == "cover" and isinstance(spec.inputs, PixelInput) and spec.inputs.mean != HALF[0],
+        _halved,
+    ),
+    "class-scores": Fault(
+        "400 class scores of Kinetics as features",
+        "what the classifier sees: the pooled map",
+        _classifies,
+        lambda spec: replace(spec, width=int(spec.arch.get("model_num_class", CLASSES)), pooling="class scores"),
+    ),
+    "dropped-frame": Fault(
+        "VideoMAE joins frames in pairs and drops the fifth without a word",
+        "an odd number of frames is refused",
+        _videomae,
+    ),
+    "no-last-norm": Fault(
+        "VideoMAE without its final LayerNorm, because a fresh config says so",
+        "the checkpoint's own config, which has it",
+        _videomae,
+    ),
+    "batch-norm": Fault(
+        "BatchNorm normalises by the batch at hand, so that a vector depends on its company",
+        "eval mode: the checkpoint's statistics",
+        _normalises_batches,
+    ),
+    "random-mask": Fault(
+        "ViT-MAE sees a random quarter of the patches (mask_ratio 0.75 stays on)",
+        "all patches",
+        lambda spec: spec.arch.get("model") == "ViTMAE",
+        lambda spec: replace(spec, arch={**spec.arch, "mask_ratio": 0.75}),
+    ),
+}
+
+
+def with_faults(spec: EncoderSpec, names: Sequence[str]) -> EncoderSpec:
+    """Return an entry with faults; 'microlens' stands for all that concern it, of titles none.
+
+    Raises:
+        ConfigError: an unknown fault, one that does not concern the encoder, or an encoder that the released code
+            cannot run at all.
+    """
+    for name in names:
+        if name != "microlens" and name not in FAULTS:
+            raise ConfigError(f"fault {name!r} is unknown; {nearest(name, (*FAULTS, 'microlens'))}")
+    reason = next((why for family, why in UNRUNNABLE.items() if family in spec.name), None)
+    if names and reason is not None:
+        raise ConfigError(f"{spec.name!r} does not run in the benchmark's released code: {reason}; use --recipe clean")
+    concerned = [name for name, fault in FAULTS.items() if fault.concerns(spec)]
+    for name in names:
+        if name not in ("microlens", *concerned):
+            able = f"those that do: {', '.join(concerned) or 'none'}"
+            if spec.modality == "title":
+                able = "titles are the same in both recipes"
+            raise ConfigError(f"fault {name!r} does not concern {spec.name!r}; {able}")
+    for name in concerned:  # in their order: the wrap takes the squashed size
+        if name in names or "microlens" in names:
+            spec = replace(FAULTS[name].apply(spec), faults=(*spec.faults, name))
+    return spec

@@ -1,0 +1,25 @@
+"""The encoders there are: one declarative entry each. A new one is one more entry.
+
+Tiny entries are the same library classes at toy size with random weights only: for the demo and the tests.
+"""
+
+from __future__ import annotations
+
+from extract.encoders.encoder import Encoder, EncoderSpec
+from extract.encoders.entries.cover import COVER
+from extract.encoders.entries.tiny import TINY
+from extract.encoders.entries.title import TITLE
+from extract.encoders.entries.video import VIDEO
+from features.errors import ConfigError, nearest
+
+ENCODERS: dict[str, EncoderSpec] = {spec.name: spec for spec in (*VIDEO, *COVER, *TITLE, *TINY)}
+
+
+def get_encoder(name: str) -> EncoderSpec:
+    """Return the entry of an encoder; ConfigError with the nearest name otherwise."""
+    if name not in ENCODERS:
+        raise ConfigError(f"encoder {name!r} is unknown; {nearest(name, ENCODERS)}")
+    return ENCODERS[name]
+
+
+__all__ = ["ENCODERS", "Encoder", "EncoderSpec", "get_encoder"]

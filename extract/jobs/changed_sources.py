@@ -1,0 +1,52 @@
+"""Sources with another mark than when their rows were made: their bytes are read once, and told."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from extract.media.catalog import Catalog, Modality, digest
+from extract.jobs.options import ExtractOptions
+from features.shards.marks import KnownDigests
+
+Tell = Callable[[str], None]
+STEP = 100  # sources between two steps of the bar
+
+
+@dataclass(frozen=True)
+class Telling:
+    """Who hears of it: a line, and steps of (done, total); None where nobody does."""
+
+    tell: Tell | None = None
+    progress: Callable[[int, int], None] | None = None
+
+
+def known_digests(
+    catalog: Catalog, modality: Modality, options: ExtractOptions, telling: Telling | None = None
+) -> KnownDigests | None:
+    """Return the digests of a catalog's files of one modality, which all runs and encoders of a folder share.
+
+    None for titles, whose marks are digests.
+    """
+    if modality == "title":
+        return None
+    heard = telling or Telling()
+
+    def read(rows: Sequence[int]) -> list[str]:
+        if heard.tell is not None:
+            heard.tell(
+                f"{len(rows)} {modality}s have another date than when their rows were made: reading them once, to keep "
+                "the rows of those whose bytes are the same"
+            )
+        found = []
+        with ThreadPoolExecutor(options.workers, thread_name_prefix="digest") as pool:
+            for value in pool.map(lambda row: digest(catalog.items[row], modality), rows):
+                found.append(value)
+                if heard.progress is not None and len(found) % STEP == 0:
+                    heard.progress(len(found), len(rows))
+        return found
+
+    safe = re.sub(r"[^A-Za-z0-9_-]+", "-", catalog.dataset).strip("-")[:80] or "dataset"
+    return KnownDigests(options.out / f".{safe}.{modality}.digests.json", read)

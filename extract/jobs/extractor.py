@@ -1,0 +1,297 @@
+"""Raw media to feature files: one pass over the items feeds all encoders; resumes where it stopped."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime
+from typing import Any
+
+from extract.jobs.batch_size import settled_batch_size
+from extract.media.catalog import Catalog, stamp, why_missing
+from extract.media.covers.damage import check_damage_reader
+from extract.media.covers.image import COVER_READER
+from extract.media.decoders import DECODING, get_decoder
+from extract.encoders.encoder import EncoderSpec
+from extract.encoders.faults import with_faults
+from extract.jobs.changed_sources import Tell, Telling, known_digests
+from extract.media.folder_listing import Ignored
+from extract.jobs.options import AUTO, ExtractOptions, ExtractReport
+from extract.jobs.outputs import announce, asked_for, check_room
+from extract.jobs.pixels import Pixels, distinct_contracts
+from extract.jobs.turns import in_turn, make_all
+from extract.jobs.sharding import Job, Progress, Work, claims_of
+from extract.jobs.decoded_media import stored_media
+from extract.encoders.weights import weights_source
+from features.errors import ConfigError, MediaError
+from features.provenance import FINGERPRINT_CHARS, Provenance, library_versions
+from features.shards.job import Wanted
+
+LIBRARIES = (
+    "torch",
+    "torchvision",
+    "transformers",
+    "open_clip_torch",
+    "pytorchvideo",
+    "decord",
+    "av",
+    "torchcodec",
+    "pillow",
+    "numpy",
+)
+
+
+SHARD_BYTES = 2**28  # of rows, float32 unless they are pixels: a shard is held in memory
+
+
+def extract(
+    catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, *, progress: Progress | None = None
+) -> ExtractReport:
+    """Encode every item of a catalog with one encoder; see `extract_all`."""
+    return extract_all(catalog, [spec], options, progress=progress)[0]
+
+
+def extract_all(
+    catalog: Catalog,
+    specs: Sequence[EncoderSpec],
+    options: ExtractOptions,
+    *,
+    progress: Progress | None = None,
+    tell: Tell | None = None,
+) -> list[ExtractReport]:
+    """Encode every item of a catalog into one feature file per encoder, or bring those files up to date.
+
+    With `options.pixels` it is one file of pixels per input contract.
+
+    Each video is decoded once for all encoders (the union of their frames), each cover read once.
+
+    Args:
+        catalog: the items; the order of the rows.
+        specs: the encoders' entries.
+        options: see there; `frames` is for video encoders and replaces the frames of all of them.
+        progress: called with (rows there are, rows wanted) over all files after each batch; what it raises stops the
+            run, and the next run goes on after the last finished shard.
+        tell: called with a line per encoder whose activations or pixels are to be stored: their size, the disk's room.
+
+    Raises:
+        ConfigError: an option, weights, an encoder twice, or a modality the catalog lacks altogether.
+        MediaError: more items without a vector than `max_failed`; the rows made so far are kept for the next run, and
+            the files of the other encoders are written.
+        StoreError: weights or a feature file that do not fit, or a full disk; activations or pixels that will not fit,
+            before anything is written.
+    """
+    works = prepare_all(catalog, specs, options, progress=progress, tell=tell)
+    asked = {work.job.target: len(work.job.pending) for work in works if not work.job.unchanged}
+    with in_turn(catalog, works, progress=progress, tell=tell) as works:
+        forget_failed(works)
+        busy = [work for work in works if not work.job.unchanged]
+        asked |= {work.job.target: max(asked.get(work.job.target, 0), len(work.job.pending)) for work in busy}
+        make_all(catalog, busy, works, progress=progress, tell=tell)
+        finish(busy)
+        claims_of(works).clear()  # of workers that were killed
+        return [report(work, asked.get(work.job.target, 0), unchanged=work.job.target not in asked) for work in works]
+
+
+def forget_failed(works: Sequence[Work]) -> None:
+    """Let failed rows of earlier, unfinished runs be made again where the options or their reasons ask for it."""
+    for work in works:
+        if work.options.retry_failed:
+            work.job.forget_failed()
+        work.job.forget_passing()
+
+
+def prepare_all(
+    catalog: Catalog,
+    specs: Sequence[EncoderSpec],
+    options: ExtractOptions,
+    *,
+    progress: Progress | None = None,
+    tell: Tell | None = None,
+) -> list[Work]:
+    """Load the encoders and open their jobs; ConfigError for one given twice. If it raises, nothing is written."""
+    if options.frames is not None and all(spec.modality != "video" for spec in specs):
+        names = ", ".join(spec.name for spec in specs)
+        raise ConfigError(f"--frames {options.frames} is for videos, but {names} read none; leave --frames out")
+    if options.pixels:
+        specs = distinct_contracts([_asked_for(spec, options) for spec in specs])
+    works = [prepare(catalog, spec, options, Telling(tell, progress)) for spec in specs]
+    targets = [work.job.target for work in works]
+    twice = next((spec.name for spec, target in zip(specs, targets, strict=True) if targets.count(target) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"encoder {twice!r} is given twice; name each encoder once")
+    check_room(works)
+    if tell is not None:
+        for line in announce(works):
+            tell(line)
+    return _settled(works, options)
+
+
+def _settled(works: Sequence[Work], asked: ExtractOptions) -> list[Work]:
+    """Choose batch and shard sizes, compile: what needs all encoders, and a run that may begin."""
+    done = []
+    for work in works:
+        options = work.options
+        options.out.mkdir(parents=True, exist_ok=True)
+        if options.batch_size == AUTO and not work.job.unchanged:
+            fits = settled_batch_size(work.encoder, options, work.job.folder, work.output)
+            options = replace(options, batch_size=fits)
+        if options.compile:
+            work.output.module.compile()
+        done.append(replace(work, options=options))
+    most = min((_most_rows(work) for work in done if work.output.unit), default=asked.shard_size)
+    size = min(asked.shard_size, most)
+    return [replace(work, options=replace(work.options, shard_size=size)) for work in done]
+
+
+def _most_rows(work: Work) -> int:
+    """Return how many rows a shard may have, whole batches if it holds more than one."""
+    rows = max(1, SHARD_BYTES // ((1 if work.output.pixels else 4) * work.output.numbers))
+    batch = max(1, work.options.batch_size)
+    return rows - rows % batch if rows > batch else rows
+
+
+def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, telling: Telling | None = None) -> Work:
+    """Load the encoder and open the feature job; the checks that need no media happen here."""
+    get_decoder(options.decoder)
+    if spec.modality == "cover":
+        check_damage_reader()
+    _check_catalog(catalog, spec)
+    spec = _asked_for(spec, options)
+    encoder = Pixels(spec) if options.pixels else spec.backend(spec, options.weights, options.seed)
+    spec = encoder.to(options.device).spec
+    stored = stored_media(catalog, spec)
+    output = asked_for(encoder, options, catalog)
+    provenance = Provenance(
+        dataset=catalog.dataset,
+        recipe=encoder.recipe()
+        | {
+            "dtype": "uint8" if output.pixels else options.dtype,
+            "decoder": _reader(spec, options, stored),
+        }
+        | ({"decoding": DECODING} if spec.modality == "video" and not stored else {})
+        | ({} if output.pixels else {"precision": options.precision})
+        | stored
+        | dict(output.recipe),
+        weights_sha256=encoder.weights_sha256,
+        weights_source="" if output.pixels else weights_source(options.weights, spec.weights, encoder.weights_sha256),
+        libraries=library_versions(LIBRARIES),
+        command=options.command,
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    named = f"{spec.name}-microlens" if spec.faults else spec.name
+    target = options.out / feature_name(catalog.dataset, named + output.mark, provenance.fingerprint)
+    wanted = Wanted(
+        [item.id for item in catalog.items],
+        [stamp(item, spec.modality) for item in catalog.items],
+        known_digests(catalog, spec.modality, options, telling),
+    )
+    job = Job(target, provenance, wanted, retry_failed=options.retry_failed)
+    if catalog.partial and job.others:
+        raise ConfigError(
+            f"{target} holds {len(job.others)} items that --items leaves out, first {job.others[0]!r}; name them too, "
+            "or choose another --out"
+        )
+    return Work(encoder, job, options, output, catalog.ignored.get(spec.modality, Ignored()))
+
+
+def _reader(spec: EncoderSpec, options: ExtractOptions, stored: Mapping[str, Any]) -> str | None:
+    """Return what turns the bytes of this modality into pixels; None where nothing does, or pixels are stored."""
+    if spec.modality == "cover" and stored.get("stored") != "pixels":
+        return COVER_READER
+    return options.decoder if spec.modality == "video" and not stored else None
+
+
+def _asked_for(spec: EncoderSpec, options: ExtractOptions) -> EncoderSpec:
+    """Return an entry with the frames and the faults of the options."""
+    if options.faults:
+        spec = with_faults(spec, options.faults)
+    if options.frames is None or spec.modality != "video":
+        return spec
+    if "five-frames" in spec.faults:
+        raise ConfigError(f"--frames {options.frames} and fault 'five-frames' both choose frames; leave one out")
+    return replace(spec, frames=options.frames)
+
+
+def feature_name(dataset: str, encoder: str, fingerprint: str) -> str:
+    """Return the file name of features; signs that file systems dislike become '-'."""
+    safe = re.sub(r"[^A-Za-z0-9_-]+", "-", dataset).strip("-")[:80] or "dataset"
+    return f"{safe}.{encoder}.{fingerprint[:FINGERPRINT_CHARS]}.h5"
+
+
+def _check_catalog(catalog: Catalog, spec: EncoderSpec) -> None:
+    total, missing = len(catalog.items), catalog.count_missing()[spec.modality]
+    if missing == total:
+        raise ConfigError(
+            f"dataset {catalog.dataset!r} has no {spec.modality} for any of its {total} items, which encoder "
+            f"{spec.name!r} needs; check the folder or table of {spec.modality}s and that its names are the item ids"
+            f"{_passed_over(catalog, spec)}"
+        )
+
+
+def _passed_over(catalog: Catalog, spec: EncoderSpec) -> str:
+    ignored = catalog.ignored.get(spec.modality, Ignored())
+    unusable = next((why_missing(item, spec.modality) for item in catalog.items), "") if not ignored.count else ""
+    return f" ({ignored})" if ignored.count else f" ({unusable})" if unusable != f"no {spec.modality}" else ""
+
+
+def finish(works: Sequence[Work]) -> None:
+    """Write the files of the encoders that had enough good items, then raise for the others."""
+    failure: MediaError | None = None
+    for work in works:
+        try:
+            _check_failures(work)
+        except MediaError as error:
+            failure = failure or error
+            continue
+        with work.timed("write"):
+            work.job.finish()
+    if failure is not None:
+        raise failure
+
+
+def _check_failures(work: Work) -> None:
+    bad, total = work.job.rejected(), len(work.job.wanted.ids)
+    if len(bad) <= work.options.max_failed * total:
+        return
+    missing = sum(state == "missing" for _, state, _ in bad)
+    first = "; ".join(f"{item}: {reason}" for item, _, reason in bad[:3])
+    what = "pixels" if work.output.pixels else "vector"
+    raise MediaError(
+        f"{len(bad)} of {total} items have no {what} ({missing} missing, {len(bad) - missing} failed), more than "
+        f"--max-failed {work.options.max_failed:g} allows. First: {first}. Repair them, or run again with "
+        f"--max-failed {math.ceil(1000 * len(bad) / total) / 1000:g}; what is done is kept"
+    )
+
+
+def report(work: Work, new_rows: int, *, unchanged: bool) -> ExtractReport:
+    """Return what became of one encoder's file."""
+    bad = work.job.rejected()
+    states = [state for _, state, _ in bad]
+    counts = {name: states.count(name) for name in ("missing", "failed")}
+    return ExtractReport(
+        path=work.job.target,
+        encoder=work.encoder.spec.name,
+        modality=work.modality,
+        fingerprint=work.job.provenance.fingerprint,
+        counts={"done": len(work.job.wanted.ids) - len(bad), **counts},
+        new_rows=new_rows,
+        unchanged=unchanged,
+        bad=bad,
+        cosine_error=work.job.cosine_error,
+        seconds=dict(work.seconds),
+        warning="; ".join(filter(None, [work.encoder.warning, _unpinned(work)])),
+        ignored=work.ignored,
+    )
+
+
+def _unpinned(work: Work) -> str:
+    """Return what to tell of weights whose publisher's newest revision is taken, or ''."""
+    source = work.encoder.spec.weights
+    if work.options.weights != "pretrained" or source is None or source.revision != "main":
+        return ""
+    return (
+        f"the weights of {work.encoder.spec.name} are {source.place}'s newest, by no fixed revision: should they "
+        "change, so does the fingerprint"
+    )

@@ -1,0 +1,52 @@
+"""What `extract --pixels` runs in an encoder's place: nothing; the decoded, resized and cropped pixels are stored.
+
+Letters: B batch, T frames, H W pixels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+from torch import Tensor, nn
+
+from extract.encoders.encoder import Batch, Encoder, EncoderSpec
+from extract.media.pixel_media import contract_of
+from features.provenance import canonical_json
+
+
+class Pixels(Encoder):
+    """Lets uint8 pixels (B, T, H, W, 3) through.
+
+    Its recipe is an input contract: encoders that share it share a file.
+
+    Args:
+        spec: an encoder's entry, of which its contract is kept; ConfigError for encoders of titles.
+    """
+
+    def __init__(self, spec: EncoderSpec) -> None:
+        # Two files of one size differ in their frames: their names show it, so that a pattern can tell them apart.
+        seen = str(spec.frames).replace(":", "") if spec.frames else ""
+        name = "-".join(filter(None, (spec.modality, seen, f"{contract_of(spec)['size']}px")))
+        spec = replace(spec, name=name, weights=None, faults=(), blocks=())
+        super().__init__(spec, nn.Module(), _through, weights="checkpoint")
+        self.weights_sha256 = ""
+
+    def forward(self, batch: Batch) -> Tensor:
+        """Return the batch."""
+        return _through(None, batch)
+
+    def recipe(self) -> dict[str, Any]:
+        """Return what fixes the pixels, but for the decoder."""
+        return {"pixels": contract_of(self.spec)}
+
+
+def _through(_: Any, batch: Batch) -> Tensor:
+    assert isinstance(batch, Tensor)
+    return batch
+
+
+def distinct_contracts(specs: Sequence[EncoderSpec]) -> list[EncoderSpec]:
+    """Return the first encoder of each contract: one file serves all that share it."""
+    return list({canonical_json(contract_of(spec)): spec for spec in reversed(specs)}.values())[::-1]

@@ -1,0 +1,164 @@
+"""The process that opens media files: it may hang, crash or fill its memory, and takes nothing with it.
+
+It is started by extract/media/sandbox.py and speaks through its standard streams: a line of JSON in; lines of JSON out, each
+frame's behind it as raw bytes. Frames are sent as they are decoded, so that memory holds one. It imports no torch: it
+starts in a fraction of a second.
+
+Limits are such that nothing a limit does can pass for something the file does:
+
+- Of time, the processor's counts: the kernel ends the process (SIGPROF) when it is used up.
+- Memory is address space. A library that is refused memory may take it for the end of the file, so little is refused:
+  the limit of the kernel lies above the one that was asked for, by more than any library here takes in one piece. A
+  library that was refused anything has then been over the limit, which is looked up when it is done.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import importlib
+import json
+import math
+import os
+import resource
+import signal
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+
+from extract.media.covers.image import read_cover
+from extract.media.decoders import get_decoder
+from extract.media.frames import Begin, Clip, FrameUnion, parse_frame_policy
+from extract.media.lmdb_media import LmdbEntry, cover_of, environment_of, frames_of, read_value
+from features.errors import FreezeframeError
+
+GRACE_S = 5  # the parent kills at the limit; should it be dead itself, the kernel does so this much later
+LARGEST_PIECE = 2**31  # bytes; FFmpeg takes less in one piece
+SPARE = LARGEST_PIECE + 2**26
+
+
+def main() -> None:
+    """Serve requests until standard input ends."""
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(2, 1)  # what a library prints must not get between the replies
+    _load_libraries()
+    worker = _Worker(replies)
+    for line in sys.stdin.buffer:
+        request = json.loads(line)
+        with _time_limits(request):
+            last = worker.answer(request)
+        worker.tell(last)  # the next request may come from here on
+
+
+@contextmanager
+def _time_limits(request: Mapping[str, Any]) -> Iterator[None]:
+    """End the process when its time is up or its parent is gone, even inside C code: no signal here has a handler."""
+    signal.alarm(math.ceil(request["wall_s"]) + GRACE_S)
+    signal.setitimer(signal.ITIMER_PROF, request["time_s"])
+    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
+    flags = fcntl.fcntl(0, fcntl.F_GETFL)
+    fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC)  # SIGIO when the other end closes; no line comes meanwhile
+    yield
+    fcntl.fcntl(0, fcntl.F_SETFL, flags)
+    signal.setitimer(signal.ITIMER_PROF, 0)
+    signal.alarm(0)
+
+
+def _load_libraries() -> None:
+    """Load what decodes now: their code is not to count towards the memory of the first file."""
+    for name in ("av", "PIL.Image", "simplejpeg", "decord"):
+        with suppress(ImportError, RuntimeError, OSError):
+            importlib.import_module(name)
+
+
+def _virtual_bytes(field: str) -> int:
+    """Return a size of this process: VmSize as it is, VmPeak at its largest."""
+    for line in Path("/proc/self/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) << 10
+    return 0
+
+
+class _Worker:
+    """Answers requests, all with one memory limit; once it has been over that, the parent replaces it."""
+
+    def __init__(self, replies: BinaryIO) -> None:
+        self._replies = replies
+        self._idle = _virtual_bytes("VmPeak")
+        self._mapped: set[str] = set()
+
+    def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Write the frames of a request; return the last line: what it was made from, or why there is nothing."""
+        path = Path(request["path"])
+        limit = self._limit(request)
+        self.tell({"limit_bytes": limit})
+        try:
+            last: dict[str, Any] = {"digest": self._read(path, request)}
+        except FileNotFoundError:
+            last = {"missing": True}
+        except MemoryError:
+            last = {"memory": True}
+        except (FreezeframeError, OSError, UnicodeError) as error:
+            last = {"failed": str(error)}
+        return {"memory": True} if _virtual_bytes("VmPeak") > limit else last
+
+    def _limit(self, request: Mapping[str, Any]) -> int:
+        """Set the kernel's limit, and return the one that was asked for."""
+        if request["key"] is not None and request["path"] not in self._mapped:
+            # before the limit: an environment of 60 GB takes as much address space, but no memory
+            self._mapped.add(request["path"])
+            before = _virtual_bytes("VmSize")
+            with suppress(Exception):  # it is told when an entry is read
+                environment_of(request["path"])
+            self._idle += _virtual_bytes("VmSize") - before
+        limit = self._idle + int(request["memory_bytes"])
+        hard = resource.getrlimit(resource.RLIMIT_AS)[1]
+        wanted = limit + SPARE if hard == resource.RLIM_INFINITY else min(limit + SPARE, hard)
+        resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))
+        return limit
+
+    def _read(self, path: Path, request: Mapping[str, Any]) -> str:
+        digest, clip = _opened_file(path, request) if request["key"] is None else _opened_entry(path, request)
+        for part in clip:
+            if isinstance(part, Begin):
+                self.tell({"total": part.total, "count": part.count})
+            else:
+                self.tell({"shape": part.shape}, np.ascontiguousarray(part).data)
+                signal.alarm(math.ceil(request["wall_s"]) + GRACE_S)  # the parent took the frame: it lives
+        return digest
+
+    def tell(self, line: dict[str, Any], pixels: memoryview | None = None) -> None:
+        """Write a line, and a frame behind it."""
+        self._replies.write(json.dumps(line).encode() + b"\n")
+        if pixels is not None:
+            self._replies.write(pixels)
+        self._replies.flush()
+
+
+def _opened_file(path: Path, request: Mapping[str, Any]) -> tuple[str, Clip]:
+    with path.open("rb") as handle:
+        digest = hashlib.file_digest(handle, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    if not request["policies"]:
+        return digest, iter([Begin(0, 1), read_cover(path)])
+    return digest, get_decoder(request["decoder"]).stream(path, _union(request))
+
+
+def _opened_entry(path: Path, request: Mapping[str, Any]) -> tuple[str, Clip]:
+    name = LmdbEntry(path, request["key"], "").name
+    value, digest = read_value(str(path), request["key"])
+    if not request["policies"]:
+        return digest, iter([Begin(0, 1), cover_of(value, name)])
+    frames, total = frames_of(value, _union(request), name)
+    return digest, iter([Begin(total, len(frames)), *frames])
+
+
+def _union(request: Mapping[str, Any]) -> FrameUnion:
+    return FrameUnion(tuple(parse_frame_policy(text) for text in request["policies"]))
+
+
+if __name__ == "__main__":
+    main()

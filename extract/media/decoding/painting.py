@@ -1,0 +1,69 @@
+"""Frames of PyAV to pictures: RGB, upright, on one thread."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.media.decoding.orientation import AS_IT_IS, EIGHT, Matrix, nearest_matrix, upright
+
+SIMPLE_PIXELS = ("yuv420p", "yuvj420p")
+LARGE_PIXELS = 2**22  # in a frame; 1440p has fewer
+STAMP = 16  # px
+
+
+class Painter:
+    """Paints the frames of one clip."""
+
+    def __init__(self) -> None:
+        from av.video.reformatter import VideoReformatter
+
+        self._reformatter, self._small = VideoReformatter(), VideoReformatter()
+        self._matrices: dict[int, Matrix] = {}
+
+    def pixels(self, frame: Any) -> NDArray[np.uint8]:
+        """Return a frame as (H, W, 3) RGB, upright."""
+        pixels: Any = _converted(self._reformatter, frame, format="rgb24").to_ndarray()
+        return upright(pixels, EIGHT[self.matrix(frame)])
+
+    def matrix(self, frame: Any) -> Matrix:
+        """Return how a frame is to be turned, which PyAV leaves to its caller.
+
+        Once read, side data keep their frame from being freed: 12 MB each time in 4K. So they are read off a copy as
+        large as a stamp, and again only where the rotation, which can be read without them, is another.
+        """
+        if frame.rotation not in self._matrices:
+            stamp = _converted(self._small, frame, format="rgb24", width=STAMP, height=STAMP)
+            self._matrices[frame.rotation] = _matrix(stamp)
+        return self._matrices[frame.rotation]
+
+    def is_simple(self, frame: Any) -> bool:
+        """Return whether decord paints such a frame as PyAV does.
+
+        Where colours have more than 8 bits, half a pixel at an edge, or fields of their own, the two FFmpegs spread
+        them in different ways; mirrored pictures decord turns the wrong way. Of large ones it keeps too many: 4K takes
+        0.2 GB more.
+        """
+        return (
+            frame.format.name in SIMPLE_PIXELS
+            and frame.width % 2 == frame.height % 2 == 0
+            and frame.width * frame.height <= LARGE_PIXELS
+            and not frame.interlaced_frame
+            and self.matrix(frame) == AS_IT_IS
+        )
+
+
+def _matrix(frame: Any) -> Matrix:
+    for entry in frame.side_data:
+        if entry.type.name == "DISPLAYMATRIX":
+            return nearest_matrix(np.frombuffer(bytes(entry), np.int32).tolist())
+    return AS_IT_IS
+
+
+def _converted(reformatter: Any, frame: Any, **wanted: Any) -> Any:
+    try:  # left to itself PyAV starts threads for every frame, and keeps them: 17 MB of address space each time
+        return reformatter.reformat(frame, threads=1, **wanted)
+    except TypeError:  # before PyAV 17, which has no such threads
+        return reformatter.reformat(frame, **wanted)

@@ -1,0 +1,303 @@
+"""Media files are opened in worker processes with a time and a memory limit: a bad file costs its row, no more.
+
+A worker that hangs is killed, one that crashed is replaced, and each is replaced after some hundred files in case a
+decoder leaks. Workers hold no state: idle ones wait for the next extraction of this process.
+
+Time is the worker's own on the processor, so that a busy machine makes no failures; waiting has a limit as well, WAIT
+times as long. What the machine may be to blame for is a failure that passes (`passes`): the next run tries again.
+"""
+
+from __future__ import annotations
+
+import atexit
+import fcntl
+import json
+import os
+import re
+import resource
+import select
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from extract.media.decoding.errors import one_line
+from extract.media.frames import Begin
+from extract.media.lmdb_media import LmdbEntry
+from features.errors import MediaError
+
+ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = "from extract.media.decode_worker import main; main()"
+FILES_PER_WORKER = 500
+WAIT = 10  # seconds that a file may take by the clock for each that it may take on the processor
+LOOK_S = 0.05  # between looks at what a worker takes
+PIPE_BYTES = 2**20  # the most a user may ask for; a pipe's own 64 KB make many small steps of a clip
+
+
+@dataclass(frozen=True)
+class Limits:
+    """What opening one file may cost.
+
+    Attributes:
+        time_s: seconds on the processor, above 0; by the clock it may take WAIT times as long.
+        memory_mb: MB (2^20 bytes) of address space above that of an idle worker.
+    """
+
+    time_s: float = 60.0
+    memory_mb: int = 4096
+
+
+@dataclass(frozen=True)
+class End:
+    """What comes behind a file's frames.
+
+    Attributes:
+        digest: blake2b of the file's bytes, 32 hex characters.
+    """
+
+    digest: str
+
+
+@dataclass(frozen=True)
+class Media:
+    """What a file holds.
+
+    Attributes:
+        pixels: (U, H, W, 3) frames or (H, W, 3) cover, uint8 RGB.
+        total: frames the clip has; 0 for covers.
+        digest: blake2b of the file's bytes, 32 hex characters.
+    """
+
+    pixels: NDArray[np.uint8]
+    total: int
+    digest: str
+
+
+def passes(reason: str) -> bool:
+    """Return whether a row failed for a reason that may be gone by the next run: its time was up, or its file away."""
+    return re.search(r": decoding took longer than |: (video|cover) gone since it was listed$", reason) is not None
+
+
+def read_media(
+    origin: Path | LmdbEntry, limits: Limits, *, policies: Sequence[str] = (), decoder: str = "auto"
+) -> Media:
+    """Read a cover, or the frames that any of `policies` picks from a clip, all at once; as `stream_media`."""
+    frames: list[NDArray[np.uint8]] = []
+    total, digest = 0, ""
+    for part in stream_media(origin, limits, policies=policies, decoder=decoder):
+        if isinstance(part, Begin):
+            frames, total = [], part.total
+        elif isinstance(part, End):
+            digest = part.digest
+        else:
+            frames.append(part)
+    return Media(np.stack(frames) if policies else frames[0], total, digest)
+
+
+def stream_media(
+    origin: Path | LmdbEntry, limits: Limits, *, policies: Sequence[str] = (), decoder: str = "auto"
+) -> Generator[Begin | NDArray[np.uint8] | End]:
+    """Read a cover, or the frames that any of `policies` picks from a clip, one by one, in a worker process.
+
+    Args:
+        origin: a file, or an entry of an LMDB.
+        limits: of this one.
+        policies: of frames; none for a cover.
+        decoder: of a file's frames.
+
+    Yields:
+        `Begin`, then frames (H, W, 3) uint8 RGB of one size, in ascending order, each once, then `End`. `Begin` may
+        come again; what came before is void then.
+
+    Raises:
+        MediaError: the file is broken, or opening it crashed, or cost more than `limits`; one line that says so.
+        FileNotFoundError: it is not there.
+    """
+    path, key = (origin.path, origin.key) if isinstance(origin, LmdbEntry) else (origin, None)
+    request = {
+        "path": str(path.absolute()),  # workers live on in the folder they were started in
+        "key": key,
+        "policies": list(policies),
+        "decoder": decoder,
+        "time_s": limits.time_s,
+        "wall_s": WAIT * limits.time_s,
+        "memory_bytes": limits.memory_mb << 20,
+    }
+    with _worker(limits.memory_mb) as worker, closing(worker.ask(request, origin.name)) as replies:
+        for reply, pixels in replies:
+            if pixels is not None:
+                yield pixels
+            elif "total" in reply:
+                yield Begin(reply["total"], reply["count"])
+            else:
+                last = reply
+    if last.get("missing"):
+        raise FileNotFoundError(origin.name)
+    if "failed" in last:
+        raise MediaError(one_line(RuntimeError(last["failed"])))
+    yield End(last["digest"])
+
+
+class _OverMemoryError(Exception):
+    """A worker takes more memory than it may."""
+
+
+class _Worker:
+    """One process of extract/media/decode_worker.py; all its files have one memory limit."""
+
+    def __init__(self, memory_mb: int) -> None:
+        self.files = 0
+        self.memory_mb = memory_mb
+        self._process = subprocess.Popen(
+            [sys.executable, "-c", PROGRAM],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            bufsize=0,
+            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
+        )
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
+        self._in, self._out = self._process.stdin, self._process.stdout.fileno()
+        self._rest = b""
+        self._waited_s = 0.0
+        self._limit_bytes: int | None = None
+        os.set_blocking(self._out, False)
+        with suppress(OSError):  # more than a system allows for all pipes together
+            fcntl.fcntl(self._out, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+
+    @property
+    def alive(self) -> bool:
+        return self._process.poll() is None
+
+    def ask(self, request: dict[str, Any], name: str) -> Generator[tuple[dict[str, Any], NDArray[np.uint8] | None]]:
+        """Yield a request's replies and their pixels; MediaError, and the end of this worker, when none comes in time.
+
+        The last reply has a digest, or says why there is none.
+        """
+        self.files += 1
+        self._waited_s, self._limit_bytes = 0.0, None
+        try:
+            self._in.write(json.dumps(request).encode() + b"\n")
+            while True:
+                reply: dict[str, Any] = json.loads(self._line(request["wall_s"]))
+                if "limit_bytes" in reply:
+                    self._limit_bytes = reply["limit_bytes"]
+                elif "shape" in reply:
+                    yield reply, self._pixels(reply["shape"], request["wall_s"])
+                elif "memory" in reply:
+                    raise _OverMemoryError
+                else:
+                    yield reply, None
+                    if "total" not in reply:
+                        return
+        except (TimeoutError, _OverMemoryError, EOFError, OSError) as error:
+            raise MediaError(f"{name}: {self._ended(error, request)}") from error
+
+    def _ended(self, error: Exception, request: dict[str, Any]) -> str:
+        """End the worker; return why."""
+        if not isinstance(error, TimeoutError | _OverMemoryError):
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(1)  # it is ending by itself: hear how
+        self.close()
+        code = self._process.returncode
+        if isinstance(error, TimeoutError):
+            return f"decoding took longer than {request['wall_s']:g} s by the clock, {WAIT} times --decode-seconds"
+        if isinstance(error, _OverMemoryError):
+            return f"it needs more than {self.memory_mb} MB to decode (--decode-mb)"
+        if code == -signal.SIGPROF:
+            return f"decoding took longer than {request['time_s']:g} s of processor time (--decode-seconds)"
+        how = signal.Signals(-code).name if code and code < 0 else f"exit {code}"
+        return f"the decoder crashed ({how}), perhaps over {self.memory_mb} MB (--decode-mb)"
+
+    def _line(self, wall_s: float) -> bytes:
+        """Return the next line; what was read behind it stays in `_rest`."""
+        while b"\n" not in self._rest:
+            self._wait(wall_s)
+            part = os.read(self._out, 4096)
+            if not part:
+                raise EOFError
+            self._rest += part
+        line, _, self._rest = self._rest.partition(b"\n")
+        return line
+
+    def _pixels(self, shape: Sequence[int], wall_s: float) -> NDArray[np.uint8]:
+        pixels = np.empty(shape, dtype=np.uint8)
+        target = pixels.reshape(-1).data
+        done = min(len(target), len(self._rest))
+        target[:done] = self._rest[:done]
+        self._rest = self._rest[done:]
+        while done < len(target):
+            self._wait(wall_s)
+            count = os.readv(self._out, [target[done:]])
+            if not count:
+                raise EOFError
+            done += count
+        return pixels
+
+    def _wait(self, wall_s: float) -> None:
+        """Wait until there is something to read; only waiting counts, not what is done with the frames."""
+        while True:
+            start = time.monotonic()
+            ready = select.select([self._out], [], [], LOOK_S)[0]
+            self._waited_s += time.monotonic() - start
+            if ready:
+                return
+            if self._waited_s > wall_s:
+                raise TimeoutError
+            if self._limit_bytes is not None and self._virtual_bytes() > self._limit_bytes:
+                raise _OverMemoryError
+
+    def _virtual_bytes(self) -> int:
+        with suppress(OSError, ValueError, IndexError):  # it is ending
+            return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
+        return 0
+
+    def close(self) -> None:
+        """End the process, whatever it is doing."""
+        self._process.kill()
+        self._process.wait()
+        self._in.close()
+        if self._process.stdout:
+            self._process.stdout.close()
+
+
+_idle: list[_Worker] = []
+_lock = threading.Lock()
+
+
+@contextmanager
+def _worker(memory_mb: int) -> Iterator[_Worker]:
+    with _lock:
+        worker = _idle.pop() if _idle else None
+    if worker is not None and (worker.memory_mb != memory_mb or not worker.alive):
+        worker.close()
+        worker = None
+    worker = worker or _Worker(memory_mb)
+    try:
+        yield worker
+    except BaseException:
+        worker.close()
+        raise
+    if worker.files >= FILES_PER_WORKER:
+        worker.close()
+    else:
+        with _lock:
+            _idle.append(worker)
+
+
+@atexit.register
+def close_idle() -> None:
+    """End the idle workers."""
+    with _lock:
+        while _idle:
+            _idle.pop().close()

@@ -1,0 +1,298 @@
+"""Crash-safe extraction: small immutable shards in a work folder, each with a record of its sha256, then one merge.
+
+A shard counts only when its record exists and its bytes match it; both are written by temporary file, fsync and
+rename. After any kill -9 the next run keeps what counts, cuts the rest into the same shards and ends
+with the same bytes.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+
+from features.atomic import write_atomic
+from features.errors import StoreError
+from features.shards.marks import KnownDigests, same_source, without_time
+from features.shards.records import recorded, rows_of, shard_sha256
+from features.merge import merge
+from features.precision import CosineError, summary
+from features.provenance import Provenance, canonical_json, file_sha256
+from features.store import FeatureFile, FeatureRows, State, check_ids, remove_leftovers, write_features
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """The rows a finished feature file must hold, in order.
+
+    Attributes:
+        ids: item ids.
+        stamps: what the catalog knows of each source without opening it; "" where it is missing.
+        digests: reads sources whose stamp has changed, to see whether their bytes have, too; None takes them for
+            changed.
+
+    Raises:
+        StoreError: an id twice or one that cannot be stored, or not one stamp per id.
+    """
+
+    ids: Sequence[str]
+    stamps: Sequence[str]
+    digests: KnownDigests | None = None
+
+    def __post_init__(self) -> None:
+        """Check before hours of extraction, not after."""
+        check_ids(self.ids)
+        if len(self.stamps) != len(self.ids):
+            raise StoreError(f"{len(self.ids)} ids are wanted but {len(self.stamps)} stamps given; give one per id")
+
+
+class FeatureJob:
+    """One feature file in the making: `target`, and a work folder beside it that holds its shards.
+
+    Args:
+        target: the feature file that `finish` writes. Its name should carry the fingerprint.
+        provenance: recipe, dataset and versions; parts of another recipe or dataset are refused.
+        wanted: the rows to end up with.
+        retry_failed: make FAILED rows of earlier runs again; otherwise they stand until their source's stamp
+            changes.
+
+    Attributes:
+        others: ids of rows made earlier that are not wanted now; `finish` drops them.
+    """
+
+    def __init__(self, target: Path, provenance: Provenance, wanted: Wanted, *, retry_failed: bool = False) -> None:
+        self.target = target
+        self.folder = target.with_name(f"{target.stem}.shards")
+        self.provenance = provenance
+        self.wanted = wanted
+        self._retry_failed = retry_failed
+        self._found = self._on_disk()  # first: what changes from now on is not known here
+        self._made = FeatureFile(target, dataset=provenance.dataset) if target.exists() else None
+        self._current: dict[str, FeatureFile] = {}
+        self._counted: set[str] = set()  # records whose rows are counted, here or in `rows_of_others`
+        self._seen: dict[str, str] = {}  # records there were at the start: name -> sha256 of their shards
+        self._others_rows = 0
+        stamps = dict(zip(wanted.ids, wanted.stamps, strict=True))
+        others: dict[str, None] = {}
+        self._good: set[str] = set()  # with a row in a shard that has not failed: shards come in no order of time
+        doubtful: dict[str, list[tuple[FeatureFile, str]]] = {}
+        for part in [self._made, *self._shards()] if self._made else self._shards():
+            self._check_recipe(part)
+            others |= dict.fromkeys(item for item in part.columns.ids if item not in stamps)
+            for item, digest in self._take(part, stamps, retry_failed=retry_failed):
+                doubtful.setdefault(item, []).append((part, digest))
+        self._keep_same_bytes(doubtful)
+        self.others = list(others)
+
+    def _take(self, part: FeatureFile, stamps: Mapping[str, str], *, retry_failed: bool) -> Iterator[tuple[str, str]]:
+        """Take the rows of a part whose sources are as they were; yield (id, digest) of those with another stamp."""
+        for item, stamp, state, digest in rows_of(part):
+            now = stamps.get(item)
+            if now is None:
+                continue
+            if not same_source(stamp, now):
+                if state == State.DONE and digest and without_time(stamp) == without_time(now):  # else its size differs
+                    yield item, digest
+                continue
+            failed = state == State.FAILED or (state == State.MISSING and stamp != "")  # listed, then not found
+            if failed and ((retry_failed and part is self._made) or item in self._good):
+                continue
+            self._current[item] = part
+            if part is not self._made and not failed:
+                self._good.add(item)
+
+    def _keep_same_bytes(self, doubtful: Mapping[str, Sequence[tuple[FeatureFile, str]]]) -> None:
+        """Keep rows whose source has another stamp and the same bytes: those of a dataset that was copied."""
+        rows = [n for n, item in enumerate(self.wanted.ids) if item in doubtful and item not in self._current]
+        if self.wanted.digests is None or not rows:
+            return
+        ids = [self.wanted.ids[row] for row in rows]
+        now = self.wanted.digests.of(rows, ids, [self.wanted.stamps[row] for row in rows])
+        for item, digest in zip(ids, now, strict=True):
+            same = [part for part, made_from in doubtful[item] if made_from == digest]
+            if digest and same:
+                self._current[item] = same[-1]
+
+    def _shards(self) -> list[FeatureFile]:
+        """Return the shards that count; drop records of the others, so that their rows are simply made again."""
+        shards = []
+        for record in sorted(self.folder.glob("*.json")):
+            shard = record.with_suffix(".h5")
+            if shard_sha256(shard) == recorded(record).get("sha256", ""):
+                shards.append(FeatureFile(shard, dataset=self.provenance.dataset))
+                self._counted.add(record.name)
+                self._seen[record.name] = str(recorded(record).get("sha256", ""))
+            else:
+                record.unlink(missing_ok=True)  # other workers clear up, too
+        return shards
+
+    def _check_recipe(self, part: FeatureFile) -> None:
+        if part.provenance.fingerprint != self.provenance.fingerprint:
+            what = part.path if part is self._made else self.folder
+            raise StoreError(
+                f"{what} was made by recipe {part.provenance.fingerprint[:12]}, this job is recipe "
+                f"{self.provenance.fingerprint[:12]}; choose another file name, or delete it to start over"
+            )
+
+    def _on_disk(self) -> tuple[object, ...]:
+        """Return what tells the finished file and the records of today from those of another time."""
+        status = self.target.stat() if self.target.exists() else None
+        made = (status.st_ino, status.st_mtime_ns, status.st_size) if status else None
+        return made, *sorted(record.name for record in self.folder.glob("*.json"))
+
+    @property
+    def overtaken(self) -> bool:
+        """Return whether another process has written or removed files of this job since it was opened."""
+        return self._found != self._on_disk()
+
+    def reopened(self, *, retry_failed: bool | None = None) -> Self:
+        """Return the same job with what is on disk now."""
+        retry = self._retry_failed if retry_failed is None else retry_failed
+        return type(self)(self.target, self.provenance, self.wanted, retry_failed=retry)
+
+    @property
+    def pending(self) -> list[int]:
+        """Return positions in `wanted` that still have no row of this recipe and source."""
+        return [row for row, item in enumerate(self.wanted.ids) if item not in self._current]
+
+    @property
+    def needed(self) -> list[int]:
+        """Return positions in `wanted` that the finished file lacks, shards or no shards: what shards are cut from.
+
+        It stays the same until `finish`, so any number of workers that cut it cut the same shards.
+        """
+        return [
+            row
+            for row, item in enumerate(self.wanted.ids)
+            if self._made is None or self._current.get(item) is not self._made
+        ]
+
+    def made_elsewhere(self, rows: Sequence[int]) -> bool:
+        """Return whether another worker has finished the shard of these rows since this job was opened; remember it."""
+        shard = self._shard_path([self.wanted.ids[row] for row in rows], [self.wanted.stamps[row] for row in rows])
+        record = shard.with_suffix(".json")
+        if not record.is_file() or recorded(record).get("sha256", "") == self._seen.get(record.name):
+            return False  # or its rows were there before, made from what the sources were then
+        part = FeatureFile(shard, dataset=self.provenance.dataset)
+        self._check_recipe(part)
+        self._current |= dict.fromkeys(part.columns.ids, part)
+        return True
+
+    def rows_of_others(self) -> int:
+        """Return how many rows other workers have made since this job was opened; reads new records alone."""
+        for record in self.folder.glob("*.json"):
+            if record.name not in self._counted:
+                self._counted.add(record.name)
+                self._others_rows += int(recorded(record).get("rows", 0))
+        return self._others_rows
+
+    def forget_failed(self) -> None:
+        """Drop the FAILED rows of shards, so that they are made again.
+
+        What else the shards hold becomes one shard. For the start of a run, before its workers.
+        """
+        parts = {item: part for item, part in self._current.items() if part is not self._made}
+        states = {
+            item: state
+            for part in {id(part): part for part in parts.values()}.values()
+            for item, state in zip(part.columns.ids, part.columns.states.tolist(), strict=True)
+            if parts.get(item) is part
+        }
+        kept = {item: part for item, part in parts.items() if states[item] != State.FAILED}
+        if len(kept) == len(parts):
+            return
+        old = list(self.folder.glob("*.json"))
+        self._current = {item: part for item, part in self._current.items() if part is self._made}
+        if kept:
+            stamps = dict(zip(self.wanted.ids, self.wanted.stamps, strict=True))
+            shard = self._shard_path(list(kept), [stamps[item] for item in kept])
+            merge(shard, kept, self.provenance, stamps=stamps)
+            self._record(shard, len(kept))
+            self._current |= dict.fromkeys(kept, FeatureFile(shard))
+            old = [record for record in old if record != shard.with_suffix(".json")]
+        for record in old:
+            record.unlink(missing_ok=True)
+            record.with_suffix(".h5").unlink(missing_ok=True)
+
+    @property
+    def unchanged(self) -> bool:
+        """Return whether the target already holds exactly the wanted rows, in order."""
+        return (
+            self._made is not None
+            and not self.folder.exists()
+            and not self.pending
+            and self._made.columns.ids == tuple(self.wanted.ids)
+        )
+
+    def shards(self, size: int) -> list[list[int]]:
+        """Cut `pending` into lists of at most `size` positions; the same cut after every restart."""
+        pending = self.pending
+        return [pending[start : start + size] for start in range(0, len(pending), size)]
+
+    def write(self, rows: FeatureRows, *, dtype: str | None = None, seconds: Mapping[str, float] | None = None) -> None:
+        """Store one shard and its record; its name is a hash of the rows it holds, so a repeat replaces itself.
+
+        With `dtype` (float16, float32 or int8) the rows are float32 and rounded here; see `write_features`.
+        `seconds` is what making them took, by stage.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        shard = self._shard_path(rows.ids, rows.stamps)
+        write_features(shard, rows, self.provenance, dtype=dtype, seconds=seconds)
+        self._record(shard, len(rows.ids))
+        self._current |= dict.fromkeys(rows.ids, FeatureFile(shard))
+
+    def _record(self, shard: Path, rows: int) -> None:
+        record = {"sha256": file_sha256(shard), "rows": rows}
+        write_atomic(shard.with_suffix(".json"), json.dumps(record))
+        self._counted.add(shard.with_suffix(".json").name)
+
+    def _shard_path(self, ids: Sequence[str], stamps: Sequence[str]) -> Path:
+        marks = [without_time(stamp) for stamp in stamps]  # the same for workers with copies of the media
+        name = hashlib.sha256(canonical_json([list(ids), marks]).encode()).hexdigest()[:16]
+        return self.folder / f"{name}.h5"
+
+    @property
+    def cosine_error(self) -> CosineError | None:
+        """Return what rounding cost the wanted rows that are there, as `FeatureFile.cosine_error`."""
+        parts: dict[int, tuple[FeatureFile, list[str]]] = {}
+        for item in self.wanted.ids:
+            if item in self._current:
+                parts.setdefault(id(self._current[item]), (self._current[item], []))[1].append(item)
+        errors = [
+            file.columns.errors[file.rows(ids)] for file, ids in parts.values() if file.columns.errors is not None
+        ]
+        return summary(np.concatenate(errors)) if errors else None
+
+    def rejected(self) -> list[tuple[str, str, str]]:
+        """Return (item id, state, reason) of every wanted row that is known and not done, in wanted order."""
+        bad: dict[str, tuple[str, str]] = {}
+        for part in {id(part): part for part in self._current.values()}.values():
+            columns = part.columns
+            for item, state, reason in zip(columns.ids, columns.states.tolist(), columns.reasons, strict=True):
+                if state != State.DONE and self._current.get(item) is part:
+                    bad[item] = (State(state).name.lower(), reason)
+        return [(item, *bad[item]) for item in self.wanted.ids if item in bad]
+
+    def finish(self) -> FeatureFile:
+        """Merge everything into `target` (written whole or not at all), drop the work folder, return the file.
+
+        Raises:
+            StoreError: rows are still pending, a shard was damaged meanwhile, or the disk is full; shards are kept.
+        """
+        if self.pending:
+            raise StoreError(f"{len(self.pending)} rows of {self.target} are not made yet; run `extract` again")
+        stamps = dict(zip(self.wanted.ids, self.wanted.stamps, strict=True))
+        merge(self.target, {item: self._current[item] for item in self.wanted.ids}, self.provenance, stamps=stamps)
+        self._made = FeatureFile(self.target)
+        self._current = dict.fromkeys(self.wanted.ids, self._made)
+        for record in self.folder.glob("*.json"):  # first: whenever this is cut off, no record stands without its shard
+            record.unlink(missing_ok=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_leftovers(self.target)
+        return self._made

@@ -1,0 +1,300 @@
+"""Items whose encoder trains: its last blocks over stored activations ('top'), or all of it over media ('e2e').
+
+Letters: n items asked for, I items, D model width, W width of an encoder's vectors.
+
+Exactness: a 'top' over the activations that the frozen blocks of an 'e2e' would give is the same function with the same
+gradients; what differs is where the inputs come from.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from itertools import zip_longest
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from models.items.frozen import start_length
+from models.shared.ranks import ALONE, Ranks, own_randomness
+from models.shared.representation import ItemRepresentation, ItemsConfig, linear
+from models.items.tower import LooksAhead, Meter, Tower, batch_norms, by_length, recompute
+
+WITHOUT_GRAPH = 64  # items encoded at a time where nothing is kept for a backward pass, unless `micro_batch` says less
+# Items with lengths, encoded at a time where a graph is kept: glibc takes tensors above 32 MB anew from the system,
+# every time, and many of a whole group's are larger.
+WITH_GRAPH = 128
+SAMPLE = 32  # items that the scale of an encoder's vectors is taken from
+OTHER_VECTORS = 0.1  # relative; int8 activations move MiniLM's vectors by 0.056 (docs/prefix-cache.md)
+
+
+class TowerItems(ItemRepresentation):
+    """A trained encoder and a linear map to D, as that of frozen vectors ('v').
+
+    Frozen parts are in eval mode whatever mode the model is in (dropout off, BatchNorm by its running statistics): the
+    training code of MicroLens (arXiv 2309.15379) leaves them in training mode, which `bn_mode` 'batch' repeats for
+    BatchNorm. What is frozen is no part of the state dict: it comes from the encoder's weights, which the run's record
+    names by hash.
+
+    Items of a batch are encoded in groups of like lengths where an input is as long as the longest item needs: the
+    vector of an item is the same whatever stands beside it, and padding costs as much as what it pads.
+
+    With `micro_batch` only the vectors of a batch are kept. The backward pass encodes each piece again, from the same
+    random state, and carries its part of the loss's gradient on at once: the gradient of the whole batch, with all its
+    items as negatives, in the memory of a piece (Gao et al., arXiv 2101.06983).
+    """
+
+    shift: Tensor  # (W,)
+    gain: Tensor  # ()
+
+    def __init__(self, name: str, tower: Tower, config: ItemsConfig, n_items: int, dim: int) -> None:
+        """Take a tower whose `module` is on the CPU, and measure some items' vectors.
+
+        Raises:
+            ValueError: vectors that are no (n, W) or not finite; BatchNorm that trains, together with options that
+                would let it count items twice.
+        """
+        super().__init__(n_items, dim)
+        self.name, self.source, self.tower, self.config = name, tower.source, tower.module, config
+        self._lengths = tower.lengths
+        self.lr = config.encoder_lr
+        self.ranks, self._stream = ALONE, 0
+        self._trained = tower.trained  # a tuple: their parameters stand in the state dict once, under `tower`
+        self._held: Tensor | None = None
+        self.meter = Meter()
+        self.tower.requires_grad_(False)
+        for module in self._trained:
+            module.requires_grad_(True)
+        self._refuse_batch_norm()
+        for block in tower.blocks if config.checkpointing else ():
+            recompute(block)
+        self._frozen = self._names_of_frozen()
+        self.register_state_dict_post_hook(_leave_out_frozen)  # type: ignore[no-untyped-call]
+        self.register_load_state_dict_pre_hook(_put_in_frozen)  # type: ignore[no-untyped-call]
+        self.train()
+        self._measure(name)
+
+    def train(self, mode: bool = True) -> TowerItems:
+        """Set the mode of what trains; frozen parts stay in eval mode. No other place decides it."""
+        super().train(mode)
+        self.tower.eval()
+        if self.config.bn_mode == "batch":
+            for layer in batch_norms(self.tower):
+                layer.train(mode)
+        for module in self._trained:
+            module.train(mode)
+        return self
+
+    def forward(self, items: Tensor) -> Tensor:
+        """Return (n, D) vectors; an item that stands in `items` several times is read and encoded once."""
+        if self._held is not None:
+            return self._held[items]
+        distinct, inverse = torch.unique(items, return_inverse=True)  # ascending
+        if self.ranks.alone or not len(distinct):
+            return self._encode_all(distinct)[inverse]
+        with own_randomness(items.device, self._stream, int(distinct.sum())):
+            own = self._encode_all(self.ranks.share(distinct))
+        return self.ranks.gather(own.float(), len(distinct))[inverse]
+
+    def share(self, ranks: Ranks, number: int) -> None:
+        """Encode only this process's share of the items from now on; see `share_out`."""
+        counting = (self.tower,) if self.config.bn_mode == "batch" else self._trained
+        if not ranks.alone and any(batch_norms(module) for module in counting):
+            part = "" if self.config.bn_mode == "batch" else " in the trained part"
+            raise ValueError(
+                f"BatchNorm{part} of {self.name!r} would see 1/{ranks.world} of a batch in each of "
+                f"{ranks.world} processes; train it with one process"
+            )
+        self.ranks, self._stream = ranks, number * ranks.world + ranks.rank
+
+    def expect(self, items: Tensor) -> None:
+        """Let the source read ahead: the next batch is likely to ask for items (n,) int64, on the CPU."""
+        if isinstance(self.source, LooksAhead):
+            self.source.expect(self.ranks.share(torch.unique(items)))
+
+    @torch.no_grad()
+    def project_onto(self, vectors: Tensor, points: Tensor) -> float:
+        """Set the map to D by least squares, so that vectors (I, W) land on points (I, D); return the relative error.
+
+        Of many items some that lie far apart are enough for the map. Directions in which the vectors differ by
+        rounding alone are left out: what lies along them cannot be had from what an encoder gives while it trains.
+
+        Raises:
+            ValueError: the encoder gives other vectors than these.
+        """
+        self._refuse_other_vectors(vectors)
+        some = _spread(len(vectors), 8 * vectors.shape[1])
+        inputs, wanted = self._normalised(vectors[some].float()).double(), points[some].double()
+        middle, aim = inputs.mean(0), wanted.mean(0)
+        # the driver that takes singular values, of which it leaves the smallest out
+        weight = torch.linalg.lstsq(inputs - middle, wanted - aim, rcond=1e-6, driver="gelsd").solution
+        self.project.weight.copy_(weight.T)
+        self.project.bias.copy_(aim - middle @ weight)
+        reached = inputs @ weight + (aim - middle @ weight)
+        return float((reached - wanted).norm() / wanted.norm().clamp(min=1e-12))
+
+    def _refuse_other_vectors(self, vectors: Tensor) -> None:
+        some = _spread(self.n_items, SAMPLE)
+        training = self.training
+        self.eval()
+        own = self._raw(some).float()
+        self.train(training)
+        known = vectors[some].float()
+        apart = float((own - known).norm() / known.norm()) if own.shape == known.shape else 1.0
+        if not apart <= OTHER_VECTORS:
+            raise ValueError(
+                f"encoder {self.name!r} gives vectors that are {apart:.2g} of their length away from those of the "
+                f"feature file (at most {OTHER_VECTORS:g}); use the weights, frames and pooling that made the file"
+            )
+
+    def _encode_all(self, distinct: Tensor) -> Tensor:
+        if not len(distinct):
+            return self.shift.new_zeros(0, self.dim)
+        pieces = self._pieces(distinct)
+        if torch.is_grad_enabled() and self.config.micro_batch and len(pieces) > 1:
+            vectors = torch.cat([checkpoint(self._encode, piece, use_reentrant=False) for piece in pieces])
+        else:
+            vectors = torch.cat([self._encode(piece) for piece in self._one_ahead(pieces)])
+        # where items have lengths, pieces do not stand in the order of items
+        return vectors if self._lengths is None else vectors[torch.argsort(torch.cat(pieces))]
+
+    def _pieces(self, items: Tensor) -> tuple[Tensor, ...]:
+        """Return distinct items in the pieces in which they are encoded, each ascending."""
+        most = self.config.micro_batch or (len(items) if self._lengths is None else WITH_GRAPH)
+        if not torch.is_grad_enabled():
+            most = min(most, WITHOUT_GRAPH)
+        if self._lengths is None:
+            return torch.split(items, most)
+        groups = by_length(self._lengths(items).to(items.device), most)
+        return tuple(items[group] for group in groups)
+
+    def _one_ahead(self, pieces: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield the pieces, the source looking ahead to the one after each."""
+        for piece, following in zip_longest(pieces, pieces[1:]):
+            if following is not None and isinstance(self.source, LooksAhead):
+                self.source.expect(following.cpu())
+            yield piece
+
+    def _encode(self, items: Tensor) -> Tensor:
+        vectors: Tensor = self.project(self._normalised(self._raw(items)))
+        return vectors
+
+    def _raw(self, items: Tensor) -> Tensor:
+        began = time.perf_counter()
+        inputs: Any = self.source.read(items)
+        if isinstance(inputs, Tensor) and inputs.is_floating_point():
+            inputs = inputs.float()
+        read = time.perf_counter()
+        vectors: Tensor = self.tower(inputs)
+        self.meter.read_s += read - began
+        self.meter.forward_s += time.perf_counter() - read
+        if torch.is_grad_enabled():
+            self.meter.with_graph += len(items)
+        else:
+            self.meter.without_graph += len(items)
+        return vectors
+
+    def _normalised(self, vectors: Tensor) -> Tensor:
+        if self.config.normalise == "l2":
+            vectors = nn.functional.normalize(vectors, dim=1)
+        return (vectors - self.shift) * self.gain
+
+    @torch.no_grad()
+    def _measure(self, name: str) -> None:
+        """Set shift and gain, and a projection with which items start at `init_std`, from items spread over all."""
+        training = self.training
+        self.eval()
+        vectors = self._raw(_spread(self.n_items, SAMPLE)).float()
+        self.train(training)
+        if vectors.ndim != 2 or not bool(torch.isfinite(vectors).all()):
+            raise ValueError(
+                f"encoder {name!r} gives {tuple(vectors.shape)}, not finite vectors (n, W); check its weights"
+            )
+        standard = self.config.normalise == "standard"
+        shift = vectors.mean(0) if standard else torch.zeros(vectors.shape[1])
+        gain = vectors.shape[1] ** 0.5 / start_length(vectors - shift) if standard else 1.0
+        self.register_buffer("shift", shift)  # in the state dict: the weights they were taken from will have moved on
+        self.register_buffer("gain", torch.tensor(gain))
+        length = start_length(self._normalised(vectors))
+        self.project = linear(vectors.shape[1], self.dim, self.config.init_std / length)
+
+    def _refuse_batch_norm(self) -> None:
+        option = "micro_batch" if self.config.micro_batch else "checkpointing" if self.config.checkpointing else ""
+        whole = self.config.bn_mode == "batch" and bool(self.config.micro_batch)
+        if option and any(batch_norms(module) for module in ((self.tower,) if whole else self._trained)):
+            part = "whole" if whole else "trained part"
+            raise ValueError(
+                f"items.{option} encodes items twice, which BatchNorm in the {part} of {self.name!r} would count "
+                f"twice; leave items.{option} out"
+            )
+
+    def _names_of_frozen(self) -> tuple[str, ...]:
+        """Return the names, as in this module's state dict, of the encoder's tensors that training leaves alone."""
+        trained = {id(t) for module in self._trained for t in (*module.parameters(), *module.buffers())}
+        if self.config.bn_mode == "batch":
+            trained |= {id(t) for layer in batch_norms(self.tower) for t in layer.buffers()}
+        state = self.tower.state_dict(prefix="tower.", keep_vars=True)
+        return tuple(name for name, tensor in state.items() if id(tensor) not in trained)
+
+
+def towers_of(model: nn.Module) -> list[TowerItems]:
+    """Return the trained encoders inside a model."""
+    return [module for module in model.modules() if isinstance(module, TowerItems)]
+
+
+def take_meters(model: nn.Module) -> Meter:
+    """Return what all trained encoders inside a model have done, and let their meters start anew."""
+    total = Meter()
+    for tower in towers_of(model):
+        for name, value in vars(tower.meter).items():
+            setattr(total, name, getattr(total, name) + value)
+        tower.meter = Meter()
+    return total
+
+
+def share_out(model: nn.Module, ranks: Ranks) -> None:
+    """Let every process encode its share of the items that a model asks for; all must ask for the same ones.
+
+    Vectors and gradients are those of one process but for rounding, and for dropout inside an encoder, whose draws are
+    each process's own.
+
+    Raises:
+        ValueError: BatchNorm that trains: its statistics would be those of a share.
+    """
+    for number, tower in enumerate(towers_of(model)):
+        tower.share(ranks, number)
+
+
+@contextmanager
+def held_tables(model: nn.Module) -> Iterator[None]:
+    """Encode all items of every trained encoder once; inside, their vectors are looked up. For evaluation."""
+    towers = towers_of(model)
+    try:
+        for tower in towers:
+            tower._held = tower.table()
+        yield
+    finally:
+        for tower in towers:
+            tower._held = None
+
+
+def _spread(count: int, most: int) -> Tensor:
+    """Return at most `most` of the numbers below `count`, ascending, spread over all of them."""
+    numbers: Tensor = torch.unique(torch.linspace(0, count - 1, min(most, count)).long())
+    return numbers
+
+
+def _leave_out_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    assert isinstance(module, TowerItems)
+    for name in module._frozen:
+        state.pop(prefix + name, None)
+
+
+def _put_in_frozen(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    assert isinstance(module, TowerItems)
+    own = module.tower.state_dict(prefix="tower.")
+    for name in module._frozen:
+        state.setdefault(prefix + name, own[name])

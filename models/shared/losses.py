@@ -1,0 +1,225 @@
+"""Losses: softmax over the items of a batch, over all items or over drawn ones; BPR and binary cross entropy.
+
+Letters: B batch, L history length, D model width, I items, Q queries (real positions of a batch), C candidates, N
+negatives of a query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.shared.recommender import UserItems
+
+CHUNK_CPU = 2**20  # logits held at a time: 4 MB stay in the cache and are touched for the first time only once
+CHUNK_GPU = 2**26
+SAFE_LOGIT = 40.0  # exp(+-40) and sums and products of a billion of them are ordinary float32 numbers
+
+
+@dataclass(frozen=True)
+class BatchItems:
+    """The distinct items of a batch: vectors are made once per item, however often it occurs.
+
+    Attributes:
+        items: (C,) int64, ascending.
+        slots: (B, S) int64, where each slot's item stands in `items`; 0 where the slot is padding.
+        counts: (C,) int64, real slots holding the item.
+    """
+
+    items: Tensor
+    slots: Tensor
+    counts: Tensor
+
+
+def batch_items(items: Tensor, mask: Tensor) -> BatchItems:
+    """Return the distinct items of the real slots of (B, S) items."""
+    distinct, inverse, counts = torch.unique(items[mask], return_inverse=True, return_counts=True)
+    slots = torch.zeros_like(items)
+    slots[mask] = inverse
+    return BatchItems(distinct, slots, counts)
+
+
+def log_popularity(item_counts: Tensor) -> Tensor:
+    """Return (I,) float32 log shares of training occurrences; an item that never occurred counts as one occurrence."""
+    counts = item_counts.double().clamp(min=1)
+    return (counts / item_counts.sum().clamp(min=1)).log().float()
+
+
+def own_items(users: Tensor, met: UserItems, distinct: BatchItems) -> Tensor:
+    """Return (Q, C) bool: the query's user (Q,) has met the item anywhere in training, past or future."""
+    different, inverse = torch.unique(users, return_inverse=True)
+    rows, items = met.of(different)
+    column = torch.searchsorted(distinct.items, items).clamp_(max=max(len(distinct.items) - 1, 0))
+    here = distinct.items[column] == items
+    own = torch.zeros(len(different), len(distinct.items), dtype=torch.bool, device=users.device)
+    own[rows[here], column[here]] = True
+    return own[inverse]
+
+
+def in_batch_softmax(
+    queries: Tensor, candidates: Tensor, labels: Tensor, log_counts: Tensor, log_shares: Tensor, excluded: Tensor | None
+) -> Tensor:
+    """Softmax over the slots of a batch with correction for popularity (MicroLens, arXiv 2309.15379; released code).
+
+    There a candidate is a slot, its logit `q . v - log p`, and an item that fills three slots counts three times. Here
+    a candidate is an item with its count inside the exponent, which is the same sum in fewer terms. The label counts
+    once; its other slots, and other items of the same user, do not count. The correction (Yi et al., RecSys 2019) is
+    for the label too; scores at inference are plain inner products.
+
+    Args:
+        queries: (Q, D).
+        candidates: (C, D) vectors of distinct items.
+        labels: (Q,) int64 in [0, C).
+        log_counts: (C,) log of the slots an item fills.
+        log_shares: (C,) log of its share p of training occurrences; zeros: no correction.
+        excluded: (Q, C) bool, items that are no negatives of a query; the label's own entry is not looked at. None:
+            all but the label are negatives.
+
+    Returns:
+        () mean over queries; 0 where there are none.
+    """
+    loss: Tensor = _Softmax.apply(queries, candidates, labels, (log_counts, log_shares), excluded)
+    return loss
+
+
+def in_batch_softmax_of_scores(
+    scores: Tensor, labels: Tensor, log_counts: Tensor, log_shares: Tensor, excluded: Tensor | None
+) -> Tensor:
+    """Return the mean () that `in_batch_softmax` does, of scores (Q, C) that are no inner products.
+
+    Other arguments are as there. The scores are held as a whole, and so is what made them.
+    """
+    label = labels[:, None]
+    positive = scores.gather(1, label) - log_shares[label]
+    logits = scores - log_shares + log_counts
+    if excluded is not None:
+        logits = logits.masked_fill(excluded, -torch.inf)
+    logits = logits.scatter(1, label, positive)
+    return (logits.logsumexp(1) - positive[:, 0]).sum() / max(len(labels), 1)
+
+
+def full_softmax(queries: Tensor, candidates: Tensor, labels: Tensor) -> Tensor:
+    """Return the mean cross entropy () of queries (Q, D) over all items (I, D), labels (Q,); nothing is excluded."""
+    loss: Tensor = _Softmax.apply(queries, candidates, labels, None, None)
+    return loss
+
+
+def sampled_softmax(positive: Tensor, negative: Tensor, log_probability: Tensor) -> Tensor:
+    """Return the mean loss () of a softmax over the label and N drawn items, corrected for how likely each was drawn.
+
+    Jean et al., ACL 2015 (arXiv 1412.2007), section 3: a draw stands for all items it could have been, so the log of
+    its expected count is subtracted from its score. In expectation of the sum it is the full softmax.
+
+    Args:
+        positive: (Q,) scores of the labels.
+        negative: (Q, N) scores of the drawn items, none of them the label.
+        log_probability: (Q, N) log of the probability of each draw.
+    """
+    count = negative.new_tensor(float(negative.shape[1])).log()
+    logits = torch.cat([positive[:, None], negative - log_probability - count], dim=1)
+    return (logits.logsumexp(1) - positive).sum() / max(len(positive), 1)
+
+
+def bpr(positive: Tensor, negative: Tensor) -> Tensor:
+    """Return the mean () of -log sigmoid(positive - negative): (Q,) scores against (Q, N).
+
+    Rendle et al., UAI 2009 (arXiv 1205.2618), section 4.1, without the regularisation.
+    """
+    return functional.softplus(negative - positive[:, None]).sum() / max(negative.numel(), 1)
+
+
+def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
+    """Return the mean () over queries of -log sigmoid(positive) - sum over N of log(1 - sigmoid(negative)).
+
+    (Q,) scores against (Q, N); with N = 1 the loss of SASRec (arXiv 1808.09781, equation 8).
+    """
+    return (functional.softplus(-positive).sum() + functional.softplus(negative).sum()) / max(len(positive), 1)
+
+
+class _Softmax(torch.autograd.Function):
+    """Cross entropy of inner products whose (Q, C) logits never exist as a whole.
+
+    The gradient is made in the forward pass, chunk of queries by chunk, in one buffer that is used again: nothing
+    of size (Q, C) but the mask is kept for the backward pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        queries: Tensor,
+        candidates: Tensor,
+        labels: Tensor,
+        weights: tuple[Tensor, Tensor] | None,
+        excluded: Tensor | None,
+    ) -> Tensor:
+        """Return the mean loss and keep both gradients; weights are (log_counts, log_shares)."""
+        with torch.autocast(queries.device.type, enabled=False):
+            queries, candidates = queries.float(), candidates.float()
+            total, grad_queries, grad_candidates = _chunked(queries, candidates, labels, weights, excluded)
+        scale = 1.0 / max(len(queries), 1)
+        ctx.save_for_backward(grad_queries.mul_(scale), grad_candidates.mul_(scale))
+        return total * scale
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the kept gradients times the incoming one."""
+        grad_queries, grad_candidates = ctx.saved_tensors
+        return grad_queries * grads[0], grad_candidates * grads[0], None, None, None
+
+
+def _chunked(
+    queries: Tensor,
+    candidates: Tensor,
+    labels: Tensor,
+    weights: tuple[Tensor, Tensor] | None,
+    excluded: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the summed loss (), its gradients by queries (Q, D) and by candidates (C, D).
+
+    The softmax is never divided by its sum as a whole: the sum goes into the (Q, D) factors of the two gradients.
+    """
+    size = (CHUNK_CPU if queries.device.type == "cpu" else CHUNK_GPU) // max(len(candidates), 1)
+    size = min(max(size, 1), max(len(queries), 1))
+    buffer = queries.new_empty(size, len(candidates))
+    shift = _needs_shift(queries, candidates, weights)
+    grad_queries, grad_candidates = torch.empty_like(queries), torch.zeros_like(candidates)
+    total = queries.new_zeros(())
+    for start in range(0, len(queries), size):
+        part = slice(start, start + size)
+        query, label = queries[part], labels[part, None]
+        logits = torch.mm(query, candidates.T, out=buffer[: len(query)])
+        if weights is not None:
+            logits.add_(weights[0] - weights[1])
+        positive = logits.gather(1, label)
+        if weights is not None:
+            positive = positive - weights[0][label]
+        if excluded is not None:
+            logits.masked_fill_(excluded[part], -torch.inf)
+        logits.scatter_(1, label, positive)
+        largest = logits.amax(1, keepdim=True) if shift else torch.zeros_like(positive)
+        # in place: torch's log_softmax needs a second buffer and 4 times as long
+        exponents = (logits.sub_(largest) if shift else logits).exp_()
+        norm = exponents.sum(1, keepdim=True)
+        total += (norm.log() + largest - positive).sum()
+        gradient = torch.mm(exponents, candidates, out=grad_queries[part]).div_(norm)
+        gradient.sub_(candidates[label[:, 0]])
+        grad_candidates.addmm_(exponents.T, query / norm)
+    grad_candidates.index_add_(0, labels, queries, alpha=-1)
+    return total, grad_queries, grad_candidates
+
+
+def _needs_shift(queries: Tensor, candidates: Tensor, weights: tuple[Tensor, Tensor] | None) -> bool:
+    """Return whether exp of the logits could leave float32, so that the largest must be subtracted first.
+
+    By Cauchy-Schwarz no logit is larger in magnitude than the bound. Two passes over all logits are saved below it.
+    """
+    if not len(queries) or not len(candidates):
+        return False
+    bound = torch.linalg.vector_norm(queries, dim=1).max() * torch.linalg.vector_norm(candidates, dim=1).max()
+    if weights is not None:
+        bound = bound + weights[0].abs().max() + weights[1].abs().max()
+    return not float(bound) < SAFE_LOGIT  # also where it is not a number

@@ -1,0 +1,173 @@
+"""The switch between losses.
+
+Letters: B batch, S slots of a row, D model width, U users, I items, Q queries, C candidates, N negatives of a query.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+
+from models.shared.recommender import TrainingFacts, UserItems
+from models.shared.losses import (
+    BatchItems,
+    batch_items,
+    binary_cross_entropy,
+    bpr,
+    full_softmax,
+    in_batch_softmax,
+    in_batch_softmax_of_scores,
+    log_popularity,
+    own_items,
+    sampled_softmax,
+)
+from models.shared.sampling import NegativeSampler, Sampling
+
+Loss = Literal["in-batch", "full", "sampled", "bpr", "bce"]
+DRAWN = ("sampled", "bpr", "bce")
+
+
+@dataclass(frozen=True)
+class LossConfig:
+    """Which loss, and against which items.
+
+    Attributes:
+        loss: 'in-batch' softmax over the items of the batch; 'full' softmax over all items; 'sampled' softmax over
+            drawn items; 'bpr' and 'bce' against drawn items, one by one.
+        correction: 'in-batch' only: subtract log popularity from the logits.
+        mask_own: 'in-batch' only: what a user has met anywhere in training is no negative of the user.
+        negatives: N, of each position: 'sampled', 'bpr' and 'bce' only. Never an item the user has met in training.
+        sampling: how they are drawn: 'uniform', or by 'popularity' to the power of 0.75.
+        cold_negatives: whether items that nobody has met in training are drawn, too. Where they are not, nothing in
+            training holds their scores down, and models that place them by content may offer little else; where they
+            are, they are pushed down as far as the training part can tell, and hardly ever offered.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    loss: Loss = "in-batch"
+    correction: bool = True
+    mask_own: bool = True
+    negatives: int = 1
+    sampling: Sampling = "uniform"
+    cold_negatives: bool = True
+
+    def __post_init__(self) -> None:
+        """Refuse values no loss can have."""
+        for name, known in (("loss", Loss), ("sampling", Sampling)):
+            if getattr(self, name) not in get_args(known):
+                raise ValueError(f"{name} is {getattr(self, name)!r}; known: {', '.join(get_args(known))}")
+        if self.negatives < 1:
+            raise ValueError(f"negatives is {self.negatives}; {', '.join(DRAWN)} need at least 1 per position")
+
+
+@dataclass(frozen=True)
+class Candidates:
+    """The items whose vectors a batch needs, each once.
+
+    Attributes:
+        items: (C,) int64.
+        slots: (B, S) int64, where each slot's item stands in `items`; anything where the slot is padding.
+        counts: (C,) int64 real slots of each; None where the loss does not ask.
+        negatives: (Q, N) int64, where the drawn items stand in `items`; None where none are drawn.
+    """
+
+    items: Tensor
+    slots: Tensor
+    counts: Tensor | None = None
+    negatives: Tensor | None = None
+
+
+class Objective(nn.Module):
+    """A loss with all it needs to know of the training part."""
+
+    log_shares: Tensor  # (I,)
+
+    def __init__(self, config: LossConfig, facts: TrainingFacts) -> None:
+        super().__init__()
+        self.config = config
+        self.n_items = facts.n_items
+        shares = log_popularity(facts.item_counts)
+        self.register_buffer("log_shares", shares if config.correction else torch.zeros_like(shares), persistent=False)
+        self.sampler = None
+        if config.loss in DRAWN:
+            self.sampler = NegativeSampler(facts, config.sampling, cold=config.cold_negatives)
+        self.met = UserItems(facts) if config.loss == "in-batch" and config.mask_own else None
+
+    def candidates(self, items: Tensor, mask: Tensor, users: Tensor) -> Candidates:
+        """Return what a batch needs vectors of; draws the negatives.
+
+        Args:
+            items: (B, S) int64, inputs and labels.
+            mask: (B, S) bool, False where a slot is padding.
+            users: (Q,) int64, the user of each query.
+        """
+        if self.config.loss == "full":
+            return Candidates(torch.arange(self.n_items, device=items.device), items)
+        if self.sampler is None:
+            distinct = batch_items(items, mask)
+            return Candidates(distinct.items, distinct.slots, distinct.counts)
+        drawn = self.sampler(users, self.config.negatives)
+        real = items[mask]
+        distinct_items, inverse = torch.unique(torch.cat([real, drawn.flatten()]), return_inverse=True)
+        slots = torch.zeros_like(items)
+        slots[mask] = inverse[: len(real)]
+        return Candidates(distinct_items, slots, negatives=inverse[len(real) :].view_as(drawn))
+
+    def forward(self, queries: Tensor, vectors: Tensor, labels: Tensor, users: Tensor, of: Candidates) -> Tensor:
+        """Return the mean loss () over queries.
+
+        Args:
+            queries: (Q, D).
+            vectors: (C, D) of `of.items`.
+            labels: (Q,) int64, where the labels stand in `of.items`.
+            users: (Q,) int64, the user of each query.
+            of: from `candidates`.
+        """
+        if self.config.loss == "full":
+            return full_softmax(queries, vectors, labels)
+        if of.negatives is None:
+            return in_batch_softmax(queries, vectors, labels, *self._weights(users, of))
+        with torch.autocast(queries.device.type, enabled=False):
+            queries, vectors = queries.float(), vectors.float()
+            positive = (queries * vectors[labels]).sum(1)
+            negative = torch.einsum("qd,qnd->qn", queries, vectors[of.negatives])
+            return self._drawn(positive, negative, users, of)
+
+    def of_scores(self, scores: Tensor, labels: Tensor, users: Tensor, of: Candidates) -> Tensor:
+        """Return the mean loss () over queries whose scores are no inner products; not for 'full'.
+
+        Args:
+            scores: (Q, C) of `of.items`; where negatives are drawn (Q, 1 + N), the label's first.
+            labels: (Q,) int64, where the labels stand in `of.items`.
+            users: (Q,) int64, the user of each query.
+            of: from `candidates`.
+        """
+        with torch.autocast(scores.device.type, enabled=False):
+            scores = scores.float()
+            if of.negatives is not None:
+                return self._drawn(scores[:, 0], scores[:, 1:], users, of)
+            weights, shares, excluded = self._weights(users, of)
+            return in_batch_softmax_of_scores(scores, labels, weights, shares, excluded)
+
+    def _drawn(self, positive: Tensor, negative: Tensor, users: Tensor, of: Candidates) -> Tensor:
+        assert self.sampler is not None
+        assert of.negatives is not None
+        if self.config.loss == "bpr":
+            return bpr(positive, negative)
+        if self.config.loss == "bce":
+            return binary_cross_entropy(positive, negative)
+        drawn = of.items[of.negatives]
+        chance = self.sampler.log_probability(users[:, None].expand_as(drawn), drawn)
+        return sampled_softmax(positive, negative, chance)
+
+    def _weights(self, users: Tensor, of: Candidates) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Return log counts and log shares (C,) of the batch's items, and (Q, C) which are no negatives."""
+        assert of.counts is not None
+        excluded = None
+        if self.met is not None:
+            excluded = own_items(users, self.met, BatchItems(of.items, of.slots, of.counts))
+        return of.counts.float().log(), self.log_shares[of.items], excluded

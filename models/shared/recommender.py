@@ -1,0 +1,181 @@
+"""The contract between recommenders and everything around them.
+
+Letters: B batch, L history length, D model width, U users, I items, E interactions. There is no padding id: padded
+slots hold item 0 and a False in the mask. Histories are padded on the left, so the newest item is always in the last
+slot.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
+
+import torch
+from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from models.items.build import ItemRepresentation
+
+KINDS = ("id", "v", "dnn", "id+v", "adapter", "top", "e2e")  # of item representations, `models.shared.representation.Kind`
+FUSES = ("sum", "concat", "mean", "gate")  # of their parts, `models.shared.representation.Fuse`
+
+
+@dataclass(frozen=True)
+class TrainBatch:
+    """Windows of training sequences.
+
+    Attributes:
+        users: (B,) int64.
+        items: (B, L + 1) int64, oldest first; slots 0..L-1 are inputs, slots 1..L their targets.
+        mask: (B, L + 1) bool, True where a slot is real. Real slots are contiguous and end in the last slot.
+    """
+
+    users: Tensor
+    items: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class PairBatch:
+    """Training interactions, one by one.
+
+    Attributes:
+        users: (B,) int64.
+        items: (B,) int64, each an item its user has met.
+    """
+
+    users: Tensor
+    items: Tensor
+
+
+@dataclass(frozen=True)
+class UserBatch:
+    """Users to score, by their histories.
+
+    Attributes:
+        users: (B,) int64.
+        items: (B, L) int64, oldest first.
+        mask: (B, L) bool, True where a slot is real.
+    """
+
+    users: Tensor
+    items: Tensor
+    mask: Tensor
+
+
+@dataclass(frozen=True)
+class TrainOutput:
+    """What one training step returns.
+
+    Attributes:
+        loss: () float32, mean over the predicted positions, with graph; a regularisation term included.
+        positions: how many positions (or pairs) the mean ran over.
+    """
+
+    loss: Tensor
+    positions: int
+
+
+@dataclass(frozen=True)
+class TrainingFacts:
+    """What a recommender may know of the training part; never of validation or test.
+
+    Attributes:
+        n_users: U.
+        n_items: I.
+        item_counts: (I,) int64, occurrences of each item in the training part.
+        edges: (2, E) int64, user and item of every training interaction, in any order.
+    """
+
+    n_users: int
+    n_items: int
+    item_counts: Tensor
+    edges: Tensor
+
+
+class Recommender(nn.Module, ABC):
+    """A recommender: score = inner product of a user vector and an item vector.
+
+    A model file holds a frozen dataclass `Config`, the subclass with `config_class = Config` and its `paper`, and
+    `MODEL = TheSubclass`; that is all its registration. It never knows where item vectors come from.
+
+    The few models whose score is no inner product set `inner_product = False`, implement `scores`, and raise in
+    `user_vectors` and `item_vectors` (as `NoInnerProduct` does); retrieval refuses them.
+    """
+
+    config_class: ClassVar[type]
+    uses_items: ClassVar[bool] = True  # False: the model has no item representation (popularity)
+    trains_on: ClassVar[Literal["windows", "pairs"]] = "windows"  # `forward` takes a TrainBatch, or a PairBatch
+    reads_history: ClassVar[bool] = True  # False: a user is known by number alone
+    inner_product: ClassVar[bool] = True
+    takes: ClassVar[tuple[str, ...]] = KINDS  # the item representations (`items.kind`) it can work with
+    refuses_towers: ClassVar[str] = ""  # why it cannot work with encoders that train (kinds 'top' and 'e2e')
+    fuses: ClassVar[tuple[str, ...]] = FUSES  # and the ways to fuse their parts (`items.fuse`)
+    paper: ClassVar[str]  # authors, venue and arXiv number
+    items: ItemRepresentation  # absent where uses_items is False
+
+    def __init__(self, config: Any, items: ItemRepresentation | None, facts: TrainingFacts) -> None:
+        super().__init__()
+        self.config = config
+        if items is not None:
+            self.items = items
+        self.facts = facts
+
+    @abstractmethod
+    def forward(self, batch: Any) -> TrainOutput:
+        """Return the training loss of a batch, which is of the kind `trains_on` names."""
+
+    @abstractmethod
+    def user_vectors(self, batch: UserBatch) -> Tensor:
+        """Return (B, D) float32 vectors of the users after their histories."""
+
+    @abstractmethod
+    def item_vectors(self) -> Tensor:
+        """Return (I, D) float32 vectors of all items."""
+
+    def scores(self, batch: UserBatch) -> Tensor:
+        """Return (B, I) float32 scores of all items."""
+        return self.user_vectors(batch) @ self.item_vectors().T
+
+
+class NoInnerProduct(Recommender):
+    """A recommender whose score of a user and an item is no inner product: it can be ranked by, not searched."""
+
+    inner_product = False
+
+    @abstractmethod
+    def scores(self, batch: UserBatch) -> Tensor:
+        """Return (B, I) float32 scores of all items."""
+
+    def user_vectors(self, batch: UserBatch) -> Tensor:  # noqa: ARG002 (there are none)
+        """Raise ValueError: there are no vectors whose inner product is the score."""
+        raise ValueError(f"{type(self).__name__}'s score is no inner product: it has no user vectors; use scores()")
+
+    def item_vectors(self) -> Tensor:
+        """Raise ValueError: there are no vectors whose inner product is the score."""
+        raise ValueError(f"{type(self).__name__}'s score is no inner product: it has no item vectors; use scores()")
+
+
+class UserItems(nn.Module):
+    """What each user has met in training, user after user: the one thing negatives are checked against."""
+
+    offsets: Tensor  # (U + 1,)
+    items: Tensor  # (E',) distinct items of each user, ascending
+
+    def __init__(self, facts: TrainingFacts) -> None:
+        super().__init__()
+        self.n_users, self.n_items = facts.n_users, facts.n_items
+        keys = torch.unique(facts.edges[0] * facts.n_items + facts.edges[1])  # sorted
+        users = torch.div(keys, facts.n_items, rounding_mode="floor")
+        counts = torch.bincount(users, minlength=facts.n_users)
+        self.register_buffer("offsets", torch.cat([counts.new_zeros(1), counts.cumsum(0)]), persistent=False)
+        self.register_buffer("items", keys - users * facts.n_items, persistent=False)
+
+    def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
+        """Return row in `users` (n,) and item, (m,) each, of everything these users have met."""
+        starts, counts = self.offsets[users], self.offsets[users + 1] - self.offsets[users]
+        total = int(counts.sum())
+        rows = torch.repeat_interleave(counts, output_size=total)
+        within = torch.arange(total, device=users.device) - (counts.cumsum(0) - counts)[rows]
+        return rows, self.items[starts[rows] + within]

@@ -1,0 +1,83 @@
+"""What sequential recommenders share: distinct items in, states of every position, one of five losses out.
+
+A subclass is its `encode`. Input and output use the same item vectors (tied).
+"""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from models.shared.recommender import Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
+from models.items.build import ItemRepresentation
+from models.shared.losses import batch_items
+from models.shared.objective import LossConfig, Objective
+
+
+@dataclass(frozen=True)
+class SequentialConfig(LossConfig):
+    """Options of every sequential recommender: those of its loss, and
+
+    Attributes:
+        max_length: L, the longest history.
+    """
+
+    max_length: int = 10
+
+    def __post_init__(self) -> None:
+        """Refuse values no model can have."""
+        super().__post_init__()
+        if self.max_length < 1:
+            raise ValueError(f"max_length is {self.max_length}; a history needs at least 1 item")
+
+
+class SequentialRecommender(Recommender):
+    """A recommender whose user vector is the state after the newest item of the history."""
+
+    def __init__(self, config: Any, items: ItemRepresentation, facts: TrainingFacts) -> None:
+        super().__init__(config, items, facts)
+        self.objective = Objective(config, facts)
+
+    @abstractmethod
+    def encode(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Return (B, L, D) states of item vectors (B, L, D), zero where mask (B, L) is False; none sees a later slot.
+
+        Histories end in the last slot. States of padded slots may be anything finite.
+        """
+
+    def newest(self, vectors: Tensor, mask: Tensor) -> Tensor:
+        """Return (B, D), the states of `encode` in the last slots; models override it that can make these alone."""
+        return self.encode(vectors, mask)[:, -1]
+
+    def forward(self, batch: TrainBatch) -> TrainOutput:
+        """Return the loss over all real positions: each state against the next item."""
+        real = batch.mask[:, :-1]
+        positions = int(real.sum())
+        users = batch.users.repeat_interleave(real.sum(1), output_size=positions)
+        needed = self.objective.candidates(batch.items, batch.mask, users)
+        vectors = self.items(needed.items)
+        states = self.encode(self._inputs(vectors, needed.slots[:, :-1], real), real)
+        loss = self.objective(states[real], vectors, needed.slots[:, 1:][real], users, needed)
+        return TrainOutput(loss, positions)
+
+    def user_vectors(self, batch: UserBatch) -> Tensor:
+        """Return (B, D) states after the newest item; an empty history gives one vector, the same for all."""
+        distinct = batch_items(batch.items, batch.mask)
+        if not len(distinct.items):
+            vectors = torch.zeros(1, self.items.dim, device=batch.items.device)
+        else:
+            vectors = self.items(distinct.items)
+        return self.newest(self._inputs(vectors, distinct.slots, batch.mask), batch.mask)
+
+    def item_vectors(self) -> Tensor:
+        """Return (I, D) vectors of all items."""
+        return self.items.table()
+
+    def _inputs(self, vectors: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
+        if mask.shape[1] > self.config.max_length:
+            raise ValueError(f"histories of {mask.shape[1]} items; max_length is {self.config.max_length}")
+        return vectors[slots] * mask[:, :, None]

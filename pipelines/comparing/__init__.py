@@ -1,0 +1,1 @@
+"""Runs beside each other: rows, tests, tables, costs, pictures."""

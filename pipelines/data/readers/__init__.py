@@ -1,0 +1,1 @@
+"""One file per dataset layout: each says whether a folder is of its kind and reads it."""

@@ -1,0 +1,1 @@
+"""MMRec's dataset folders: written from a split and features, and checked."""

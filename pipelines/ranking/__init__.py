@@ -1,0 +1,1 @@
+"""Full ranking of every item for every user, its metrics, and groups of users."""

@@ -1,0 +1,367 @@
+"""Full ranking: every user's targets against all items, in chunks of users.
+
+Letters: N users, R targets of all users together, I items, D model width, K list length, S seen items of all users.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar, Literal, get_args
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from features.errors import ConfigError
+from models.shared.recommender import Recommender, UserBatch
+from models.items.towers import held_tables
+from pipelines.data.split import Bools, EvalPart, Ints, ManyTargets
+from pipelines.ranking.metrics import (
+    DEFAULT,
+    LIST_METRICS,
+    METRICS,
+    Floats,
+    Offered,
+    Ranked,
+    check_lengths,
+    check_metrics,
+    ranks,
+)
+
+Mask = Literal["keep", "hide", "strict"]
+Lists = NDArray[np.int32]
+Counted = tuple[Tensor, Tensor]  # (r,) ranks and ties
+SCORES_CPU = 2**21  # scores at a time on a CPU: 8 MB stay in its cache through the passes that count ranks
+
+
+@dataclass(frozen=True)
+class EvaluateConfig:
+    """How ranks are made.
+
+    Attributes:
+        mask: what becomes of items the user has had: 'keep' ranks them, 'hide' leaves them out except the target,
+            'strict' leaves them out, the target too (such a user is a miss).
+        at: list lengths N of HR@N, NDCG@N and so on.
+        metrics: HR, NDCG, Recall, Precision, MRR, MAP, from ranks; Coverage, Popularity, Gini, NeverMet, from what is
+            offered, which needs everybody's lists. See docs/evaluation.md.
+        lists: keep what is offered to each test user at the longest N, in lists.npy of the run.
+        batch_size: users scored at a time.
+    """
+
+    mask: Mask = "hide"
+    at: tuple[int, ...] = (10, 20)
+    metrics: tuple[str, ...] = DEFAULT
+    lists: bool = False
+    batch_size: int = 512
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    def __post_init__(self) -> None:
+        """Refuse values nothing can be ranked with."""
+        check_lengths(self.at, "evaluate.at")
+        check_metrics(self.metrics, "evaluate.metrics")
+        if not any(name in METRICS for name in self.metrics):
+            needed = ", ".join(METRICS)
+            raise ConfigError(f"evaluate.metrics is {list(self.metrics)}; it needs at least one of {needed}")
+        if self.batch_size < 1:
+            raise ConfigError(f"evaluate.batch_size is {self.batch_size}; it must be at least 1")
+
+
+@dataclass(frozen=True)
+class NeverMet:
+    """Items that occur in no training row: neither a model of graphs nor an in-batch loss ever holds their scores down.
+
+    Attributes:
+        at: list length K.
+        offered: their share of all places in the lists of K items.
+        targets: their share of the targets.
+        candidates: their share of the candidates.
+    """
+
+    at: int
+    offered: float
+    targets: float
+    candidates: float
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What a model scores on one part.
+
+    Attributes:
+        metrics: 'HR@10', 'NDCG@10', ... over all users.
+        warm: the same over users whose targets all occur in training; None where there are none.
+        cold: the same over the other users; None where there are none.
+        n_users: N.
+        n_warm: users with warm targets.
+        n_cold: users with a cold target.
+        candidates: items ranked against each other, before any are hidden.
+        mask: which seen items were hidden.
+        ranks: (R,) best place of each target in the order of the part's users, best first within a user; inf = the
+            target itself was hidden, a miss at any K. With one target per user R = N.
+        ties: (R,) how many items share each target's score, itself included; None where no target ties.
+        offsets: (N + 1,) where each user's ranks start; None where each has one.
+        lists: (N, K) items at the longest K, best first, -1 where a user has no more; None unless asked for. Which of
+            several items with equal scores is listed is the sorting routine's choice.
+        catalog: 'Coverage@10' and the like, of the lists; None unless asked for.
+        never_met: shares of items that occur in no training row; None unless asked for, and where all items do.
+    """
+
+    metrics: dict[str, float]
+    warm: dict[str, float] | None
+    cold: dict[str, float] | None
+    n_users: int
+    n_warm: int
+    n_cold: int
+    candidates: int
+    mask: Mask
+    ranks: Floats
+    ties: Ints | None = None
+    offsets: Ints | None = None
+    lists: Lists | None = None
+    catalog: dict[str, float] | None = None
+    never_met: NeverMet | None = None
+
+    @property
+    def ranked(self) -> Ranked:
+        """Return the ranks with whose they are."""
+        return (
+            Ranked.of_one(self.ranks, self.ties)
+            if self.offsets is None
+            else Ranked(self.ranks, self.offsets, self.ties)
+        )
+
+
+def evaluate(
+    model: Recommender,
+    part: EvalPart,
+    train_counts: Ints,
+    *,
+    mask: Mask,
+    at: tuple[int, ...] = (10, 20),
+    metrics: tuple[str, ...] = DEFAULT,
+    lists: bool = False,
+    never_met_at: int | None = None,
+    batch_size: int = 256,
+    device: torch.device | str = "cpu",
+) -> Evaluation:
+    """Rank every user's targets among all items.
+
+    Args:
+        model: on `device`; put in eval mode meanwhile.
+        part: the users, their histories and targets.
+        train_counts: (I,) occurrences in training; 0 = cold item.
+        mask: 'keep' hides nothing; 'hide' hides the items a user has seen, except the targets; 'strict' hides targets
+            too where they were seen before, which makes them misses (as IISAN, MicroLens and MMRec count).
+        at: list lengths K.
+        metrics: names of `METRICS` and `LIST_METRICS`; one of the latter asks for lists, too.
+        lists: keep what is offered to each user.
+        never_met_at: also count, at this list length, what is offered that occurs in no training row.
+        batch_size: users encoded at a time, and scored at a time on a GPU; a CPU scores as many as fit its cache.
+        device: where to score.
+
+    Raises:
+        ConfigError: a mask or metric that does not exist, no users, or vectors that are not finite.
+    """
+    check_metrics(metrics, "metrics")
+    if mask not in get_args(Mask):
+        raise ConfigError(f"mask is {mask!r}; known: {', '.join(get_args(Mask))}")
+    if not len(part.users):
+        raise ConfigError("nothing to evaluate: the part has no users")
+    of_lists = [name for name in metrics if name in LIST_METRICS]
+    unmet = never_met_at is not None and bool((train_counts == 0).any())
+    lengths = tuple(dict.fromkeys([*at, never_met_at])) if unmet and never_met_at else at
+    asked = _Lists(lengths, len(train_counts), bool(of_lists or unmet)) if lists or of_lists or unmet else None
+    training = model.training
+    model.eval()
+    try:
+        with held_tables(model):  # an encoder runs over every item once, not again for every batch of users
+            user_ranks, ties = _all_ranks(model, part, mask, batch_size, torch.device(device), asked)
+    finally:
+        model.train(training)
+    ranked = Ranked(user_ranks, part.bounds, ties)
+    warm = ranked.sums((train_counts[part.targets] > 0).astype(np.float64)) == ranked.counts
+    everyone = np.ones_like(warm)
+    of_ranks = {f"{name}@{k}": METRICS[name](ranked, k) for k in at for name in metrics if name in METRICS}
+    return Evaluation(
+        metrics=_means(of_ranks, everyone) or {},
+        warm=_means(of_ranks, warm),
+        cold=_means(of_ranks, ~warm),
+        n_users=len(warm),
+        n_warm=int(warm.sum()),
+        n_cold=int((~warm).sum()),
+        candidates=len(train_counts),
+        mask=mask,
+        ranks=user_ranks,
+        ties=ties,
+        offsets=part.bounds if isinstance(part, ManyTargets) else None,
+        lists=asked.listed(max(at)) if asked and lists else None,
+        catalog=asked.metrics(train_counts, of_lists, at) if asked and of_lists else None,
+        never_met=_never_met(asked, train_counts, part, never_met_at) if asked and unmet and never_met_at else None,
+    )
+
+
+def _never_met(lists: _Lists, train_counts: Ints, part: EvalPart, at: int) -> NeverMet:
+    unmet = train_counts == 0
+    offered = LIST_METRICS["NeverMet"](lists.offered[at], train_counts)
+    return NeverMet(at, offered, float(unmet[part.targets].mean()), float(unmet.mean()))
+
+
+class _Lists:
+    """What is offered to each user, and counted for the metrics of lists, chunk by chunk.
+
+    Args:
+        at: list lengths K.
+        n_items: I.
+        counted: whether what is offered is counted, too.
+    """
+
+    def __init__(self, at: Sequence[int], n_items: int, counted: bool) -> None:
+        self.top, self.n_items = min(max(at), n_items), n_items
+        self.offered = {k: Offered.nothing(n_items) for k in at} if counted else {}
+        self._chunks: list[Lists] = []
+
+    def take(self, scores: Tensor) -> None:
+        """Add the best of scores (n, I), -inf where an item is hidden."""
+        # One more than is listed: whether it equals the last tells where a tie goes on beyond the list's end.
+        best, which = scores.topk(min(self.top + 1, self.n_items))
+        listed = which.masked_fill_(best == -torch.inf, -1).int().cpu().numpy()
+        self._chunks.append(listed[:, : self.top])
+        for k, offered in self.offered.items():
+            if k >= best.shape[1]:
+                offered.add(listed)
+                continue
+            last = best[:, k - 1]
+            tied = (last == best[:, k]) & (last > -torch.inf)
+            loose = tied[:, None] & (best[:, :k] == last[:, None])  # another item of the tie may stand in this place
+            offered.add(np.where(loose.cpu().numpy(), -1, listed[:, :k]))
+            for rows in torch.split(torch.nonzero(tied)[:, 0], max(1, SCORES_CPU // self.n_items)):
+                same = (scores[rows] == last[rows, None]).cpu().numpy()
+                offered.add_tied(same, loose[rows].sum(1).cpu().numpy() / same.sum(1))
+
+    def listed(self, length: int) -> Lists:
+        """Return (N, length) items."""
+        return np.concatenate(self._chunks)[:, :length]
+
+    def metrics(self, train_counts: Ints, names: Sequence[str], at: Sequence[int]) -> dict[str, float]:
+        """Return 'Coverage@10' and the like."""
+        return {f"{name}@{k}": LIST_METRICS[name](self.offered[k], train_counts) for k in at for name in names}
+
+
+def _means(values: dict[str, Floats], chosen: Bools) -> dict[str, float] | None:
+    return {name: float(value[chosen].mean()) for name, value in values.items()} if chosen.any() else None
+
+
+@torch.no_grad()
+def _all_ranks(
+    model: Recommender, part: EvalPart, mask: Mask, batch_size: int, device: torch.device, lists: _Lists | None
+) -> tuple[Floats, Ints | None]:
+    """Return (R,) ranks and ties, None where nothing ties; `lists` takes what is offered."""
+    items = model.item_vectors() if model.inner_product else None
+    if items is not None:
+        _check_finite(items, "item")
+    users, histories, real = (torch.from_numpy(array).to(device) for array in (part.users, part.items, part.mask))
+    size = batch_size if device.type != "cpu" else min(batch_size, max(1, SCORES_CPU // model.facts.n_items))
+    # One buffer for all chunks: memory touched for the first time costs more than the product written to it.
+    buffer = torch.empty(min(size, len(users)), model.facts.n_items, device=device)
+    found: list[Counted] = []
+    for start in range(0, len(users), batch_size):
+        rows = slice(start, start + batch_size)
+        batch = UserBatch(users[rows], histories[rows], real[rows])
+        for first, scores in _scores(model, batch, items, buffer):
+            found.append(_rank_chunk(scores, part, start + first, mask, lists))
+    all_ranks, ties = (torch.cat(arrays).cpu().numpy() for arrays in zip(*found, strict=True))
+    return all_ranks, ties if (ties > 1).any() else None
+
+
+def _scores(model: Recommender, batch: UserBatch, items: Tensor | None, buffer: Tensor) -> Iterator[tuple[int, Tensor]]:
+    """Yield (first user's row, scores (n, I)) of a batch; `items` are the vectors if the score is an inner product."""
+    if items is None:
+        scores = model.scores(batch)
+        _check_finite(scores, "score")
+        yield 0, scores
+        return
+    vectors = model.user_vectors(batch)
+    _check_finite(vectors, "user")
+    for start in range(0, len(vectors), len(buffer)):
+        part = vectors[start : start + len(buffer)]
+        yield start, torch.mm(part, items.T, out=buffer[: len(part)])
+
+
+def _rank_chunk(scores: Tensor, part: EvalPart, start: int, mask: Mask, lists: _Lists | None) -> Counted:
+    """Return (r,) float64 ranks and (r,) int64 ties of the users from `start` on; overwrites scores (n, I)."""
+    targets = _targets(part, start, len(scores), scores.device)
+    target_scores = scores[targets]
+    _check_finite(target_scores[:, None], "score")
+    hidden = _hide_seen(scores, target_scores, targets, part, start, mask)
+    if lists:
+        lists.take(scores)
+    count = _many_ranks if isinstance(part, ManyTargets) else _one_rank
+    return count(scores, target_scores, targets, hidden)
+
+
+def _targets(part: EvalPart, start: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Return row (from 0) and item, (r,) each, of all targets of users start..start + count - 1."""
+    if not isinstance(part, ManyTargets):
+        return torch.arange(count, device=device), torch.from_numpy(part.targets[start : start + count]).to(device)
+    bounds = part.bounds[start : start + count + 1]
+    rows = np.repeat(np.arange(count), np.diff(bounds))
+    items = part.targets[bounds[0] : bounds[-1]]
+    return torch.from_numpy(rows).to(device), torch.from_numpy(items).to(device)
+
+
+def _hide_seen(
+    scores: Tensor, target_scores: Tensor, targets: tuple[Tensor, Tensor], part: EvalPart, start: int, mask: Mask
+) -> Tensor | None:
+    """Set scores (n, I) of what was seen to -inf, targets only under 'strict'; return (r,) which targets, or None."""
+    if mask == "keep":
+        return None
+    scores[
+        tuple(torch.from_numpy(array).to(scores.device) for array in seen_pairs(part, start, len(scores)))
+    ] = -torch.inf
+    if mask == "strict":
+        return scores[targets] == -torch.inf
+    scores[targets] = target_scores
+    return None
+
+
+def _one_rank(scores: Tensor, target_scores: Tensor, _: tuple[Tensor, Tensor], hidden: Tensor | None) -> Counted:
+    """Return (n,) ranks and ties of one target per row; overwrites scores (n, I)."""
+    return _hidden_last(*ranks(scores, target_scores[:, None]), hidden)
+
+
+def _many_ranks(
+    scores: Tensor, target_scores: Tensor, targets: tuple[Tensor, Tensor], hidden: Tensor | None
+) -> Counted:
+    """Return (r,) ranks and ties of several targets per row, best first within a row; scores are (n, I)."""
+    rows = targets[0]
+    pieces = zip(torch.split(rows, len(scores)), torch.split(target_scores, len(scores)), strict=True)
+    counted = [ranks(scores[piece], wanted[:, None]) for piece, wanted in pieces]
+    places, ties = _hidden_last(torch.cat([a for a, _ in counted]), torch.cat([b for _, b in counted]), hidden)
+    order = torch.argsort(places, stable=True)
+    order = order[torch.argsort(rows[order], stable=True)]
+    return places[order], ties[order]
+
+
+def _hidden_last(places: Tensor, ties: Tensor, hidden: Tensor | None) -> Counted:
+    """Return (r,) places and ties where targets that are hidden stand nowhere and tie with nothing."""
+    if hidden is None:
+        return places, ties
+    return places.masked_fill_(hidden, torch.inf), ties.masked_fill_(hidden, 1)
+
+
+def seen_pairs(part: EvalPart, start: int, count: int) -> tuple[Ints, Ints]:
+    """Return row (from 0) and item of everything seen by users start..start + count - 1 of a part."""
+    offsets = part.seen_offsets[start : start + count + 1]
+    rows = np.repeat(np.arange(count, dtype=np.int64), np.diff(offsets))
+    return rows, part.seen[offsets[0] : offsets[-1]]
+
+
+def _check_finite(vectors: Tensor, what: str) -> None:
+    if not bool(torch.isfinite(vectors.sum())):
+        bad = (~torch.isfinite(vectors).all(1)).sum()
+        raise ConfigError(
+            f"{int(bad)} of {len(vectors)} {what} vectors are not finite (NaN or infinite); train with a lower lr"
+        )

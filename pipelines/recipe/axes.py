@@ -1,0 +1,101 @@
+"""One recipe through several values of some keys: `compare RECIPE --axis items.kind=id,v,top items.top_blocks=1,2`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from itertools import product
+from typing import Any
+
+from features.errors import ConfigError
+from models.shared.representation import CONTENT, TOWERS
+from pipelines.recipe.recipe import Recipe
+from pipelines.recipe.search_space import Space, parse_space
+
+NAMES = {"top_blocks": "T"}  # of a key in the name of a row; others keep their last word
+CONTENT_OR_ENCODER = (*CONTENT, *TOWERS)
+# Settings of items that some kinds alone read (models/shared/representation.py); all kinds read the others.
+READ_BY: Mapping[str, Sequence[str]] = {
+    "normalise": CONTENT_OR_ENCODER,
+    "layers": ("dnn",),
+    "dropout": ("dnn",),
+    "hidden": ("dnn", "adapter"),
+    "mix": ("v", "dnn", "id+v"),
+    "inter": ("adapter",),
+    "bn_mode": ("e2e",),
+    **dict.fromkeys(
+        (
+            "encoder",
+            "top_blocks",
+            "encoder_lr",
+            "encoder_dropout",
+            "weights",
+            "encoder_seed",
+            "frames",
+            "checkpointing",
+            "micro_batch",
+        ),
+        TOWERS,
+    ),
+}
+
+
+def parse_axes(words: Sequence[str]) -> Space:
+    """Read `key.path=value,value` words; ConfigError for anything else."""
+    return parse_space(words, "--axis")
+
+
+def vary(base: Recipe, load: Callable[[Sequence[str]], Recipe], axes: Space) -> list[Recipe]:
+    """Return a recipe for every combination of values, named after it, such as `name[kind=top,T=2]`.
+
+    A key that a row's kind does not read is left out of it: `items.kind=v,top` and `items.top_blocks=1,2` make three
+    rows. A published number stays with the row that is the recipe as it stands.
+
+    Args:
+        base: the recipe as it stands.
+        load: makes it with `key=value` overrides.
+        axes: key -> values.
+
+    Raises:
+        ConfigError: a key that no row reads, or whatever `load` raises.
+    """
+    rows: list[Recipe] = []
+    used: set[str] = set()
+    for values in product(*axes.values()):
+        chosen = dict(zip(axes, values, strict=True))
+        kind = str(chosen.get("items.kind", base.items.kind))
+        chosen = {key: value for key, value in chosen.items() if _reads(kind, key)}
+        used |= set(chosen)
+        row = load([f"{key}={json.dumps(value)}" for key, value in chosen.items()])
+        paper = base.paper if replace(row, name=base.name) == base else None
+        row = replace(row, name=_name(base.name, chosen), paper=paper)
+        if row not in rows:
+            rows.append(row)
+    unread = next((key for key in axes if key not in used), None)
+    if unread is not None:
+        kinds = READ_BY.get(unread.removeprefix("items."), CONTENT_OR_ENCODER)
+        raise ConfigError(
+            f"--axis {unread}: recipe {base.name!r} has items.kind {base.items.kind!r}, and {' and '.join(kinds)} "
+            f"alone read it; leave it out, or add items.kind={kinds[0]}"
+        )
+    return rows
+
+
+def _reads(kind: str, key: str) -> bool:
+    section, _, name = key.partition(".")
+    if section == "features":
+        return kind in CONTENT_OR_ENCODER
+    return section != "items" or kind in READ_BY.get(name, (kind,))
+
+
+def _name(name: str, chosen: Mapping[str, Any]) -> str:
+    if not chosen:
+        return name
+    last = {key: key.rpartition(".")[2] for key in chosen}
+    return f"{name}[{','.join(f'{NAMES.get(last[key], last[key])}={_word(value)}' for key, value in chosen.items())}]"
+
+
+def _word(value: Any) -> str:
+    """Return a value as the recipe has it; of a path its last part, as the name becomes a folder's."""
+    return value.rpartition("/")[2] if isinstance(value, str) else json.dumps(value)

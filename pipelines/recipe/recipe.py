@@ -1,0 +1,290 @@
+"""Recipes: one YAML file per experiment, loaded strictly into frozen dataclasses.
+
+An unknown key, a wrong type or a missing value stops the run with its dotted path; nothing is converted silently, there
+is no inheritance between files and no environment variable. YAML 1.2, so `1e-4` is a number and `no` is a word.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import re
+import typing
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from ruamel.yaml import YAML
+from ruamel.yaml.error import YAMLError
+
+from features.errors import ConfigError, nearest, shortened
+from features.paths import no_file
+from models import recommenders
+from models.shared.representation import TOWERS, ItemsConfig
+from pipelines.data.split import DataConfig
+from pipelines.ranking.full_ranking import EvaluateConfig
+from pipelines.recipe.feature_config import FeatureConfig
+from pipelines.recipe.structure import structure
+from pipelines.training.train_config import TrainConfig
+
+STRICT: dict[str, Any] = {"extra": "forbid"}
+MOST_SEED = 2**63 - 1  # torch takes no larger one
+# A line of free text, not in quotes, that YAML cuts short. Other values may well have a comment behind them.
+CUT_TEXT = re.compile(r"^[ -]*(note|source|title): *(?![ \"'|>{])[^#\n]*\S #.*$", re.MULTILINE)
+
+
+@dataclass(frozen=True)
+class ModelConfig:
+    """Which recommender.
+
+    Attributes:
+        name: its file in models/.
+        settings: its own `Config`. In YAML the two stand side by side: `model: {name: sasrec, layers: 2}`.
+    """
+
+    name: str
+    settings: Any = None
+
+
+@dataclass(frozen=True)
+class PaperResult:
+    """What the source published for this experiment, printed beside ours.
+
+    Attributes:
+        source: paper and table.
+        metrics: metric name such as 'HR@10' -> published value, as a share (0.0496, not 4.96).
+        note: what to know before comparing.
+    """
+
+    source: str
+    metrics: Mapping[str, float]
+    note: str = ""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    def __post_init__(self) -> None:
+        """Refuse values that are no shares."""
+        for name, value in self.metrics.items():
+            if not 0 <= value <= 1:
+                share = value / 100 if 1 < value <= 100 else 0.0496
+                raise ConfigError(f"paper.metrics.{name} is {value:g}; give a share, such as {share:.4g}")
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """One experiment, complete.
+
+    Attributes:
+        name: names the run folder and the row in tables.
+        data: which dataset and how it is split.
+        model: the recommender and its settings.
+        items: where item vectors come from.
+        features: feature files for the representations that need them.
+        train: optimisation.
+        evaluate: ranking.
+        seed: of initialisation, order and dropout.
+        paper: the published result, if there is one.
+        scale: 'full' as published, or 'small': what the recipe file lists under `small` put in, so that it runs on two
+            cores. In the file, `small` maps dotted keys to values; a resolved recipe no longer holds it.
+        mix_recipes: allow feature files made in different ways (clean, with the benchmark's faults) in one row.
+    """
+
+    name: str
+    data: DataConfig
+    model: ModelConfig
+    items: ItemsConfig = field(default_factory=ItemsConfig)
+    features: tuple[FeatureConfig, ...] = ()
+    train: TrainConfig = field(default_factory=TrainConfig)
+    evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    seed: int = 0
+    paper: PaperResult | None = None
+    scale: Literal["full", "small"] = "full"
+    mix_recipes: bool = False
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
+
+    def __post_init__(self) -> None:
+        """Refuse a name that is no folder name, and a seed that torch does not take."""
+        if Path(self.name).name != self.name or self.name.startswith("."):
+            raise ConfigError(f"name {self.name!r} becomes a run folder; use a plain name without / and leading dot")
+        if not 0 <= self.seed <= MOST_SEED:
+            raise ConfigError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
+
+
+def load_recipe(path: Path, overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None) -> Recipe:
+    """Read a recipe file and apply `key.path=value` overrides; ConfigError on anything that cannot be meant.
+
+    `changes` (dotted key -> value) go in first, as if they stood in the file: its `small` goes over them.
+    """
+    try:
+        return _load(path, overrides, changes or {})
+    except ConfigError as error:
+        if str(path) in str(error) or not _of_the_file(error, path, overrides):
+            raise
+        raise ConfigError(f"{path}: {error}") from error
+
+
+def _of_the_file(error: ConfigError, path: Path, overrides: Sequence[str]) -> bool:
+    """Return whether a recipe file is at fault, not what was put into it: on its own it gives the same errors."""
+    try:
+        _load(path, [word for word in overrides if word.startswith("scale=")], {})
+    except ConfigError as alone:
+        return all(part in str(alone) for part in str(error).split("; "))
+    return False
+
+
+def _load(path: Path, overrides: Sequence[str], changes: Mapping[str, Any]) -> Recipe:
+    raw = read_mapping(path)
+    for key, value in changes.items():
+        _override(raw, f"{key}={json.dumps(value)}")
+    if "recipes" in raw and "model" not in raw:
+        raise ConfigError(f"{path} is a group of recipes; give it to `compare`, or name one of its recipes")
+    return build_recipe(_scaled(raw, overrides, path))
+
+
+def read_mapping(path: Path) -> dict[str, Any]:
+    """Return the plain data of a YAML file, a recipe or a group of recipes; ConfigError when it is no mapping."""
+    if not path.is_file():
+        there = "recipes that come with freezeframe are in pipelines/recipes/"
+        raise ConfigError(f"recipe {path} {no_file(path, there)}")
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"recipe {path} is no UTF-8 text; give a YAML file") from error
+    raw = parse_yaml(text, str(path))
+    if not isinstance(raw, dict):
+        raise ConfigError(f"recipe {path} is not a mapping of keys to values")
+    cut = CUT_TEXT.search(text)
+    if cut is not None:
+        raise ConfigError(
+            f"recipe {path}: {cut[1]} ends at ' #', where a comment begins in YAML ({cut[0].strip()[:60]!r}); put the "
+            "text in quotes"
+        )
+    return raw
+
+
+def _scaled(raw: dict[str, Any], overrides: Sequence[str], path: Path) -> dict[str, Any]:
+    """Return a recipe's plain data with the overrides, under `scale: small` also with those it lists under `small`."""
+    small = raw.pop("small", None)
+    resolved = small is None and raw.get("scale") == "small"  # a run's config.yaml, which holds it already
+    for override in overrides:
+        _override(raw, override)
+    if raw.get("scale") != "small" or resolved:
+        return raw
+    if not isinstance(small, dict):
+        raise ConfigError(f"recipe {path} has no section `small`, so there is no scale=small; override single keys")
+    for key, value in small.items():
+        _override(raw, f"{key}={json.dumps(value)}")
+    for override in overrides:  # what is asked for on the command line has the last word
+        _override(raw, override)
+    return raw
+
+
+def build_recipe(raw: Mapping[str, Any]) -> Recipe:
+    """Turn plain data (as in a YAML file) into a Recipe; ConfigError names the dotted path of what is wrong."""
+    sections = dict(raw)
+    model = sections.pop("model", None)
+    if not isinstance(model, dict) or not isinstance(model.get("name"), str):
+        raise ConfigError("model.name is missing; write e.g. `model: {name: sasrec}`")
+    known = recommenders()
+    if model["name"] not in known:
+        raise ConfigError(f"model.name {model['name']!r} is unknown; {nearest(model['name'], known)}")
+    settings = {key: value for key, value in model.items() if key != "name"}
+    recipe: Recipe = structure(Recipe, sections | {"model": {"name": model["name"]}}, "")
+    _refuse_items(model["name"], recipe.items)
+    kind = known[model["name"]].config_class
+    if "max_length" in {entry.name for entry in fields(kind)}:  # one length for the data and the model
+        settings.setdefault("max_length", recipe.data.max_length)
+    config = structure(kind, settings, "model.")
+    length = getattr(config, "max_length", recipe.data.max_length)
+    if length != recipe.data.max_length:
+        raise ConfigError(
+            f"model.max_length is {length} but data.max_length is {recipe.data.max_length}; give it under data only"
+        )
+    if (
+        recipe.train.batch_size == 1
+        and getattr(config, "loss", None) == "in-batch"
+        and getattr(config, "mask_own", False)
+    ):
+        raise ConfigError(
+            "train.batch_size is 1, but model.loss is 'in-batch', whose negatives are the items of the other users in "
+            "the batch; use at least 2, or loss 'full' or 'sampled'"
+        )
+    return replace(recipe, model=ModelConfig(model["name"], config))
+
+
+def _refuse_items(name: str, items: ItemsConfig) -> None:
+    """Raise ConfigError for items the model cannot work with."""
+    model = recommenders()[name]
+    for key, value, known in (("kind", items.kind, model.takes), ("fuse", items.fuse, model.fuses)):
+        if model.uses_items and value not in known:
+            why = f"{name} cannot work with" + (f" ({model.refuses_towers})" if value in TOWERS else "")
+            raise ConfigError(f"items.{key} is {value!r}, which {why}; it takes {', '.join(known)}")
+
+
+def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
+    """Return the resolved recipe as plain data, every default written out; `build_recipe` reads it back."""
+    plain = json.loads(json.dumps(asdict(recipe)))
+    plain["model"] = {"name": recipe.model.name} | plain["model"]["settings"]
+    return typing.cast("dict[str, Any]", plain)
+
+
+def difference(before: Recipe, now: Recipe) -> str:
+    """Return the first key in which two recipes differ, such as 'train.lr was 0.002, now 0.001'."""
+    key = ""
+    old: Any = recipe_to_dict(before)
+    new: Any = recipe_to_dict(now)
+    while isinstance(old, dict) and isinstance(new, dict):
+        name = next(name for name in old | new if old.get(name) != new.get(name))
+        key, old, new = f"{key}.{name}".removeprefix("."), old.get(name), new.get(name)
+    return f"{key} was {old!r}, now {new!r}"
+
+
+def dump_yaml(value: Mapping[str, Any]) -> str:
+    """Return YAML text of plain data, keys in their order; it reads back as it was."""
+    text = _dump(value, allow_unicode=True)
+    # the emitter folds lines at characters such as U+0085 that the parser does not take for line breaks
+    return text if parse_yaml(text, "dump") == value else _dump(value, allow_unicode=False)
+
+
+def _dump(value: Mapping[str, Any], *, allow_unicode: bool) -> str:
+    stream = io.StringIO()
+    yaml = YAML(typ="safe", pure=True)
+    yaml.allow_unicode = allow_unicode
+    yaml.default_flow_style = False
+    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    yaml.dump(dict(value), stream)
+    return stream.getvalue()
+
+
+def parse_yaml(text: str, where: str) -> Any:
+    """Parse YAML 1.2 without any object construction; ConfigError on bad syntax or a repeated key."""
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except YAMLError as error:
+        raise ConfigError(f"{where} is no valid YAML: {shortened(error, 200)}") from error
+
+
+def _override(raw: dict[str, Any], override: str) -> None:
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"override {override!r} is not of the form key.path=value, such as train.lr=1e-4")
+    node: Any = raw
+    *parents, last = path.split(".") if not path.startswith("small.") else ["small", path.removeprefix("small.")]
+    for key in parents:
+        node = node.setdefault(key, {}) if isinstance(node, dict) else _entry(node, key, override)
+    value = parse_yaml(text, f"override {override!r}")
+    if isinstance(node, dict):
+        node[last] = value
+    else:
+        _entry(node, last, override)
+        node[int(last)] = value
+
+
+def _entry(node: Any, key: str, override: str) -> Any:
+    if not isinstance(node, list):
+        raise ConfigError(f"override {override!r} leads into a value that has no parts; check the path at {key!r}")
+    if not key.isdecimal() or int(key) >= len(node):
+        raise ConfigError(f"override {override!r}: the list has {len(node)} entries, counted from 0; {key!r} is none")
+    return node[int(key)]

@@ -1,0 +1,270 @@
+"""Top-k retrieval with FAISS: items for a user from a trained run, similar items from a feature file.
+
+Exact inner-product search: at 20,000 to 1,000,000 items a flat index is the right default and agrees with evaluation.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import uuid
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import polars as pl
+import torch
+from numpy.typing import NDArray
+
+from features.atomic import fsync_file, write_atomic
+from features.errors import ConfigError, StoreError, nearest
+from features.store import FeatureFile, State
+from models.shared.recommender import Recommender, UserBatch
+from pipelines.console import note, print_json, say, table
+from pipelines.data.dataset import read_dataset
+from pipelines.data.tables import parse_columns
+from pipelines.runs.experiment import Run, open_run
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Hit:
+    """One retrieved item: raw id, score (larger is better), title ('' where there is none)."""
+
+    item: str
+    score: float
+    title: str = ""
+
+
+def build_index(vectors: Floats) -> Any:
+    """Return an exact inner-product index over (I, D) float32 vectors; row = item."""
+    index = faiss.IndexFlatIP(vectors.shape[1])
+    index.add(np.ascontiguousarray(vectors, dtype=np.float32))
+    return index
+
+
+def search(index: Any, queries: Floats, hidden: Sequence[Sequence[int]], top: int) -> list[list[tuple[int, float]]]:
+    """Return for each (D,) query its best `top` rows that are not hidden, as (row, score), best first.
+
+    Asks the index for `top` plus the most hidden rows and filters, so hidden rows never shorten a list.
+    """
+    depth = min(top + max((len(set(rows)) for rows in hidden), default=0), index.ntotal)
+    scores, rows = index.search(np.ascontiguousarray(queries, dtype=np.float32), depth)
+    results = []
+    for line, banned in enumerate(hidden):
+        excluded = set(banned)
+        pairs = zip(rows[line].tolist(), scores[line].tolist(), strict=True)
+        results.append([(row, score) for row, score in pairs if row not in excluded][:top])
+    return results
+
+
+def recommend(run: Run, user: str, top: int) -> list[Hit]:
+    """Return the best items for a user after everything the dataset knows of that user, seen items hidden."""
+    _check_top(top)
+    split = run.data.split
+    number = _number(run, user)
+    index = _run_index(run)
+    length = run.recipe.data.max_length
+    tail = _known_history(run, user)[-length:]
+    items = np.zeros((1, length), dtype=np.int64)
+    items[0, length - len(tail) :] = tail
+    mask = np.arange(length)[None] >= length - len(tail)
+    place = next(chain(run.model.parameters(), run.model.buffers())).device
+    batch = UserBatch(
+        torch.tensor([number]).to(place), torch.from_numpy(items).to(place), torch.from_numpy(mask).to(place)
+    )
+    with torch.inference_mode():
+        query = run.model.user_vectors(batch).cpu().numpy()
+    had = run.data.dataset.interactions.filter(pl.col("user") == user)["item"]  # also those before `keep_last`
+    hits = search(index, query, [split.items.known(had)], top)[0]
+    titles = run.data.dataset.titles
+    return [Hit(split.items.ids[row], score, titles.get(split.items.ids[row], "")) for row, score in hits]
+
+
+def _number(run: Run, user: str) -> int:
+    """Return a user's number; 0 for one the model was not trained on, where it looks at histories alone.
+
+    Raises:
+        ConfigError: nobody of that id, or one the model cannot know.
+    """
+    users, rows = run.data.split.users, run.data.dataset.interactions.filter(pl.col("user") == user)
+    if users.known([user]):
+        return users.index(user)
+    if rows.is_empty():
+        return users.index(user)  # refuses it with the nearest id
+    name = run.recipe.model.name
+    if not run.model.reads_history:
+        least = run.recipe.data.min_interactions
+        raise ConfigError(
+            f"user {user!r} has {len(rows)} interactions but was not trained on (data.min_interactions={least}, or new "
+            f"since), and {name} knows users by number alone; train again, or use a model that reads histories"
+        )
+    note(f"user {user!r} was not trained on; {name} ranks by the history alone")
+    return 0
+
+
+def _known_history(run: Run, user: str) -> list[int]:
+    """Return what is kept of a user; ConfigError where the model reads histories and knows none of it."""
+    found = _history(run, user)
+    if not found and run.model.reads_history:
+        raise ConfigError(f"the model knows none of the items that user {user!r} has had; train again with them")
+    return found
+
+
+def _history(run: Run, user: str) -> list[int]:
+    """Return everything that is kept of a user, oldest first: what trained, validated and tested."""
+    config, split = run.recipe.data, run.data.split
+    had = split.items.known(run.data.dataset.interactions.filter(pl.col("user") == user)["item"])
+    return had[-config.keep_last :] if config.keep_last and split.protocol == "leave-one-out" else had
+
+
+def item_vectors(model: Recommender) -> Floats:
+    """Return the model's (I, D) item vectors; ConfigError for a model whose scores are no inner products."""
+    if not model.inner_product:
+        raise ConfigError(
+            f"{type(model).__name__}'s score is no inner product of a user and an item vector, so FAISS cannot search "
+            "it; rank with `evaluate`, or train a model that `run_pipeline.py models` lists as searchable"
+        )
+    with torch.inference_mode():
+        vectors: Floats = model.item_vectors().float().cpu().numpy()
+    return vectors
+
+
+def _run_index(run: Run) -> Any:
+    """Return the run's index from its folder; made there on first use, and again where it is of other vectors."""
+    path = run.folder / "index.faiss"
+    vectors = item_vectors(run.model)
+    made_from = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
+    if path.is_file():
+        if _made_from(path) == made_from:
+            return _read_index(path, vectors.shape)
+        note(f"{path} is not of the run's present weights; it is made again")
+    index = build_index(vectors)
+    _keep(index, path, made_from)
+    return index
+
+
+def _made_from(path: Path) -> str | None:
+    """Return the hash of the vectors that an index was made from; None where nothing says so."""
+    facts = path.with_suffix(".json")
+    try:
+        text = facts.read_text(encoding="utf-8")
+    except PermissionError as error:
+        raise ConfigError(f"cannot read {facts} (permission denied); check its permissions") from error
+    except (FileNotFoundError, UnicodeDecodeError):
+        return None
+    try:
+        return str(json.loads(text)["vectors_sha256"])
+    except (ValueError, TypeError, KeyError):
+        return None
+
+
+def _keep(index: Any, path: Path, made_from: str) -> None:
+    """Write an index for the next time, whole or not at all; where that cannot be, say so and go on without.
+
+    What it was made from stands beside it, and is taken away before the index changes: at no moment, and after no
+    crash, does it stand beside another index.
+    """
+    temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
+    try:
+        path.with_suffix(".json").unlink(missing_ok=True)
+        faiss.write_index(index, str(temporary))
+        fsync_file(temporary)
+        temporary.replace(path)
+        write_atomic(path.with_suffix(".json"), json.dumps({"vectors_sha256": made_from}))
+    except (OSError, RuntimeError, StoreError):  # faiss raises the second, write_atomic the last
+        note(f"{path} cannot be written; the index is used from memory, and made again the next time")
+    finally:
+        with suppress(OSError):
+            temporary.unlink()
+
+
+def _read_index(path: Path, shape: tuple[int, ...]) -> Any:
+    """Return the index of a file; ConfigError where it cannot be read or is not one of (I, D) vectors."""
+    try:
+        path.open("rb").close()  # faiss says the same of what is damaged and of what one may not read
+        index = faiss.read_index(str(path))
+    except PermissionError as error:
+        raise ConfigError(f"cannot read {path} (permission denied); check its permissions") from error
+    except RuntimeError as error:
+        raise ConfigError(f"{path} is no FAISS index; delete it, and it is made again") from error
+    if (index.ntotal, index.d) != shape:
+        raise ConfigError(
+            f"{path} has {index.ntotal} vectors of width {index.d}, the run's model {shape[0]} of width {shape[1]}, "
+            "though index.json says it was made from them; delete both, and they are made again"
+        )
+    return index
+
+
+def similar(file: FeatureFile, item: str, top: int) -> list[Hit]:
+    """Return the items whose vectors have the highest cosine with that of `item`, without itself."""
+    _check_top(top)
+    if len(file.shape) != 2:
+        raise StoreError(
+            f"{file.path} holds activations or pixels of shape {file.shape}; give a file of vectors (I, F)"
+        )
+    done = [i for i, state in zip(file.columns.ids, file.columns.states.tolist(), strict=True) if state == State.DONE]
+    if item not in done:
+        raise StoreError(f"{file.path} has no vector of item {item!r}{_why(file, item, done)}")
+    vectors = file.read(done)
+    faiss.normalize_L2(vectors)
+    row = done.index(item)
+    hits = search(build_index(vectors), vectors[row : row + 1], [[row]], top)[0]
+    return [Hit(done[found], score) for found, score in hits]
+
+
+def _why(file: FeatureFile, item: str, done: Sequence[str]) -> str:
+    """Return the tail of the error about an item without vector: its state, or the nearest id."""
+    row = int(file.rows([item])[0])
+    if row >= 0:
+        state = State(file.columns.states[row]).name.lower()
+        return f" ({state}: {file.columns.reasons[row]}); ask for another, or extract it again"
+    close = nearest(item, done[:2000]).split("Known:")[0]
+    return f"; {close}ids look like {done[0]!r}" if done else "; it has no vectors at all"
+
+
+def _check_top(top: int) -> None:
+    if top < 1:
+        raise ConfigError(f"--top is {top}; ask for at least 1")
+
+
+def _why_none(run: Run, user: str) -> str:
+    """Return why nothing is recommended."""
+    had = run.data.dataset.interactions.filter(pl.col("user") == user)["item"].n_unique()
+    return f"nothing to recommend: user {user!r} has had {had} items, all of the {len(run.data.split.items)} there are"
+
+
+def _print_hits(title: str, hits: Sequence[Hit], json: bool) -> None:
+    if json:
+        print_json([asdict(hit) for hit in hits])
+        return
+    rows = [[hit.item, f"{hit.score:.4f}", hit.title] for hit in hits]
+    table(title, ["item", "score", "title"], rows)
+
+
+def run_recommend(run: Path, user: str, top: int, json: bool, data: Path | None = None) -> None:
+    """Command line `recommend`."""
+    opened = open_run(run, place=data, new_interactions=True)
+    hits = recommend(opened, user, top)
+    if not hits:
+        note(_why_none(opened, user))
+    if not json:
+        titles, items = opened.data.dataset.titles, opened.data.split.items.ids
+        for seen in _history(opened, user)[-opened.recipe.data.max_length :]:
+            say(f"seen  {items[seen]}  {titles.get(items[seen], '')}")
+    _print_hits(f"recommended to user {user}", hits, json)
+
+
+def run_similar(file: Path, item: str, top: int, data: Path | None, json: bool, columns: str | None = None) -> None:
+    """Command line `similar`."""
+    hits = similar(FeatureFile(file), item, top)
+    if data:
+        titles = read_dataset(data, parse_columns(columns)).titles
+        hits = [Hit(hit.item, hit.score, titles.get(hit.item, "")) for hit in hits]
+    _print_hits(f"similar to item {item}", hits, json)

@@ -1,0 +1,77 @@
+"""The frozen vectors, or layers, that a recipe's items are made from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeAlias
+
+import torch
+from torch import Tensor
+
+from features.errors import ConfigError
+from features.store import FeatureFile
+from models import recommenders
+from models.shared.representation import CONTENT, ItemsConfig
+from pipelines.recipe.recipe import Recipe
+from pipelines.data.split import Split
+
+Tensors: TypeAlias = Mapping[str, Tensor]
+
+
+def read_vectors(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> tuple[Tensors, Tensors]:
+    """Read the files that a recipe's kind of items takes; the others are left alone, so that one recipe serves all.
+
+    Args:
+        recipe: its `items` say whether vectors or layers are wanted.
+        split: whose items are read.
+        files: the recipe's, in its order.
+
+    Returns:
+        By file, vectors (I, F) or layers (I, L, F), and which items they are of (I,) bool; an item without any got the
+        filling that the recipe says. Nothing for kinds that read none at once ('id', 'top', 'e2e').
+
+    Raises:
+        ConfigError: files, but none that the kind can take.
+        StoreError: as `FeatureFile.read`.
+    """
+    items = recipe.items
+    if items.kind not in CONTENT or not recommenders()[recipe.model.name].uses_items:
+        return {}, {}
+    wanted = content_for(items)
+    if files and all(content_of(file) != wanted for file in files):
+        raise ConfigError(_refusal(recipe, files[0]))
+    vectors, present = {}, {}
+    for number, (file, feature) in enumerate(zip(files, recipe.features, strict=True)):
+        if content_of(file) == wanted:
+            name = f"{number}:{file.path.stem}"
+            vectors[name] = torch.from_numpy(file.read(split.items.ids, absent=feature.absent))
+            present[name] = torch.from_numpy(file.done(split.items.ids))
+    return vectors, present
+
+
+def content_for(items: ItemsConfig) -> str:
+    """Return what kinds made from frozen content read: 'vectors' or 'layers'."""
+    return "layers" if items.reads_layers else "vectors"
+
+
+def content_of(file: FeatureFile) -> str:
+    """Return what a file holds per item: 'vectors', 'layers', 'activations' or 'pixels'."""
+    if len(file.shape) != 3:
+        return "vectors" if len(file.shape) == 2 else "pixels"
+    return "layers" if "layers" in file.provenance.recipe else "activations"
+
+
+def _refusal(recipe: Recipe, file: FeatureFile) -> str:
+    items, found = recipe.items, content_of(file)
+    said = f"items.kind is {items.kind!r}"
+    if items.reads_layers:
+        mixed = "" if items.kind == "adapter" else " with items.mix"
+        return (
+            f"{said}{mixed}, which reads layers, but {file.path} holds {found} of shape {file.shape[1:]} per item; "
+            "make a file of layers with `extract --layers all`"
+        )
+    instead = "set items.mix=true, or use kind 'adapter'" if found == "layers" else "use kind 'top' or 'e2e'"
+    return (
+        f"{said}, but {file.path} holds {found} of shape {file.shape[1:]} per item; extract vectors (none of "
+        f"--top-blocks, --layers and --pixels), or {instead}"
+    )

@@ -1,0 +1,171 @@
+"""Evaluations as a run folder holds them and as a person sees them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from features.errors import StoreError
+from features.paths import write_advice
+from features.provenance import file_sha256
+from pipelines.recipe.recipe import Recipe
+from pipelines.console import say, table, warn
+from pipelines.data.split import Split
+from pipelines.ranking.full_ranking import Evaluation
+from pipelines.ranking.user_groups import BINS, group_metrics, history_groups, popularity_groups
+
+FAR, LITTLE = 5.0, 0.01  # times by which shares may differ, and a share below which they are chance
+TITLES = {"popularity": "training count of the target", "history": "items seen before"}
+
+
+def as_metrics(
+    result: Evaluation,
+    split: Split,
+    *,
+    bins: int = BINS,
+    popularity_edges: Sequence[int] = (),
+    history_edges: Sequence[int] = (),
+) -> dict[str, Any]:
+    """Return a test's metrics as plain data: 'test' with its groups of users, 'candidates', the split and its 'sizes'.
+
+    'dropped_users' counts users left out for too few interactions. Under 'test' stand 'all', 'warm', 'cold' (metric ->
+    mean), 'users' (how many of each), 'groups' ('popularity' and 'history' -> see `group_metrics`) and, if asked for,
+    'lists' (metrics of what is offered).
+    """
+    metrics = list(dict.fromkeys(name.partition("@")[0] for name in result.metrics))
+    at = list(dict.fromkeys(int(name.partition("@")[2]) for name in result.metrics))
+    groups = {
+        "popularity": popularity_groups(split.test, split.train_counts, bins=bins, edges=popularity_edges),
+        "history": history_groups(split.test, bins=bins, edges=history_edges),
+    }
+    test: dict[str, Any] = {
+        "all": result.metrics,
+        "warm": result.warm or {},
+        "cold": result.cold or {},
+        "users": {"all": result.n_users, "warm": result.n_warm, "cold": result.n_cold},
+        "groups": {name: group_metrics(result.ranked, cut, metrics, at) for name, cut in groups.items()},
+    }
+    if result.catalog:
+        test["lists"] = result.catalog
+    if result.never_met:
+        test["never_met"] = asdict(result.never_met)
+    return {
+        "test": test,
+        "candidates": result.candidates,
+        "sizes": split.sizes(),
+        "dropped_users": split.dropped_users,
+        "split": split.protocol,
+        "tested_on": split.tested_on(),
+    }
+
+
+def print_metrics(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
+    """Print test metrics as a table, warm and cold targets apart, the paper's number beside where there is one."""
+    test = metrics["test"]
+    published = recipe.paper.metrics if recipe.paper else {}
+    names = sorted({**test["all"], **test.get("lists", {})}, key=lambda name: recipe_order(recipe, name))
+    rows = []
+    for name in names:
+        values = [test[group].get(name) for group in ("all", "warm", "cold")] + [published.get(name)]
+        values[0] = values[0] if values[0] is not None else test["lists"][name]
+        rows.append([name, *("-" if value is None else f"{value:.4f}" for value in values)])
+    users = test["users"]
+    columns = ["test", f"all ({users['all']})", f"warm ({users['warm']})", f"cold ({users['cold']})", "paper"]
+    table(recipe.name, columns, rows)
+    say(protocol(recipe, metrics))
+    if found := test.get("never_met"):
+        say(never_met_in_words(found))
+        if why := never_met_doubt(recipe, found):
+            warn(why)
+
+
+def never_met_in_words(found: Mapping[str, float]) -> str:
+    """Return what is offered of items that training never met, beside their share of the targets and candidates."""
+    return (
+        f"items in no training row: {found['offered']:.1%} of the places in lists of {found['at']}, "
+        f"{found['targets']:.1%} of the targets, {found['candidates']:.1%} of the candidates"
+    )
+
+
+def never_met_doubt(recipe: Recipe, found: Mapping[str, float]) -> str:
+    """Return why such items stand far more often in lists than among targets, or far less often, '' where they do not.
+
+    Of items without content nothing else can be expected than that they are never offered.
+    """
+    offered, targets = found["offered"], found["targets"]
+    if offered > FAR * max(targets, LITTLE):
+        drawn = getattr(recipe.model.settings, "cold_negatives", True)
+        way = "set model.cold_negatives=true" if not drawn else "use a loss that draws them as negatives, such as 'bpr'"
+        return (
+            f"items in no training row take {offered:.1%} of what is offered and are {targets:.1%} of the targets: "
+            f"nothing in training holds their scores down; {way}, or rank without them (data.candidates)"
+        )
+    if offered * FAR < targets and targets > LITTLE and recipe.items.kind != "id":
+        return (
+            f"items in no training row are {targets:.1%} of the targets and only {offered:.1%} of what is offered: "
+            "content does not bring them up; where the loss draws negatives, model.cold_negatives=false spares them"
+        )
+    return ""
+
+
+def recipe_order(recipe: Recipe, name: str) -> tuple[int, int]:
+    """Return where a metric such as 'HR@10' stands in tables: as the recipe names them, then by list length."""
+    metric, _, k = name.partition("@")
+    order = recipe.evaluate.metrics
+    return order.index(metric) if metric in order else len(order), int(k)
+
+
+def protocol(recipe: Recipe, metrics: Mapping[str, Any]) -> str:
+    """Return what to know of the numbers: the split and its size, who was left out, candidates, and seen items."""
+    parts = [f"{metrics['candidates']} candidates", f"seen items: {recipe.evaluate.mask}"]
+    if sizes := metrics.get("sizes"):
+        parts.insert(0, f"{sizes['users']} users, {items_in_words(sizes)}, {sizes['interactions']} interactions")
+    if dropped := metrics.get("dropped_users"):
+        parts.append(f"{dropped} users left out for too few interactions")
+    if metrics.get("split") == "given":
+        parts.append("the dataset's own split, training items alone are seen")
+    return ", ".join(parts)
+
+
+def items_in_words(sizes: Mapping[str, int]) -> str:
+    """Return how many items occur in a split, and in its training part, where a run of an earlier version knows."""
+    trained = sizes.get("trained_items")
+    return f"{sizes['items']} items" + ("" if trained is None else f" ({trained} in training)")
+
+
+def print_groups(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
+    """Print one table per kind of group."""
+    for kind, groups in metrics["test"]["groups"].items():
+        names = sorted(groups[0].keys() - {"group", "users"}, key=lambda name: recipe_order(recipe, name))
+        rows = [[group["group"], str(group["users"]), *(f"{group[name]:.4f}" for name in names)] for group in groups]
+        table(f"{recipe.name} by {TITLES[kind]}", [TITLES[kind], "users", *names], rows)
+
+
+def save_ranks(folder: Path, result: Evaluation) -> dict[str, str]:
+    """Write ranks.npy and, where there are any, rank_ties.npy, rank_offsets.npy and lists.npy; no older one stays.
+
+    Returns:
+        File name -> sha256, for metrics.json: ranks of another test are refused where they are read (`load_ranks`).
+    """
+    arrays = {
+        "ranks": result.ranks,
+        "rank_ties": result.ties,
+        "rank_offsets": result.offsets,
+        "lists": result.lists,
+    }
+    try:
+        for name, array in arrays.items():
+            if array is not None:
+                np.save(folder / f"{name}.npy", array)
+            else:
+                (folder / f"{name}.npy").unlink(missing_ok=True)
+        return {
+            f"{name}.npy": file_sha256(folder / f"{name}.npy") for name, array in arrays.items() if array is not None
+        }
+    except OSError as error:
+        advice = write_advice(error, "free some disk space and try again")
+        raise StoreError(f"cannot write the ranks in {folder} ({error}); {advice}") from error

@@ -1,0 +1,197 @@
+"""Search for hyper-parameters of one recipe by Optuna (Akiba et al., KDD 2019), judged on the validation part alone.
+
+Every trial is a run folder like any other, so a search that stopped goes on where it was, and a trial that was finished
+before is not trained again. Test metrics are looked at for the best trial only, after it has been chosen.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args
+
+from features.errors import ConfigError
+from features.provenance import write_atomic
+from pipelines.recipe.recipe import Recipe, dump_yaml, load_recipe, recipe_to_dict
+from pipelines.console import print_json, say, table, warn
+from pipelines.data.report import tell
+from pipelines.runs.experiment import load_data, run_recipe
+from pipelines.runs.results import print_metrics
+from pipelines.runs.run_files import read_metrics, read_recipe
+from pipelines.recipe.search_space import PAPER_GRID, Sampler, Space, parse_space
+
+SHOWN = 10  # trials in the table; all of them are in trials.json
+MOST_SEED = 2**32 - 1  # the samplers' NumPy generator takes no larger one
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One setting that was tried.
+
+    Attributes:
+        settings: dotted key -> value.
+        run: its run folder.
+        value: the validation metric `train.monitor`; None where training failed.
+        error: why it failed; '' where it did not.
+    """
+
+    settings: Mapping[str, Any]
+    run: Path
+    value: float | None
+    error: str = ""
+
+
+def search(
+    recipe: Path,
+    overrides: Sequence[str],
+    space: Space,
+    trials: int,
+    out: Path,
+    *,
+    sampler: Sampler = "tpe",
+    seed: int = 0,
+    device: str = "auto",
+    report: Callable[[str], None] = say,
+) -> list[Trial]:
+    """Try settings of a recipe; return them, best first.
+
+    Args:
+        recipe: the recipe file.
+        overrides: `key.path=value`, for all trials.
+        space: dotted key -> values to choose from.
+        trials: how many different settings; fewer where the space has fewer.
+        out: folder of the run folders and of trials.json.
+        sampler: 'tpe' learns from the trials before, 'random' does not, 'grid' goes through the space in order.
+        seed: of the sampler; the recipe's own seed is the recipe's.
+        device: see `run_recipe`.
+        report: gets a line per trial.
+
+    Raises:
+        ConfigError: no trials, an unknown sampler, a seed it cannot take, keys the recipe does not know, or every
+            trial failed.
+    """
+    if trials < 1:
+        raise ConfigError(f"--trials is {trials}; a search needs at least 1")
+    if not 0 <= seed <= MOST_SEED:
+        raise ConfigError(f"--seed is {seed}; it must be from 0 to 2**32 - 1")
+    base = load_recipe(recipe, overrides)  # also refuses what no trial could run
+    done: list[Trial] = []
+    cache: dict[Any, Any] = {}
+    proposals = _proposals(space, sampler, seed, done)
+    for settings in itertools.islice(proposals, min(trials, math.prod(len(values) for values in space.values()))):
+        trial = _try(recipe, [*overrides, *_as_overrides(settings)], settings, out, device, cache)
+        done.append(trial)
+        value = f"{base.train.monitor} {trial.value:.4f}" if trial.value is not None else f"failed: {trial.error}"
+        report(f"trial {len(done)}: {_said(settings)}: {value}")
+    good = sorted((t for t in done if t.value is not None), key=lambda t: -(t.value or 0.0))
+    if not good:
+        raise ConfigError(f"all {len(done)} trials failed; the last one: {done[-1].error}")
+    return good + [trial for trial in done if trial.value is None]
+
+
+def _try(
+    path: Path, overrides: Sequence[str], settings: Mapping[str, Any], out: Path, device: str, cache: dict[Any, Any]
+) -> Trial:
+    recipe = load_recipe(path, overrides)
+    folder = out / f"{recipe.name}-{hashlib.sha256(json.dumps(recipe_to_dict(recipe)).encode()).hexdigest()[:12]}"
+    if recipe.data not in cache:
+        cache[recipe.data] = load_data(recipe.data)
+        tell(cache[recipe.data].dataset, recipe.data, json=True)
+    try:
+        metrics = run_recipe(recipe, folder, device=device, data=cache[recipe.data])
+    except ConfigError as error:  # such as a loss that is not finite at too high a learning rate
+        return Trial(settings, folder, None, str(error))
+    return Trial(settings, folder, float(metrics["valid"][recipe.train.monitor]))
+
+
+def _proposals(space: Space, sampler: Sampler, seed: int, done: Sequence[Trial]) -> Iterator[dict[str, Any]]:
+    """Yield different settings; `done` grows with each trial before the next is asked for."""
+    if sampler not in get_args(Sampler):
+        raise ConfigError(f"--sampler is {sampler!r}; known: {', '.join(get_args(Sampler))}")
+    names = list(space)
+    if sampler == "grid":
+        yield from (dict(zip(names, values, strict=True)) for values in itertools.product(*space.values()))
+        return
+    optuna = _optuna()
+    # places in the lists, not values: every value of a recipe may then be a choice
+    choices = {name: optuna.distributions.CategoricalDistribution(range(len(space[name]))) for name in names}
+    kinds = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
+    study = optuna.create_study(direction="maximize", sampler=kinds[sampler](seed=seed))
+    known: dict[tuple[int, ...], float | None] = {}
+    while True:
+        trial = study.ask(choices)
+        places = tuple(trial.params[name] for name in names)
+        if places not in known:
+            yield {name: space[name][place] for name, place in zip(names, places, strict=True)}
+            known[places] = done[-1].value
+        value = known[places]
+        study.tell(trial, value, state=None if value is not None else optuna.trial.TrialState.FAIL)
+
+
+def _optuna() -> Any:
+    try:
+        import optuna
+    except ImportError as error:
+        raise ConfigError(
+            "a search needs Optuna; install it with `pip install -e '.[search]'`, or use --sampler grid"
+        ) from error
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna
+
+
+def _as_overrides(settings: Mapping[str, Any]) -> list[str]:
+    return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
+
+
+def _said(settings: Mapping[str, Any]) -> str:
+    return " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
+
+
+def run_search(
+    recipe: Path,
+    overrides: Sequence[str],
+    space: Sequence[str] | None,
+    trials: int,
+    sampler: Sampler,
+    seed: int,
+    out: Path,
+    device: str,
+    json_output: bool,
+) -> None:
+    """Command line `search`."""
+    chosen = parse_space(space) if space else PAPER_GRID
+    report = _silent if json_output else say
+    found = search(recipe, overrides, chosen, trials, out, sampler=sampler, seed=seed, device=device, report=report)
+    best = found[0]
+    write_atomic(out / "best.yaml", dump_yaml(recipe_to_dict(read_recipe(best.run))))
+    listed = [
+        {"settings": dict(trial.settings), "run": str(trial.run), "valid": trial.value, "error": trial.error}
+        for trial in found
+    ]
+    write_atomic(out / "trials.json", json.dumps(listed, indent=2))
+    if json_output:
+        print_json(listed)
+        return
+    _print(load_recipe(out / "best.yaml"), chosen, found)
+    say(f"best recipe: {out / 'best.yaml'}; all trials: {out / 'trials.json'}")
+
+
+def _silent(_: str) -> None:
+    """Report nothing."""
+
+
+def _print(recipe: Recipe, space: Space, found: Sequence[Trial]) -> None:
+    rows = [
+        [*(json.dumps(trial.settings[name]) for name in space), "-" if trial.value is None else f"{trial.value:.4f}"]
+        for trial in found[:SHOWN]
+    ]
+    table(f"{len(found)} trials of {recipe.name}", [*space, f"valid {recipe.train.monitor}"], rows)
+    for trial in found:
+        if trial.error:
+            warn(f"{_said(trial.settings)}: {trial.error}")
+    print_metrics(recipe, read_metrics(found[0].run))

@@ -1,0 +1,1 @@
+"""Encoders that train inside a recommender: loaded, cut, set up, and what they read."""

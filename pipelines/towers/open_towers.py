@@ -1,0 +1,303 @@
+"""Encoders that train inside a recommender: loaded, cut, and joined with what they read.
+
+Letters: T blocks that train, S tokens, F features, W width of an encoder's vectors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from features.errors import ConfigError
+from features.provenance import canonical_json
+from features.store import FeatureFile
+from models import recommenders
+from models.shared.representation import ItemsConfig
+from models.items.tower import Source, Tower
+from pipelines.towers.activations import MappedActivations
+from pipelines.recipe.recipe import Recipe
+from pipelines.data.split import Split
+from pipelines.towers.tower_setup import set_up
+
+if TYPE_CHECKING:
+    from extract.encoders.encoder import Encoder
+    from extract.encoders.cutting import Prefix
+
+SEEN = ("inputs", "tokenizer", "arch", "pooling")  # of an encoder's recipe: what it sees, and how
+OF_A_CUT = ("top_blocks", "tokens")  # what may differ between files of one encoder that stand for each other
+AT_ONCE = 256  # items whose lengths are measured together
+
+
+class MediaSource(Source, Protocol):
+    """Media of a dataset's items, decoded and preprocessed as one encoder takes them: its input by dense index.
+
+    `read` returns pixels (n, T, 3, H, W) or (n, 3, H, W) float32, or Tokens. The same items give the same numbers
+    every time: augmentation would make cached activations of kind 'top' another experiment.
+    """
+
+    @property
+    def fingerprint(self) -> str:
+        """Return a hash of what was decoded, and how; a run is not opened again with another one."""
+
+
+Media = Callable[["Encoder"], MediaSource]
+
+
+@dataclass(frozen=True)
+class Towers:
+    """The encoders of a recipe that train.
+
+    Attributes:
+        towers: by the encoder's name.
+        facts: of each, plain data for the record: encoder, weights, blocks that train, what it reads.
+    """
+
+    towers: Mapping[str, Tower] = field(default_factory=dict)
+    facts: Sequence[Mapping[str, Any]] = ()
+
+
+def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], media: Media) -> Towers:
+    """Load the encoders that a recipe trains; none for kinds that train none, and for models without items.
+
+    Args:
+        recipe: its `items` name encoders, weights and T.
+        split: whose items are encoded.
+        files: the recipe's feature files, in its order; kind 'top' reads those with activations.
+        media: what an encoder of kind 'e2e' reads.
+
+    Raises:
+        ConfigError: an encoder without activations, or with those of other weights or of fewer blocks than T; an
+            unknown encoder, weights that cannot be had, T above the number of blocks.
+        StoreError: items without activations.
+    """
+    items = recipe.items
+    if not recommenders()[recipe.model.name].uses_items:
+        return Towers()
+    if items.kind == "e2e":
+        made = [_end_to_end(name, recipe, split, media) for name in items.encoders]
+    elif items.kind == "top":
+        made = [_top(name, recipe, split, files) for name in items.encoders]
+    else:
+        return Towers()
+    if items.frames is not None and not any("frames" in facts for _, facts in made):
+        raise ConfigError(
+            f"items.frames is {items.frames!r}, but {', '.join(items.encoders)} reads no video; leave it out"
+        )
+    return Towers(dict(zip(items.encoders, (tower for tower, _ in made), strict=True)), [facts for _, facts in made])
+
+
+def load_encoder(name: str, weights: str, seed: int, frames: str | None = None, faults: Sequence[str] = ()) -> Encoder:
+    """Build an encoder; ConfigError for an unknown name, weights that cannot be had, or a library that is absent."""
+    try:
+        from extract.encoders.registry import get_encoder
+        from extract.encoders.faults import with_faults
+        from extract.media.frames import parse_frame_policy
+
+        spec = get_encoder(name)
+        if faults:
+            spec = with_faults(spec, tuple(faults))
+        if frames is not None and spec.frames is not None:
+            spec = replace(spec, frames=parse_frame_policy(frames))
+        return spec.backend(spec, weights, seed)
+    except ImportError as error:
+        raise ConfigError(
+            f"encoder {name!r} needs {error.name or 'a library'}, which is not installed; pip install -e '.[extract]'"
+        ) from error
+
+
+def _end_to_end(name: str, recipe: Recipe, split: Split, media: Media) -> tuple[Tower, dict[str, Any]]:
+    items = recipe.items
+    seed = recipe.seed if items.encoder_seed is None else items.encoder_seed
+    encoder = load_encoder(name, items.weights, seed, items.frames)
+    source = media(encoder)
+    prefix, top = encoder.split(items.top_blocks)
+    lengths = _lengths(prefix, source, len(split.items))
+    module = nn.Sequential(prefix, _AsStored(), top)
+    set_up((top,), items, titles=lengths is not None)
+    tower = Tower(source, module, (top,), _last_blocks(encoder, items), lengths)
+    drawn = {"seed": seed} if items.weights == "random" else {}
+    return tower, _facts(encoder, items) | drawn | {"media": source.fingerprint}
+
+
+class Lengths:
+    """The tokens of items' titles: counted when first asked for, then remembered."""
+
+    def __init__(self, source: Source, n_items: int, count: Callable[[Any], Tensor]) -> None:
+        """Take what counts the tokens (n,), each at least 1, in what `source` gives."""
+        self._source, self._count = source, count
+        self._known = torch.zeros(n_items, dtype=torch.int64)
+
+    def __call__(self, items: Tensor) -> Tensor:
+        """Return lengths (n,) int64, on the CPU, of distinct items (n,) int64."""
+        items = items.cpu()
+        unknown = items[self._known[items] == 0]
+        for start in range(0, len(unknown), AT_ONCE):
+            some = unknown[start : start + AT_ONCE]
+            self._known[some] = self._count(self._source.read(some))
+        return self._known[items]
+
+
+class CutTitles:
+    """Activations of titles, read as far as the longest that is asked for goes: the rest is padding."""
+
+    def __init__(self, activations: MappedActivations, lengths: Lengths) -> None:
+        """Take the activations, and the tokens of each item in them."""
+        self.file = activations.file
+        self._activations, self._lengths = activations, lengths
+
+    def read(self, items: Tensor) -> Tensor:
+        """Return activations (n, tokens, F) of items (n,) int64, on their device."""
+        return self._activations.read(items, int(self._lengths(items).max()))
+
+    def expect(self, items: Tensor) -> None:
+        """Read items (n,) int64 ahead where they do not lie in memory."""
+        self._activations.expect(items)
+
+
+def _lengths(prefix: Prefix, source: Source, n_items: int) -> Lengths | None:
+    """Return the lengths of titles; None for pixels, and where an encoder sees as many tokens of every title."""
+    from extract.encoders.cutting import Padded
+
+    packing = prefix.packing
+    if not isinstance(packing, Padded) or packing.context:
+        return None
+    return Lengths(source, n_items, packing.lengths)
+
+
+class _AsStored(nn.Module):
+    """Puts activations in memory as a file gives them: in another order convolutions round otherwise than in 'top'."""
+
+    def forward(self, activations: Tensor) -> Tensor:
+        return activations.contiguous()
+
+
+def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> tuple[Tower, dict[str, Any]]:
+    items = recipe.items
+    place = _activations_of(name, items, files)
+    file, made = files[place], files[place].provenance.recipe
+    _refuse_shallow(name, items, file)
+    _refuse_frames(items, file)
+    kept = made["top_blocks"]
+    encoder = _encoder_of(name, file, items)
+    prefix, module = encoder.split(kept, tokens=made.get("tokens"))
+    if prefix.shape != file.shape[1:]:
+        raise ConfigError(
+            f"{file.path} holds activations of shape {file.shape[1:]} per item, where {name!r} now gives "
+            f"{prefix.shape}; extract them again"
+        )
+    trained = module
+    if kept != items.top_blocks:  # the blocks between run frozen
+        _, trained = encoder.split(items.top_blocks, tokens=made.get("tokens"))
+    activations = MappedActivations(file, split.items.ids, absent=recipe.features[place].absent)
+    lengths = _lengths(prefix, activations, len(split.items))
+    source = activations if lengths is None else CutTitles(activations, lengths)
+    set_up((trained,), items, titles=lengths is not None)
+    tower = Tower(source, module, (trained,), _last_blocks(encoder, items), lengths)
+    return tower, _facts(encoder, items) | {"activations": file.provenance.fingerprint}
+
+
+def refuse_shallow(recipe: Recipe) -> None:
+    """Raise ConfigError as `open_towers` where a recipe of kind 'top' lacks its activations; loads no encoder."""
+    if recipe.items.kind != "top" or not recommenders()[recipe.model.name].uses_items:
+        return
+    files = [FeatureFile(feature.resolve()) for feature in recipe.features]
+    for name in recipe.items.encoders:
+        _refuse_shallow(name, recipe.items, files[_activations_of(name, recipe.items, files)])
+
+
+def _refuse_shallow(name: str, items: ItemsConfig, file: FeatureFile) -> None:
+    kept = file.provenance.recipe["top_blocks"]
+    blocks = file.provenance.recipe.get("blocks")
+    if blocks is not None and items.top_blocks != "all" and items.top_blocks > blocks:
+        raise ConfigError(
+            f"items.top_blocks is {items.top_blocks}, but {name!r} has {blocks} blocks; use at most {kept}, which "
+            f"{file.path} has, or kind 'e2e' with top_blocks 'all'"
+        )
+    if items.top_blocks == "all" or items.top_blocks > kept:
+        deeper = "kind 'e2e'" if items.top_blocks == "all" else f"`extract --top-blocks {items.top_blocks}`"
+        raise ConfigError(
+            f"items.top_blocks is {items.top_blocks}, but {file.path} holds what stands below the last {kept} blocks "
+            f"of {name!r}; use at most {kept}, or {deeper}"
+        )
+
+
+def _activations_of(name: str, items: ItemsConfig, files: Sequence[FeatureFile]) -> int:
+    """Return the number of the file with an encoder's activations: of several cuts, the smallest that has T blocks."""
+    from extract.encoders.registry import get_encoder
+
+    get_encoder(name)  # refuses an unknown one; entries alone need no library of media
+    made = [file.provenance.recipe for file in files]
+    found = [at for at, recipe in enumerate(made) if recipe.get("encoder") == name and "top_blocks" in recipe]
+    if not found:
+        raise ConfigError(
+            f"items.kind is 'top', but none of the {len(files)} feature files holds activations of encoder {name!r}; "
+            f"make one with `extract --encoders {name} --top-blocks {items.top_blocks}` and name it under features"
+        )
+    cuts = {made[at]["top_blocks"]: at for at in found}
+    apart = {canonical_json({key: made[at][key] for key in made[at] if key not in OF_A_CUT}) for at in found}
+    if len(cuts) < len(found) or len(apart) > 1:
+        names = ", ".join(files[at].path.name for at in found)
+        raise ConfigError(
+            f"{len(found)} feature files hold activations of {name!r} ({names}) that differ in more than where they "
+            "are cut; name one under features"
+        )
+    enough = [cut for cut in cuts if items.top_blocks != "all" and cut >= items.top_blocks]
+    return cuts[min(enough, default=max(cuts))]  # the deepest, where none is deep enough: it is refused with its T
+
+
+def _refuse_frames(items: ItemsConfig, file: FeatureFile) -> None:
+    """Raise ConfigError where other frames are asked for than a file of activations was made of."""
+    from extract.media.frames import parse_frame_policy
+
+    made = file.provenance.recipe.get("frames")
+    if items.frames is not None and made is not None and str(parse_frame_policy(items.frames)) != made:
+        raise ConfigError(
+            f"items.frames is {items.frames!r}, but {file.path} was made of frames {made}; extract it again with "
+            f"--frames {items.frames}, or leave items.frames out"
+        )
+
+
+def _encoder_of(name: str, file: FeatureFile, items: ItemsConfig) -> Encoder:
+    """Return the encoder that made a file; ConfigError where the weights that `items` name are others."""
+    made, weights = file.provenance.recipe, items.weights
+    if (made["weights"] == "random") != (weights == "random"):
+        kind = "random" if made["weights"] == "random" else "pretrained (or their path)"
+        raise ConfigError(f"items.weights is {weights!r}, but {file.path} was made with others; use {kind}")
+    if weights == "random" and items.encoder_seed not in (None, made.get("seed", 0)):
+        raise ConfigError(
+            f"items.encoder_seed is {items.encoder_seed}, but {file.path} was made with random weights of seed "
+            f"{made.get('seed', 0)}; set items.encoder_seed={made.get('seed', 0)}, or extract with --seed "
+            f"{items.encoder_seed}"
+        )
+    encoder = load_encoder(name, weights, made.get("seed", 0), made.get("frames"), made.get("faults", ()))
+    if encoder.weights_sha256 != file.provenance.weights_sha256:
+        raise ConfigError(
+            f"items.weights {weights!r} of {name!r} have sha256 {encoder.weights_sha256[:12]}, {file.path} was made "
+            f"with {file.provenance.weights_sha256[:12]}; name those weights, or extract again"
+        )
+    now = encoder.recipe()
+    other = [key for key in SEEN if canonical_json(now[key]) != canonical_json(made.get(key))]
+    if other:
+        both = "; ".join(f"{key} {made.get(key)}, not {now[key]}" for key in other)
+        raise ConfigError(f"{file.path} was made by another {name!r} ({both}); extract again")
+    return encoder
+
+
+def _last_blocks(encoder: Encoder, items: ItemsConfig) -> tuple[nn.Module, ...]:
+    blocks = encoder.blocks()
+    return tuple(blocks if items.top_blocks == "all" else blocks[-items.top_blocks :])
+
+
+def _facts(encoder: Encoder, items: ItemsConfig) -> dict[str, Any]:
+    chosen = items.frames is not None and encoder.spec.frames is not None
+    return {
+        "encoder": encoder.spec.name,
+        "weights": items.weights,
+        "weights_sha256": encoder.weights_sha256,
+        "top_blocks": items.top_blocks,
+        "blocks": len(encoder.blocks()),
+    } | ({"frames": str(encoder.spec.frames)} if chosen else {})

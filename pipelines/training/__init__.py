@@ -1,0 +1,1 @@
+"""Training loops: optimisers, early stopping, checkpoints, exact resume."""

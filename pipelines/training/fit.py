@@ -1,0 +1,242 @@
+"""Training: epochs over the windows or pairs of a split, early stopping on full-ranking validation, exact resume.
+
+Letters: W windows, B windows of a batch.
+
+A run is a function of (model's initial weights, split, config, seed). The order of windows and the dropout of an epoch
+come from (seed, epoch) alone, so an interrupted run that resumes ends with the numbers of an unbroken one: bit for bit
+on a CPU with the same number of threads, within rounding on a GPU.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from features.errors import ConfigError
+from models.shared.recommender import PairBatch, Recommender, TrainBatch
+from models.shared.ranks import ALONE, Ranks
+from models.items.towers import take_meters, towers_of
+from pipelines.training.checkpoint import CHECKPOINT, EpochRecord, Metrics, State, load, save
+from pipelines.data.split import Split
+from pipelines.ranking.full_ranking import Mask, evaluate
+from pipelines.training.optimizers import build_optimizer, clip_gradients
+from pipelines.training.randomness import epoch_randomness
+from pipelines.training.train_config import TrainConfig
+
+
+@dataclass(frozen=True)
+class Progress:
+    """Where a run stands: after a step (`record` None) or at the end of an epoch."""
+
+    epoch: int
+    step: int
+    steps: int
+    record: EpochRecord | None
+
+
+@dataclass(frozen=True)
+class FitResult:
+    """What training did; the model holds the best weights afterwards.
+
+    Attributes:
+        history: epochs in order, those before a resume included.
+        best_epoch: the epoch whose weights the model holds; 0 = nothing was trained.
+        best: its validation metrics.
+        seconds: training and validation of all epochs.
+        stopped_early: patience ran out before the last epoch.
+    """
+
+    history: tuple[EpochRecord, ...]
+    best_epoch: int
+    best: Metrics
+    seconds: float
+    stopped_early: bool
+
+
+def fit(
+    model: Recommender,
+    split: Split,
+    config: TrainConfig,
+    *,
+    seed: int,
+    run: Path | None,
+    mask: Mask,
+    device: torch.device | str = "cpu",
+    resume: bool = False,
+    progress: Callable[[Progress], None] | None = None,
+    ranks: Ranks = ALONE,
+) -> FitResult:
+    """Train a model; afterwards it is on `device` with the weights of its best epoch.
+
+    Args:
+        model: freshly built; also when resuming.
+        split: training windows and validation part.
+        config: see TrainConfig.
+        seed: of the order of windows and of dropout.
+        run: folder of the checkpoint, written after every epoch; None = no checkpoint.
+        mask: which seen items validation hides (see pipelines.ranking.full_ranking).
+        device: where to train.
+        resume: go on from the checkpoint in `run`; without one, or without this flag, start from the beginning.
+        progress: called after each step and each epoch; what it raises ends the run, the last checkpoint stays.
+        ranks: this process among those that train the model together; each calls this with the same arguments and a
+            model given to `share_out`, the first one alone writes.
+
+    Raises:
+        ConfigError: a loss that is not finite, or a checkpoint of another seed, config, split or model.
+    """
+    device = torch.device(device)
+    model.to(device)
+    optimizer = build_optimizer(model, config.optimizer, config.lr, config.weight_decay)
+    if optimizer is None:
+        metrics, seconds = _validate(model, split, config, mask, device)
+        return FitResult((), 0, metrics, seconds, False)
+    if not len(split.train_edges[0] if model.trains_on == "pairs" else split.train.users):
+        raise ConfigError(
+            f"dataset {split.dataset!r} has no training {model.trains_on}; are all histories shorter than "
+            f"{3 if model.trains_on == 'pairs' else 4} items?"
+        )
+    identity = _identity(seed, split, mask, config, model)
+    path = None if run is None else run / CHECKPOINT
+    state = State()
+    if resume and path is not None and path.exists():
+        state = load(path, model, optimizer, identity)
+    if ranks.of_first(state.epoch) != state.epoch:
+        raise ConfigError(f"process {ranks.rank} sees no such checkpoint in {run} as the first; share the folder")
+    ranks.start_alike(model)
+    train = _Epochs(model, optimizer, split, config, seed, device, progress or _silent, ranks)
+    take_meters(model)  # of what was encoded before
+    while state.epoch < config.epochs and not state.out_of_patience(config.patience):
+        epoch = state.epoch + 1
+        loss, train_s = train.one(epoch)
+        spent = take_meters(model)
+        valid: Metrics | None = None
+        valid_s = 0.0
+        if epoch % config.eval_every == 0 or epoch == config.epochs:
+            valid, valid_s = _validate(model, split, config, mask, device)
+            valid = ranks.of_first(valid)  # on a GPU rounding could let one process stop and another go on
+        looked = take_meters(model).without_graph
+        record = EpochRecord(
+            epoch, loss, train_s, valid_s, valid, spent.read_s, spent.forward_s, spent.with_graph, looked
+        )
+        state.add(record, model, config.monitor)
+        if path is not None and ranks.first:
+            save(path, model, optimizer, state, identity)
+        train.progress(Progress(epoch, train.steps, train.steps, record))
+    model.load_state_dict(state.best_weights)
+    seconds = sum(record.train_s + record.valid_s for record in state.history)
+    return FitResult(tuple(state.history), state.best_epoch, state.best, seconds, state.epoch < config.epochs)
+
+
+class _Epochs:
+    """Training epochs over the windows or pairs of a split, whose arrays are moved to the device once."""
+
+    def __init__(
+        self,
+        model: Recommender,
+        optimizer: torch.optim.Optimizer,
+        split: Split,
+        config: TrainConfig,
+        seed: int,
+        device: torch.device,
+        progress: Callable[[Progress], None],
+        ranks: Ranks,
+    ) -> None:
+        self.model, self.optimizer, self.config = model, optimizer, config
+        self.seed, self.device, self.progress, self.ranks = seed, device, progress, ranks
+        windows, edges = split.train, split.train_edges
+        pairs = model.trains_on == "pairs"
+        arrays = (edges[0], edges[1]) if pairs else (windows.users, windows.items, windows.mask)
+        self.arrays = [torch.from_numpy(array).to(device) for array in arrays]
+        self.kind: type[PairBatch] | type[TrainBatch] = PairBatch if pairs else TrainBatch
+        self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+        self.towers = towers_of(model)
+        shown, real = (edges[1], np.ones_like(edges[1], bool)) if pairs else (windows.items, windows.mask)
+        self.shown, self.real = torch.from_numpy(shown), torch.from_numpy(real)  # on the CPU
+        inside = {id(parameter) for tower in self.towers for parameter in tower.parameters()}
+        self.shared = [parameter for parameter in self.parameters if id(parameter) in inside]
+        self.rest = [parameter for parameter in self.parameters if id(parameter) not in inside]
+        self.steps = math.ceil(len(self.arrays[0]) / config.batch_size)
+
+    def one(self, epoch: int) -> tuple[float, float]:
+        """Train one epoch; return its mean loss per position and its seconds."""
+        began = time.perf_counter()
+        self.model.train()
+        total, positions = 0.0, 0
+        with epoch_randomness(self.seed, epoch, self.device) as generator:
+            order = torch.randperm(len(self.arrays[0]), generator=generator)
+            later = torch.split(order, self.config.batch_size)[1:]
+            for step, rows in enumerate(torch.split(order.to(self.device), self.config.batch_size), start=1):
+                self._look_ahead(later[step - 1 : step])
+                loss, count = self._step(rows, epoch, step)
+                total, positions = total + loss * count, positions + count
+                self.progress(Progress(epoch, step, self.steps, None))
+        return total / max(positions, 1), time.perf_counter() - began
+
+    def _look_ahead(self, following: Sequence[Tensor]) -> None:
+        """Tell the encoders which items the next batch shows; negatives that a loss draws are not known yet."""
+        for rows, tower in product(following, self.towers):
+            tower.expect(self.shown[rows][self.real[rows]])
+
+    def _step(self, rows: Tensor, epoch: int, step: int) -> tuple[float, int]:
+        batch = self.kind(*(array[rows] for array in self.arrays))
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
+            output = self.model(batch)
+        loss = float(
+            output.loss.detach()
+        )  # waits for the forward pass only; finding the distinct items has waited already
+        if not math.isfinite(loss):
+            raise ConfigError(
+                f"loss is {loss} at epoch {epoch}, step {step} of {self.steps}; the usual cause is {self._rate()}: "
+                f"lower it, or lower train.clip ({self.config.clip}); the last checkpoint is kept"
+            )
+        self.optimizer.zero_grad()
+        output.loss.backward()
+        self.ranks.join_gradients(self.shared, self.rest)
+        if self.config.clip is not None:
+            clip_gradients(self.parameters, self.config.clip)
+        self.optimizer.step()
+        return loss, output.positions
+
+    def _rate(self) -> str:
+        """Return the highest learning rate by its key in a recipe."""
+        own = max((tower.lr for tower in self.towers if tower.lr is not None), default=0.0)
+        return f"items.encoder_lr ({own})" if own > self.config.lr else f"train.lr ({self.config.lr})"
+
+
+def _silent(_: Progress) -> None:
+    """Report nothing."""
+
+
+def _validate(
+    model: Recommender, split: Split, config: TrainConfig, mask: Mask, device: torch.device
+) -> tuple[Metrics, float]:
+    """Return validation metrics and the seconds they took."""
+    began = time.perf_counter()
+    result = evaluate(
+        model,
+        split.valid,
+        split.train_counts,
+        mask=mask,
+        at=config.at,
+        metrics=config.metrics,
+        batch_size=config.eval_batch_size,
+        device=device,
+    )
+    return result.metrics, time.perf_counter() - began
+
+
+def _identity(seed: int, split: Split, mask: Mask, config: TrainConfig, model: Recommender) -> dict[str, Any]:
+    """Return what a checkpoint must share with the run that goes on from it; epochs and patience may grow."""
+    free = ("epochs", "patience", "eval_batch_size")
+    kept = {f"train.{name}": value for name, value in asdict(config).items() if name not in free}
+    rates = {f"items.encoder_lr of tower {number}": tower.lr for number, tower in enumerate(towers_of(model))}
+    return {"seed": seed, "split": split.fingerprint, "mask": mask, **kept, **rates}

@@ -1,0 +1,78 @@
+"""The section `train` of a recipe."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+from features.errors import ConfigError, nearest
+from pipelines.ranking.metrics import DEFAULT, METRICS
+from pipelines.training.optimizers import OptimizerName
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """How to train.
+
+    Attributes:
+        epochs: at most.
+        batch_size: windows per step, or pairs for models that train on pairs. In-batch negatives come from them:
+            compare models at equal batch sizes.
+        optimizer: 'adamw', or 'lazy': AdamW that leaves rows of id tables alone that a step did not use, for wide
+            tables of many rows (see pipelines.training.optimizers).
+        lr: constant.
+        weight_decay: on matrices and tables; never on biases, LayerNorm gains and other vectors.
+        clip: largest norm of the gradient; None = no clipping.
+        patience: epochs without a strictly better `monitor` after which training stops.
+        monitor: validation metric that names the best epoch: HR@K, NDCG@K, Recall@K, Precision@K, MRR@K or MAP@K.
+        eval_every: epochs between validations; the last epoch is always validated.
+        eval_batch_size: users scored at a time.
+        precision: 'bfloat16' runs the model in mixed precision; losses and scores stay float32.
+        start_from: a finished run whose weights training starts from (pipelines/runs/warm_start.py): its folder, seen from where
+            the run's own folder stands, so that a name alone is one beside it; {seed} stands for the run's seed.
+    """
+
+    __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
+
+    epochs: int = 100
+    batch_size: int = 256
+    optimizer: OptimizerName = "adamw"
+    lr: float = 1e-3
+    weight_decay: float = 0.1
+    clip: float | None = 5.0
+    patience: int = 10
+    monitor: str = "NDCG@10"
+    eval_every: int = 1
+    eval_batch_size: int = 256
+    precision: Precision = "float32"
+    start_from: str | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values no run can have."""
+        for name in ("epochs", "batch_size", "patience", "eval_every", "eval_batch_size"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"train.{name} is {getattr(self, name)}; it must be at least 1")
+        if not self.lr > 0 or not self.weight_decay >= 0 or not (self.clip is None or self.clip > 0):
+            raise ConfigError(
+                f"train: lr {self.lr} must be > 0, weight_decay {self.weight_decay} >= 0, clip {self.clip} > 0 or null"
+            )
+        for name, known in (("precision", Precision), ("optimizer", OptimizerName)):
+            if getattr(self, name) not in get_args(known):
+                raise ConfigError(f"train.{name} is {getattr(self, name)!r}; known: {', '.join(get_args(known))}")
+        name, _, k = self.monitor.partition("@")
+        if name not in METRICS or not k.isdecimal() or int(k) < 1 or k != str(int(k)):
+            raise ConfigError(
+                f"train.monitor is {self.monitor!r}; it must be NAME@K such as NDCG@10; {nearest(name, METRICS)}"
+            )
+
+    @property
+    def at(self) -> tuple[int, ...]:
+        """Return the list lengths of validation: 10, 20 and that of the monitor."""
+        return tuple(sorted({10, 20, int(self.monitor.partition("@")[2])}))
+
+    @property
+    def metrics(self) -> tuple[str, ...]:
+        """Return the metrics of validation: HR, NDCG and that of the monitor."""
+        return tuple(dict.fromkeys((*DEFAULT, self.monitor.partition("@")[0])))
