@@ -75,7 +75,7 @@ def _arguments() -> argparse.Namespace:
 
 def write_newest(data: Path, folder: Path, keep_last: int) -> Path:
     """Write RecBole's NAME/NAME.inter with the newest interactions of each user; return the folder."""
-    from pipelines.data.dataset import read_dataset
+    from pipelines.data.detection import read_dataset
 
     folder.mkdir(parents=True, exist_ok=True)
     kept = read_dataset(data).interactions.group_by("user", maintain_order=True).tail(keep_last)

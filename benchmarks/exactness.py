@@ -35,21 +35,22 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from extract.media.catalog import build_catalog
 from extract.encoders.encoder import EncoderSpec
 from extract.encoders.registry import get_encoder
 from extract.jobs.extractor import extract
 from extract.jobs.options import ExtractOptions
 from extract.jobs.pixels import Pixels
+from extract.media.catalog import build_catalog
 from features.errors import FreezeframeError
 from features.provenance import Provenance
 from features.store import FeatureRows, write_features
-from models.shared.recommender import Recommender
 from models.items.towers import towers_of
-from pipelines.recipe.recipe import build_recipe
+from models.shared.recommender import Recommender
 from pipelines.console import table
-from pipelines.data.dataset import read_dataset
-from pipelines.runs.experiment import build_model, load_data, open_features
+from pipelines.data.detection import read_dataset
+from pipelines.data.load import load_data
+from pipelines.recipe.recipe import build_recipe
+from pipelines.runs.inputs import build_model, open_features
 from pipelines.towers.media import media_of
 from pipelines.towers.open_towers import open_towers
 from pipelines.training.fit import Progress, fit

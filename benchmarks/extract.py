@@ -33,16 +33,17 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from extract.encoders.encoder import Encoder
+from extract.encoders.inputs import PixelInput
+from extract.encoders.preprocess import View, preprocess, view_of
+from extract.encoders.registry import get_encoder
 from extract.jobs.batches import Feeder
+from extract.jobs.extractor import extract_all
+from extract.jobs.options import ExtractOptions
+from extract.jobs.reading import Source
 from extract.media.catalog import Catalog, Item, build_catalog
 from extract.media.decoders import get_decoder
-from extract.encoders.encoder import Encoder, PixelInput
-from extract.encoders.registry import get_encoder
-from extract.jobs.extractor import extract_all
 from extract.media.frames import FramePolicy, parse_frame_policy
-from extract.jobs.options import ExtractOptions
-from extract.encoders.preprocess import View, preprocess, view_of
-from extract.jobs.reading import Source
 from extract.media.sandbox import Media, read_media
 from features.errors import FreezeframeError
 

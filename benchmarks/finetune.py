@@ -40,9 +40,9 @@ sys.path.insert(0, str(ROOT))
 
 from features.atomic import whole_folder
 from features.errors import FreezeframeError
-from pipelines.recipe.recipe import Recipe, build_recipe
 from pipelines.console import table
 from pipelines.data.synthetic import CorpusSize, make_corpus
+from pipelines.recipe.recipe import Recipe, build_recipe
 
 ROWS = "v,dnn,top:1,top:2,e2e:1,e2e:2,e2e:all"
 COLUMNS = (
@@ -176,7 +176,8 @@ class Enough(Exception):  # noqa: N818
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train some steps and encode all items in this process."""
     from models.items.towers import take_meters
-    from pipelines.runs.experiment import build_model, load_data, open_features
+    from pipelines.data.load import load_data
+    from pipelines.runs.inputs import build_model, open_features
     from pipelines.towers.media import media_of
     from pipelines.towers.open_towers import open_towers
     from pipelines.training.fit import Progress, fit

@@ -20,11 +20,13 @@ from torch import Tensor
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-from models.shared.recommender import NoInnerProduct, Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
 from models.popularity import MODEL as POPULARITY
-from pipelines.data.split import DataConfig, Split
+from models.shared.recommender import NoInnerProduct, Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
+from pipelines.data.data_config import DataConfig
+from pipelines.data.load import load_data
+from pipelines.data.split import Split
 from pipelines.ranking.full_ranking import Mask, evaluate
-from pipelines.runs.experiment import load_data, training_facts
+from pipelines.runs.inputs import training_facts
 
 
 class Markov(NoInnerProduct):

@@ -90,12 +90,12 @@ def _seeks(clip: Path, policy: FramePolicy) -> None:
 def _memory(clip: Path, frames: str, encoder: str) -> None:
     from dataclasses import replace
 
-    from extract.media import sandbox
-    from extract.media.catalog import Item
+    from extract.encoders.preprocess import view_of
     from extract.encoders.registry import get_encoder
     from extract.jobs.options import ExtractOptions
-    from extract.encoders.preprocess import view_of
     from extract.jobs.reading import Request, read
+    from extract.media import sandbox
+    from extract.media.catalog import Item
 
     spec = replace(get_encoder(encoder), frames=parse_frame_policy(frames))
     view = view_of(spec, cropped=False)

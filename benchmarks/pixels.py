@@ -28,14 +28,15 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from extract.media.catalog import Catalog, build_catalog, source
-from extract.media.covers.image import read_cover
-from extract.media.decoders import read_auto
-from extract.encoders.encoder import EncoderSpec, PixelInput
+from extract.encoders.encoder import EncoderSpec
+from extract.encoders.inputs import PixelInput
+from extract.encoders.preprocess import preprocess
 from extract.encoders.registry import get_encoder
 from extract.jobs.extractor import extract
 from extract.jobs.options import ExtractOptions
-from extract.encoders.preprocess import preprocess
+from extract.media.catalog import Catalog, build_catalog, source
+from extract.media.covers.image import read_cover
+from extract.media.decoders import read_auto
 from features.errors import FreezeframeError
 from features.store import FeatureFile, State
 from pipelines.console import table

@@ -28,20 +28,23 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from extract.encoders.cutting import split_encoder
+
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from extract.media.catalog import Catalog
-from extract.encoders.encoder import Batch, Encoder, PixelInput
+from extract.encoders.encoder import Encoder
+from extract.encoders.inputs import Batch, PixelInput
 from extract.encoders.registry import get_encoder
 from extract.jobs.extractor import extract
 from extract.jobs.options import ExtractOptions
 from extract.jobs.outputs import longest_title
+from extract.media.catalog import Catalog
 from features.errors import FreezeframeError
 from features.precision import DISK_TYPES
 from features.store import FeatureFile, State
-from pipelines.console import table
-from pipelines.data.dataset import read_dataset
 from pipelines.commands.extract import dataset_catalog
+from pipelines.console import table
+from pipelines.data.detection import read_dataset
 
 BATCH = 16
 
@@ -64,7 +67,7 @@ def main() -> None:
 
 
 def _cut(encoder: Encoder, catalog: Catalog, count: int, arguments: argparse.Namespace) -> list[list[str]]:
-    prefix, top = encoder.split(count, tokens=longest_title(encoder, catalog))
+    prefix, top = split_encoder(encoder, count, tokens=longest_title(encoder, catalog))
     times = _times(encoder, prefix, top, catalog, arguments.rounds)
     rows, vectors = [], _vectors(encoder, catalog, arguments)
     for dtype in ("float32", "float16", "int8"):

@@ -36,8 +36,8 @@ sys.path.insert(0, str(ROOT))
 
 from features.provenance import Provenance
 from features.store import FeatureRows, State, write_features
-from pipelines.recipe.recipe import load_recipe
 from pipelines.data.split import EvalPart
+from pipelines.recipe.recipe import load_recipe
 
 CLUSTERS, SHORTEST, WIDTH = 64, 5, 768
 FEW, MORE = 1024, 4096  # users that are ranked with --steps
@@ -141,8 +141,10 @@ class Enough(Exception):  # noqa: N818
 
 def measure(arguments: argparse.Namespace) -> None:
     """Train an epoch and validate, or train some steps and rank some users, in this process; print a line of JSON."""
+    from pipelines.data.load import load_data
     from pipelines.data.side_features import side_features
-    from pipelines.runs.experiment import build_model, load_data, open_features, resolve_device
+    from pipelines.device import resolve_device
+    from pipelines.runs.inputs import build_model, open_features
     from pipelines.training.fit import Progress, fit
 
     recipe, device = load_recipe(arguments.measure, arguments.overrides), resolve_device(arguments.device)

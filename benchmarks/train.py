@@ -67,7 +67,7 @@ def _arguments() -> argparse.Namespace:
 
 def write_inter(data: Path, folder: Path) -> Path:
     """Write a dataset as RecBole's NAME/NAME.inter, the order of interactions as time; return the folder."""
-    from pipelines.data.dataset import read_dataset
+    from pipelines.data.detection import read_dataset
 
     folder.mkdir(parents=True, exist_ok=True)
     rows = read_dataset(data).interactions.select("user", "item").iter_rows()
@@ -128,9 +128,10 @@ def _ours(arguments: argparse.Namespace) -> None:
     """Time our side in this process; print one line of JSON."""
     import torch
 
-    from pipelines.recipe.recipe import build_recipe
+    from pipelines.data.load import load_data
     from pipelines.ranking.full_ranking import evaluate
-    from pipelines.runs.experiment import build_model, load_data
+    from pipelines.recipe.recipe import build_recipe
+    from pipelines.runs.inputs import build_model
     from pipelines.training.fit import Progress, fit
 
     torch.set_num_threads(arguments.threads)

@@ -65,8 +65,8 @@ def _arguments() -> argparse.Namespace:
 
 
 def _split(data: Path) -> Any:
+    from pipelines.data.load import load_data
     from pipelines.recipe.recipe import build_recipe
-    from pipelines.runs.experiment import load_data
 
     recipe = build_recipe({"name": "b", "data": {"folder": str(data)}, "model": {"name": "popularity"}})
     return load_data(recipe.data).split
@@ -123,7 +123,7 @@ def _ours(arguments: argparse.Namespace) -> None:
 
     from models import build_recommender, recommenders
     from models.items.build import ItemsConfig, build_items
-    from pipelines.runs.experiment import training_facts
+    from pipelines.runs.inputs import training_facts
     from pipelines.training.fit import Progress, fit
     from pipelines.training.train_config import TrainConfig
 

@@ -13,11 +13,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import ConfigError, StoreError
+from features.feature_rows import FeatureColumns, State, check_ids
 from features.layout import write_file
 from features.precision import cosine_error, disk_type, to_disk
 from features.provenance import Provenance, canonical_json, file_sha256, library_versions
 from features.published import Published, open_published, read_ids
-from features.feature_rows import FeatureColumns, State, check_ids
 from features.store import FeatureFile
 
 ROW_PLUS_ONE = "row+1"  # MicroLens: row r of the published arrays is item id r + 1

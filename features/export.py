@@ -18,8 +18,8 @@ from polars.io.plugins import register_io_source
 
 from features.atomic import whole_folder
 from features.errors import ConfigError, StoreError, nearest
-from features.published import IDS, ITEM, TENSOR, VECTOR, block_rows, open_published, read_ids
 from features.feature_rows import State
+from features.published import IDS, ITEM, TENSOR, VECTOR, block_rows, open_published, read_ids
 from features.store import FeatureFile
 
 MAX_HEADER_BYTES = 100_000_000  # readers of safetensors refuse a longer header, and ids stand in it

@@ -22,9 +22,9 @@ from numpy.typing import NDArray
 
 from features.atomic import Sink, fsync_file, fsync_folder
 from features.errors import StoreError
+from features.feature_rows import FeatureColumns, State, check_shape
 from features.paths import no_file, write_advice
 from features.provenance import Provenance, canonical_json
-from features.feature_rows import FeatureColumns, State, check_shape
 from features.table import TEXT_COLUMNS, numbers_of, packed, table_sha256, write_texts
 
 Seal = tuple[str, str]  # sha256 of a file's vectors and of its table

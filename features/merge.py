@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import StoreError
+from features.feature_rows import FeatureColumns, check_ids
 from features.layout import write_file
 from features.provenance import Provenance
-from features.feature_rows import FeatureColumns, check_ids
 from features.store import FeatureFile
 
 T = TypeVar("T")

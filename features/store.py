@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import StoreError
+from features.feature_rows import MAX_ID_BYTES, FeatureColumns, FeatureRows, State, check_finite, check_ids
 from features.layout import (
     FORMAT,
     FORMAT_VERSION,
@@ -26,7 +27,6 @@ from features.layout import (
 )
 from features.precision import CosineError, Stored, cosine_error, summary, to_disk, to_float32
 from features.provenance import Provenance
-from features.feature_rows import MAX_ID_BYTES, FeatureColumns, FeatureRows, State, check_finite, check_ids
 
 __all__ = [
     "FORMAT",

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 
 from models.shared.recommender import Recommender, TrainingFacts
-from models.items.build import ItemRepresentation
+from models.shared.representation import ItemRepresentation
 from models.shared.seeding import seeded
 
 

@@ -16,10 +16,10 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from models.shared.recommender import TrainingFacts
-from models.items.build import ItemRepresentation
 from models.shared.objective import Loss
 from models.shared.pairwise import PairConfig, PairRecommender
+from models.shared.recommender import TrainingFacts
+from models.shared.representation import ItemRepresentation
 
 
 @dataclass(frozen=True)

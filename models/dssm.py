@@ -22,10 +22,10 @@ from typing import Literal
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.shared.recommender import TrainingFacts
-from models.items.build import ItemRepresentation
 from models.shared.layers import BatchNorm
 from models.shared.pairwise import PairConfig, PairRecommender
+from models.shared.recommender import TrainingFacts
+from models.shared.representation import ItemRepresentation
 
 
 @dataclass(frozen=True)

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from models.shared.recommender import TrainingFacts
 from models.shared.graph import GraphRecommender, distinct_edges, sum_of_powers
-from models.items.build import ItemRepresentation
 from models.shared.objective import Loss
 from models.shared.pairwise import PairConfig
+from models.shared.recommender import TrainingFacts
+from models.shared.representation import ItemRepresentation
 from models.shared.sparse import Adjacency
 
 

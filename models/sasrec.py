@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.shared.recommender import TrainingFacts
-from models.items.build import ItemRepresentation
+from models.shared.representation import ItemRepresentation
 from models.shared.sequential import SequentialConfig, SequentialRecommender
 
 

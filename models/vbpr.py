@@ -22,10 +22,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from models.shared.recommender import TrainingFacts
 from models.bprmf import BPRMF
 from models.bprmf import Config as FactorConfig
 from models.items.build import FrozenItems, ItemRepresentation
+from models.shared.recommender import TrainingFacts
 
 
 @dataclass(frozen=True)

@@ -17,9 +17,9 @@ from typing import get_args
 from torch import Tensor, nn
 
 from models.shared.recommender import TrainBatch, TrainingFacts, TrainOutput
-from models.items.build import ItemRepresentation
-from models.shared.training_rows import History, training_rows
+from models.shared.representation import ItemRepresentation
 from models.shared.sequential import SequentialConfig, SequentialRecommender
+from models.shared.training_rows import History, training_rows
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ import numpy as np
 import torch
 
 from models import build_recommender, recommenders
-from models.shared.recommender import PairBatch, Recommender, TrainBatch
 from models.items.build import ItemsConfig, build_items
+from models.items.towers import Tower
+from models.shared.recommender import PairBatch, Recommender, TrainBatch
 from models.shared.sequential import SequentialRecommender
-from models.items.tower import Tower
 from pipelines.data.split import EvalPart, Split, TrainWindows
 from pipelines.data.vocabulary import Vocabulary
-from pipelines.runs.experiment import training_facts
+from pipelines.runs.inputs import training_facts
 
 CLUSTERS, WARM, COLD, PER_CLUSTER, LENGTH = 4, 8, 2, 16, 6
 USERS, ITEMS = CLUSTERS * PER_CLUSTER, CLUSTERS * (WARM + COLD)

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from extract.encoders.encoder import Batch, Encoder, EncoderSpec, PixelInput
-from extract.encoders.registry import ENCODERS, get_encoder
+from extract.encoders.encoder import Encoder, EncoderSpec
+from extract.encoders.inputs import Batch, PixelInput
 from extract.encoders.preprocess import preprocess
+from extract.encoders.registry import ENCODERS, get_encoder
 from tests.media import pictures
 
 TINY = [name for name in ENCODERS if "-tiny" in name]

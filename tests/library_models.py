@@ -8,7 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from extract.encoders.encoder import Encoder, PixelInput, Tokens
+from extract.encoders.encoder import Encoder
+from extract.encoders.inputs import PixelInput, Tokens
 from extract.encoders.registry import ENCODERS
 
 HUB = {

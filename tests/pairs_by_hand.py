@@ -9,8 +9,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from models.shared.recommender import TrainBatch, UserBatch
 from models.shared.layers import BatchNorm
+from models.shared.recommender import TrainBatch, UserBatch
 from tests.checkerboard import LENGTH, build
 
 Array = NDArray[np.float64]

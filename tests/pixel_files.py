@@ -8,12 +8,12 @@ from typing import Any
 
 import numpy as np
 
-from extract.media.catalog import Catalog, build_catalog
-from extract.media.covers.image import read_cover
-from extract.media.decoders import read_auto
 from extract.encoders.registry import ENCODERS
 from extract.jobs.extractor import extract
 from extract.jobs.options import ExtractOptions
+from extract.media.catalog import Catalog, build_catalog
+from extract.media.covers.image import read_cover
+from extract.media.decoders import read_auto
 from features.store import FeatureFile, FeatureRows, write_features
 from tests.media import pictures, write_clip, write_cover
 

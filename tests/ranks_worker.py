@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from features.errors import ConfigError, FreezeframeError
 from models import build_recommender, recommenders
-from models.shared import ranks
-from models.shared.recommender import Recommender
 from models.items.build import ItemsConfig, build_items
-from models.shared.ranks import Ranks
 from models.items.towers import share_out
-from pipelines.runs.experiment import training_facts
+from models.shared import ranks
+from models.shared.ranks import Ranks
+from models.shared.recommender import Recommender
+from pipelines.runs.inputs import training_facts
 from pipelines.runs.processes import processes
 from pipelines.training.fit import fit
 from pipelines.training.train_config import TrainConfig

@@ -14,13 +14,14 @@ import pytest
 import torch
 
 import run_pipeline
-from extract.jobs import extractor
-from extract.media.catalog import Catalog, build_catalog
+from extract.encoders.cutting import split_encoder
 from extract.encoders.registry import ENCODERS
+from extract.jobs import extractor
 from extract.jobs.extractor import extract, extract_all, prepare_all
 from extract.jobs.farm import Order, work
 from extract.jobs.options import ExtractOptions, ExtractReport
 from extract.jobs.outputs import longest_title
+from extract.media.catalog import Catalog, build_catalog
 from features.atomic import fsync_file
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile
@@ -65,7 +66,7 @@ def test_the_top_makes_the_vectors_of_the_stored_rows(tmp_path: Path, catalog: C
     assert len(lines) == len(NAMES)
     for name, cut, vectors in zip(NAMES, made, whole, strict=True):
         encoder = build(name)
-        prefix, top = encoder.split(1, tokens=16)
+        prefix, top = split_encoder(encoder, 1, tokens=16)
         file = FeatureFile(cut.path)
         assert cut.counts == {"done": 6, "missing": 1 if "text" in name or "minilm" in name else 0} | {
             "failed": 0 if "text" in name or "minilm" in name else 1
@@ -118,7 +119,7 @@ def test_small_types_tell_what_they_cost(tmp_path: Path, catalog: Catalog, name:
     assert report.cosine_error is not None
     assert (report.cosine_error.rows, report.cosine_error.max <= most) == (6, True)
     assert (report.cosine_error.max > 0) == (dtype != "float32")
-    top = build(name).split(1)[1]
+    top = split_encoder(build(name), 1)[1]
     exact = rows(extract(catalog, ENCODERS[name], options(tmp_path)))
     assert ((rows(report) == 0).all(axis=2) == (exact == 0).all(axis=2)).all()  # titles keep their length
     with torch.inference_mode():

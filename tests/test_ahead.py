@@ -14,11 +14,11 @@ from torch import Tensor
 
 from features.store import FeatureFile
 from models.items import towers
-from models.items.tower import LooksAhead
+from models.items.towers import LooksAhead
+from pipelines.runs.experiment import run_recipe
 from pipelines.towers import look_ahead as ahead
 from pipelines.towers.activations import MappedActivations
 from pipelines.towers.look_ahead import LookAhead
-from pipelines.runs.experiment import run_recipe
 from pipelines.towers.media import StoredPixels
 from tests.small import item_ids, recipe, small_dataset, write
 from tests.tower_runs import TITLES, changes, losses, trained, write_activations

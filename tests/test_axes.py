@@ -14,14 +14,14 @@ import pytest
 
 from features.errors import ConfigError
 from models.shared.representation import ItemsConfig, Kind
-from pipelines.recipe.axes import READ_BY
 from pipelines.comparing.compare import finished_rows, run_compare
+from pipelines.comparing.comparison import Comparison, Row
 from pipelines.comparing.cost_table import cost_summary, cost_table, costs, frozen_row
 from pipelines.comparing.output import write_csv
 from pipelines.comparing.plot import MARKS, check_plot, short_names, write_plot
-from pipelines.comparing.comparison import Comparison, Row
-from pipelines.recipe.recipe import dump_yaml
+from pipelines.recipe.axes import READ_BY
 from pipelines.recipe.collections import plan
+from pipelines.recipe.recipe import dump_yaml
 from tests.small import item_ids, plain_recipe, small_dataset, write, write_vectors
 from tests.tower_runs import TITLES, write_activations
 

@@ -8,14 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from extract.encoders.inputs import Batch
+from extract.encoders.registry import ENCODERS
 from extract.jobs import batch_size
 from extract.jobs.batch_size import largest_batch, settled_batch_size
-from extract.media.catalog import Catalog
-from extract.encoders.encoder import Batch
-from extract.encoders.registry import ENCODERS
 from extract.jobs.extractor import extract
 from extract.jobs.options import AUTO, CPU_BATCH, ExtractOptions
 from extract.jobs.outputs import activation_output, vector_output
+from extract.media.catalog import Catalog
 from features.errors import ConfigError
 from features.store import FeatureFile
 from run_pipeline import main

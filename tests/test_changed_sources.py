@@ -13,16 +13,16 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract.media import catalog as catalog_module
-from extract.media.catalog import Catalog, build_catalog
 from extract.encoders.registry import ENCODERS
 from extract.jobs.extractor import extract, extract_all, prepare_all
 from extract.jobs.farm import Order, work
 from extract.jobs.options import ExtractReport
 from extract.jobs.sharding import extract_shard, plan
-from features.shards.marks import KnownDigests, same_source, without_time
+from extract.media import catalog as catalog_module
+from extract.media.catalog import Catalog, build_catalog
 from features.merge import merge
 from features.shards.job import FeatureJob, Wanted
+from features.shards.marks import KnownDigests, same_source, without_time
 from features.store import FeatureFile, FeatureRows
 from tests.media import pictures, write_clip, write_cover
 from tests.stores import JOB

@@ -15,12 +15,21 @@ from scipy import stats
 
 from features.errors import ConfigError
 from pipelines.comparing.compare import compare, finished_rows, run_compare, run_tests
+from pipelines.comparing.comparison import (
+    Row,
+    by_popularity,
+    comparison,
+    notes,
+    significance,
+    spread,
+    summary,
+    untested,
+)
 from pipelines.comparing.output import escape_latex, latex, markdown
-from pipelines.comparing.comparison import Row, by_popularity, comparison, notes, significance, spread, summary, untested
-from pipelines.recipe.recipe import PaperResult, Recipe, dump_yaml, recipe_to_dict
+from pipelines.comparing.significance import load_ranks
 from pipelines.ranking.full_ranking import EvaluateConfig
 from pipelines.ranking.metrics import hit_rate
-from pipelines.comparing.significance import load_ranks
+from pipelines.recipe.recipe import PaperResult, Recipe, dump_yaml, recipe_to_dict
 from tests.small import USERS, recipe, small_dataset, write
 
 PAPER = {"source": "made up, table 1", "metrics": {"HR@10": 0.0496}, "note": "other features"}

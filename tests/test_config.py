@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 import pipelines
 from features.errors import ConfigError
-from pipelines.recipe.recipe import Recipe, build_recipe, difference, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
 from pipelines.recipe.feature_config import FeatureConfig
+from pipelines.recipe.recipe import Recipe, build_recipe, difference, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
 from tests.small import plain_recipe, write
 
 RECIPES = sorted((Path(pipelines.__file__).parent / "recipes").glob("*.yaml"))

@@ -18,7 +18,9 @@ from features.provenance import Provenance
 from features.shards.job import FeatureJob
 from features.store import FeatureFile, FeatureRows, write_features
 from models.items.towers import take_meters, towers_of
-from pipelines.runs.experiment import build_model, load_data, run_recipe
+from pipelines.data.load import load_data
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.inputs import build_model
 from pipelines.towers.open_towers import open_towers
 from tests.small import ITEMS, item_ids, recipe, write_vectors
 from tests.stores import JOB, encode, wanted

@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
+from extract.encoders.registry import ENCODERS
+from extract.jobs.extractor import extract
 from extract.media.catalog import Catalog
 from extract.media.covers.image import decode_image, read_cover
 from extract.media.covers.modes import rgb_pixels
-from extract.encoders.registry import ENCODERS
-from extract.jobs.extractor import extract
 from extract.media.lmdb_media import cover_of
 from features.errors import MediaError
 from tests.media import cut, write_cover

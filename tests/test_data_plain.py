@@ -9,8 +9,9 @@ import polars as pl
 import pytest
 
 from features.errors import ConfigError
-from pipelines.data.dataset import Dataset, read_dataset
 from pipelines.commands.extract import dataset_catalog
+from pipelines.data.dataset import Dataset
+from pipelines.data.detection import read_dataset
 from tests.small import write, write_interactions
 
 HEADER = "user,item,timestamp\n"

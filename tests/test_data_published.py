@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from features.errors import ConfigError
-from pipelines.data.dataset import Dataset, read_dataset
+from pipelines.data.dataset import Dataset
+from pipelines.data.detection import read_dataset
 from tests.small import write
 
 

@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 import run_pipeline
-from pipelines.recipe.recipe import dump_yaml
-from pipelines.data.dataset import read_dataset
+from pipelines.data.data_config import DataConfig
+from pipelines.data.detection import read_dataset
+from pipelines.data.load import make_split
 from pipelines.data.report import data_report
-from pipelines.data.split import DataConfig, make_split
+from pipelines.recipe.recipe import dump_yaml
 from tests.small import plain_recipe, small_dataset, write, write_interactions
 
 Capture = pytest.CaptureFixture[str]

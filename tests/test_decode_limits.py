@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from extract.media import sandbox
-from extract.media.catalog import build_catalog
 from extract.encoders.registry import ENCODERS
 from extract.jobs.extractor import extract
 from extract.jobs.farm import Order, extract_locally
+from extract.media import sandbox
+from extract.media.catalog import build_catalog
 from extract.media.sandbox import Limits, close_idle, passes, read_media
 from features.errors import MediaError
 from tests.media import pictures, write_clip

@@ -13,13 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from extract.media.catalog import Catalog
-from extract.encoders.encoder import Batch, Tokens
+from extract.encoders.inputs import Batch, Tokens
 from extract.encoders.registry import ENCODERS
 from extract.jobs.extractor import extract
+from extract.media.catalog import Catalog
 from features.store import FeatureFile
-from pipelines.runs.experiment import open_run, run_recipe
 from pipelines.retrieval.retrieve import recommend
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.run import open_run
 from pipelines.training.fit import fit
 from pipelines.training.train_config import TrainConfig
 from tests import tower_runs

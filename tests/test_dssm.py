@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 import torch
 
-from models.shared.recommender import PairBatch, UserBatch
 from models.dssm import DSSM
 from models.shared.layers import BatchNorm
+from models.shared.recommender import PairBatch, UserBatch
 from tests.checkerboard import checkerboard
 from tests.pairs_by_hand import Array, numbers, scrambled
 

@@ -9,9 +9,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extract.encoders.encoder import Encoder, Tokens
+from extract.encoders.cutting import Padded, split_encoder
+from extract.encoders.encoder import Encoder
+from extract.encoders.inputs import Tokens
+from extract.encoders.parts import Cut, Words
 from extract.encoders.registry import ENCODERS
-from extract.encoders.cutting import Cut, Padded, Words
 from features.errors import ConfigError
 from tests.encoding import BLOCKS, TINY, batch, build, encode, save_bert
 
@@ -58,7 +60,9 @@ def like(got: Tensor, want: Tensor) -> None:
 @pytest.mark.parametrize("name", DEEP)
 def test_prefix_and_top_are_the_encoder_at_every_cut(name: str) -> None:
     encoder = build(name)
-    pairs = [encoder.split(count) for count in cuts(name)]  # before the encoder ever ran: a cut computes nothing
+    pairs = [
+        split_encoder(encoder, count) for count in cuts(name)
+    ]  # before the encoder ever ran: a cut computes nothing
     inputs = batch(encoder, 3)
     packing = pairs[0][0].packing
     whole = encode(encoder, packing.padded(inputs) if isinstance(packing, Padded) else inputs)
@@ -80,7 +84,7 @@ def test_gradients_reach_the_top_and_nothing_else(name: str) -> None:
     last: set[int] = set()
     for count in (1, BLOCKS[name], "all"):
         encoder.zero_grad()
-        prefix, top = encoder.split(count)
+        prefix, top = split_encoder(encoder, count)
         top(prefix(inputs)).square().sum().backward()
         reached = {id(parameter) for parameter in encoder.parameters() if parameter.grad is not None}
         assert reached == parameters(top) == {id(one) for one in encoder.parameters() if one.requires_grad}
@@ -92,7 +96,7 @@ def test_gradients_reach_the_top_and_nothing_else(name: str) -> None:
 
 
 def test_the_prefix_stays_as_it_was_loaded() -> None:
-    prefix, top = build("resnet-tiny").split(2)
+    prefix, top = split_encoder(build("resnet-tiny"), 2)
     both = nn.Sequential(prefix, top).train()
     assert not any(module.training for module in prefix.steps.modules())
     assert all(module.training for module in top.modules())
@@ -104,8 +108,8 @@ def test_the_prefix_stays_as_it_was_loaded() -> None:
 
 def test_a_later_cut_of_the_same_encoder_takes_over() -> None:
     encoder = build("bert-tiny")
-    encoder.split(2)
-    prefix, top = encoder.split(1)
+    split_encoder(encoder, 2)
+    prefix, top = split_encoder(encoder, 1)
     assert {id(one) for one in encoder.parameters() if one.requires_grad} == parameters(top)
     assert parameters(prefix) | parameters(top) == parameters(encoder.model)
 
@@ -114,7 +118,7 @@ def test_a_later_cut_of_the_same_encoder_takes_over() -> None:
 def test_a_titles_row_does_not_depend_on_its_batch(name: str) -> None:
     encoder = build(name)
     assert encoder.tokenizer is not None
-    prefix, top = encoder.split(1, tokens=16)
+    prefix, top = split_encoder(encoder, 1, tokens=16)
     short, long = encoder.tokenizer.tokenise(["a cat!"]), encoder.tokenizer.tokenise(["a cat!", "one " * 13])
     assert prefix.shape[0] == 16
     assert torch.equal(prefix(short)[0] != 0, prefix(long)[0] != 0)
@@ -125,7 +129,7 @@ def test_a_titles_row_does_not_depend_on_its_batch(name: str) -> None:
         like(top(prefix(long)), encoder(long))
         assert torch.isfinite(top(torch.zeros(2, *prefix.shape))).all()  # items without a vector, read as zeros
     with pytest.raises(ValueError, match="a title has 15 tokens, 4 are kept"):
-        encoder.split(1, tokens=4)[0](long)
+        split_encoder(encoder, 1, tokens=4)[0](long)
 
 
 def test_padding_comes_back() -> None:
@@ -146,7 +150,7 @@ def test_padding_comes_back() -> None:
 @pytest.mark.parametrize(("count", "said"), [(0, "top_blocks is 0"), (-1, "top_blocks is -1"), (3, "top_blocks is 3")])
 def test_cuts_that_are_none(count: int, said: str) -> None:
     with pytest.raises(ConfigError, match=f"{said}, but encoder 'bert-tiny' has 2 blocks; use 1 to 2"):
-        build("bert-tiny").split(count)
+        split_encoder(build("bert-tiny"), count)
 
 
 def test_encoders_that_cannot_be_cut(tmp_path: Path) -> None:
@@ -155,7 +159,7 @@ def test_encoders_that_cannot_be_cut(tmp_path: Path) -> None:
     encoder = build("vit-tiny")
     encoder.spec = replace(encoder.spec, blocks=())
     with pytest.raises(ConfigError, match="encoder 'vit-tiny' has no block list"):
-        encoder.split(1)
+        split_encoder(encoder, 1)
     bare = Encoder(ENCODERS["vit-tiny"], encoder.model, lambda model, batch: batch, weights="random")
     with pytest.raises(ConfigError, match="ViTModel of encoder 'vit-tiny' cannot be cut"):
         bare.split("all")
@@ -163,7 +167,7 @@ def test_encoders_that_cannot_be_cut(tmp_path: Path) -> None:
     sizes = {"vocab_size": 11, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     transformers.MPNetModel(transformers.MPNetConfig(**sizes)).save_pretrained(tmp_path)
     with pytest.raises(ConfigError, match="MPNetModel of encoder 'minilm' cannot be cut"):
-        ENCODERS["minilm"].backend(ENCODERS["minilm"], str(tmp_path), 0).split(1)
+        split_encoder(ENCODERS["minilm"].backend(ENCODERS["minilm"], str(tmp_path), 0), 1)
 
 
 @pytest.mark.parametrize("name", VISUAL)
@@ -181,7 +185,7 @@ def test_faults_are_kept_by_both_halves(name: str) -> None:
         inputs.movedim(-3, -1).contiguous().movedim(-1, -3)
     )  # BatchNorm by the batch multiplies what rounds otherwise
     for count in (1, 2):
-        prefix, top = encoder.split(count)
+        prefix, top = split_encoder(encoder, count)
         with torch.inference_mode():
             like(top(prefix(inputs)), encode(encoder, inputs))
 
@@ -193,9 +197,9 @@ def test_full_size_encoders_are_cut(name: str) -> None:
     inputs = batch(encoder, 2)
     if isinstance(inputs, Tensor):  # as the prefix puts them: in another order convolutions round otherwise
         inputs = inputs.movedim(-3, -1).contiguous().movedim(-1, -3)
-    deepest = encoder.split(BLOCKS[name])[0].shape
+    deepest = split_encoder(encoder, BLOCKS[name])[0].shape
     assert min(deepest) >= 1
-    prefix, top = encoder.split(2)
+    prefix, top = split_encoder(encoder, 2)
     activations = prefix(inputs)
     assert activations.shape == (2, *prefix.shape)
     with torch.inference_mode():

@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from extract.encoders.encoder import Encoder, PixelInput, TextInput
-from extract.encoders.registry import ENCODERS
+from extract.encoders.encoder import Encoder
+from extract.encoders.inputs import PixelInput, TextInput
 from extract.encoders.preprocess import preprocess
+from extract.encoders.registry import ENCODERS
 from features.provenance import canonical_json
 from tests.encoding import BLOCKS, FULL, TINY, TITLES, batch, build, encode, pixels
 from tests.library_models import library_model, native_pixels

@@ -14,10 +14,13 @@ import torch
 
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile
-from pipelines.runs import experiment, memory
-from pipelines.recipe.recipe import build_recipe, load_recipe
+from pipelines.data.load import load_data
+from pipelines.device import resolve_device
 from pipelines.ranking.full_ranking import evaluate
-from pipelines.runs.experiment import load_data, open_run, resolve_device, run_recipe
+from pipelines.recipe.recipe import build_recipe, load_recipe
+from pipelines.runs import experiment, memory
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.run import open_run
 from tests.small import USERS, item_ids, plain_recipe, recipe, small_dataset, write, write_vectors
 
 

@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 import torch
 
-from extract.jobs import extractor
-from extract.media.catalog import Catalog, build_catalog
 from extract.encoders.encoder import EncoderSpec
 from extract.encoders.registry import ENCODERS
+from extract.jobs import extractor
 from extract.jobs.extractor import extract
 from extract.jobs.sharding import claims_of, run_shards
+from extract.media.catalog import Catalog, build_catalog
 from features.errors import ConfigError, MediaError
 from features.store import FeatureFile
 from tests.media import cut, pictures, write_clip, write_cover, write_sound

@@ -15,16 +15,17 @@ import pytest
 import torch
 from torch import Tensor
 
+from extract.encoders.encoder import Encoder
+from extract.encoders.inputs import Batch
+from extract.encoders.preprocess import view_of
+from extract.encoders.registry import ENCODERS
 from extract.jobs import reading
 from extract.jobs.batches import Feeder
-from extract.media.catalog import Catalog, build_catalog
-from extract.encoders.encoder import Batch, Encoder
-from extract.encoders.registry import ENCODERS
 from extract.jobs.extractor import extract, extract_all
-from extract.media.frames import FrameUnion, frame_indices, parse_frame_policy
 from extract.jobs.options import ExtractOptions, ExtractReport
-from extract.encoders.preprocess import view_of
 from extract.jobs.reading import Source
+from extract.media.catalog import Catalog, build_catalog
+from extract.media.frames import FrameUnion, frame_indices, parse_frame_policy
 from extract.media.sandbox import Limits, stream_media
 from features.errors import ConfigError, MediaError
 from features.precision import cosine_error, summary, to_disk, to_float32

@@ -18,14 +18,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extract.media.catalog import build_catalog
-from extract.media.decoders import read_auto
-from extract.encoders.encoder import PixelInput
+from extract.encoders.inputs import PixelInput
+from extract.encoders.preprocess import preprocess
 from extract.encoders.registry import ENCODERS
 from extract.jobs.extractor import extract
-from extract.media.frames import parse_frame_policy
 from extract.jobs.options import ExtractOptions
-from extract.encoders.preprocess import preprocess
+from extract.media.catalog import build_catalog
+from extract.media.decoders import read_auto
+from extract.media.frames import parse_frame_policy
 from features.store import FeatureFile, State
 from tests.media import CLIPS, NO_CLIPS, pictures, write_clip, write_cover
 

@@ -16,18 +16,19 @@ import numpy as np
 import pytest
 import torch
 
+from extract.encoders.encoder import EncoderSpec
+from extract.encoders.inputs import PixelInput
+from extract.encoders.preprocess import preprocess
+from extract.encoders.registry import ENCODERS
 from extract.jobs import reading
+from extract.jobs.extractor import _unpinned, extract, feature_name
+from extract.jobs.options import ExtractOptions
+from extract.jobs.outputs import vector_output
+from extract.jobs.sharding import Work
 from extract.media.catalog import Catalog, build_catalog
 from extract.media.covers.image import read_cover
 from extract.media.decoders import read_auto
-from extract.encoders.encoder import EncoderSpec, PixelInput
-from extract.encoders.registry import ENCODERS
-from extract.jobs.extractor import _unpinned, extract, feature_name
 from extract.media.frames import parse_frame_policy
-from extract.jobs.options import ExtractOptions
-from extract.jobs.outputs import vector_output
-from extract.encoders.preprocess import preprocess
-from extract.jobs.sharding import Work
 from features.errors import ConfigError
 from features.store import FeatureFile
 from tests.library_models import HUB, library_model

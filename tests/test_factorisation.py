@@ -11,11 +11,11 @@ import pytest
 import torch
 
 from models import recommenders
-from models.shared import fields
-from models.shared.recommender import PairBatch, Recommender
 from models.deepfm import DeepFM
-from models.shared.losses import in_batch_softmax, in_batch_softmax_of_scores
 from models.nfm import NFM
+from models.shared import fields
+from models.shared.losses import in_batch_softmax, in_batch_softmax_of_scores
+from models.shared.recommender import PairBatch, Recommender
 from models.shared.training_rows import training_rows
 from tests.checkerboard import ITEMS, LENGTH, build, checkerboard, train_batch
 from tests.pairs_by_hand import Array, numbers, scrambled, users_with, windows

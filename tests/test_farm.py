@@ -18,13 +18,13 @@ from pathlib import Path
 import pytest
 
 import run_pipeline
-from extract.jobs import sharding
-from extract.media.catalog import Catalog, build_catalog
 from extract.encoders.registry import ENCODERS
+from extract.jobs import sharding
 from extract.jobs.extractor import extract_all, prepare_all
 from extract.jobs.farm import Order, extract_locally, rows_made, slurm_script, work
 from extract.jobs.options import ExtractOptions
 from extract.jobs.sharding import Shard, claims_of, plan
+from extract.media.catalog import Catalog, build_catalog
 from features.errors import ConfigError
 from features.store import FeatureFile
 from tests.media import pictures, write_clip, write_cover
@@ -119,7 +119,8 @@ def test_claims_are_the_same_where_one_encoder_is_finished(
     extract_all(catalog, SPECS[:1], options(tmp_path))
     seen = []
     monkeypatch.setattr(
-        "extract.jobs.farm.run_shards", lambda _, works, claims, progress: seen.append((len(works), claims._folder)) or 0
+        "extract.jobs.farm.run_shards",
+        lambda _, works, claims, progress: seen.append((len(works), claims._folder)) or 0,
     )
     work(Order(catalog, NAMES, options(tmp_path)))
     assert seen == [(len(SPECS) - 1, claims_of(prepare_all(catalog, SPECS, options(tmp_path)))._folder)]

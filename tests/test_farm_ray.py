@@ -12,12 +12,12 @@ from typing import Any
 
 import pytest
 
-from extract.media.catalog import Catalog, build_catalog
 from extract.encoders.registry import ENCODERS
 from extract.jobs.extractor import extract_all
 from extract.jobs.farm import Order
 from extract.jobs.farm_ray import extract_on_ray
 from extract.jobs.options import ExtractOptions
+from extract.media.catalog import Catalog, build_catalog
 from features.errors import ConfigError
 from features.store import FeatureFile
 from run_pipeline import main

@@ -12,14 +12,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extract.media.catalog import build_catalog
-from extract.encoders.encoder import Encoder, EncoderSpec, PixelInput
+from extract.encoders.encoder import Encoder, EncoderSpec
+from extract.encoders.faults import FAULTS, with_faults
+from extract.encoders.inputs import PixelInput
+from extract.encoders.preprocess import preprocess
 from extract.encoders.registry import ENCODERS
 from extract.jobs.extractor import extract
-from extract.encoders.faults import FAULTS, with_faults
-from extract.media.frames import FramePolicy, frame_indices, parse_frame_policy
 from extract.jobs.options import ExtractOptions
-from extract.encoders.preprocess import preprocess
+from extract.media.catalog import build_catalog
+from extract.media.frames import FramePolicy, frame_indices, parse_frame_policy
 from features.errors import ConfigError, MediaError
 from features.store import FeatureFile
 from run_pipeline import main

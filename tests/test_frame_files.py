@@ -13,15 +13,15 @@ import pytest
 import torch
 
 import run_pipeline
-from extract.jobs import extractor
-from extract.media.catalog import Catalog
-from extract.media.decoders import DECODING
-from extract.encoders.encoder import PixelInput
+from extract.encoders.faults import with_faults
+from extract.encoders.inputs import PixelInput
+from extract.encoders.preprocess import crop, normalise, preprocess
 from extract.encoders.registry import ENCODERS
+from extract.jobs import extractor
 from extract.jobs.extractor import extract, extract_all, prepare_all
 from extract.jobs.farm import Order, work
-from extract.encoders.faults import with_faults
-from extract.encoders.preprocess import crop, normalise, preprocess
+from extract.media.catalog import Catalog
+from extract.media.decoders import DECODING
 from features.errors import ConfigError, StoreError
 from features.export import export_features
 from features.inspect import inspect_features

@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 import torch
 
+from extract.encoders.inputs import PixelInput
+from extract.encoders.preprocess import crop, normalise
+from extract.encoders.registry import ENCODERS
+from extract.jobs.extractor import extract
 from extract.media import pixel_media
 from extract.media.catalog import Catalog, build_catalog
 from extract.media.decoders import DECODING
-from extract.encoders.encoder import PixelInput
-from extract.encoders.registry import ENCODERS
-from extract.jobs.extractor import extract
 from extract.media.frames import parse_frame_policy
-from extract.encoders.preprocess import crop, normalise
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile
 from tests.media import write_cover

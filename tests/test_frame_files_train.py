@@ -12,12 +12,13 @@ import pytest
 import torch
 
 import run_pipeline
-from extract.encoders.encoder import PixelInput
-from extract.encoders.registry import ENCODERS
+from extract.encoders.inputs import PixelInput
 from extract.encoders.preprocess import normalise
+from extract.encoders.registry import ENCODERS
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile, FeatureRows, write_features
-from pipelines.runs.experiment import open_run, run_recipe
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.run import open_run
 from pipelines.towers.media import StoredPixels
 from tests.pixel_files import subset, write_media
 from tests.small import item_ids, recipe, small_dataset, write_vectors

@@ -8,9 +8,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from extract.encoders.encoder import PixelInput
-from extract.media.frames import MAX_FRAMES, FramePolicy, FrameUnion, frame_indices, parse_frame_policy
+from extract.encoders.inputs import PixelInput
 from extract.encoders.preprocess import Inputs, View
+from extract.media.frames import MAX_FRAMES, FramePolicy, FrameUnion, frame_indices, parse_frame_policy
 from features.errors import ConfigError, MediaError
 
 counts = st.integers(1, MAX_FRAMES)

@@ -13,10 +13,10 @@ from torch import Tensor
 
 from features.errors import ConfigError
 from models import recommenders
-from models.shared.recommender import PairBatch, Recommender, UserBatch
 from models.grcn import GRCN
 from models.lightgcn import LightGCN
 from models.mmgcn import MMGCN
+from models.shared.recommender import PairBatch, Recommender, UserBatch
 from pipelines.recipe.recipe import build_recipe
 from pipelines.training.optimizers import build_optimizer
 from tests.checkerboard import build, checkerboard

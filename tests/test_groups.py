@@ -14,10 +14,11 @@ from hypothesis import strategies as st
 
 import run_pipeline
 from features.errors import ConfigError
+from pipelines.data.load import load_data
 from pipelines.ranking.full_ranking import Mask, evaluate
-from pipelines.runs.experiment import load_data, run_recipe
-from pipelines.ranking.user_groups import group_metrics, history_groups, popularity_groups
 from pipelines.ranking.metrics import Ranked, hit_rate
+from pipelines.ranking.user_groups import group_metrics, history_groups, popularity_groups
+from pipelines.runs.experiment import run_recipe
 from tests.checkerboard import eval_part
 from tests.small import ITEMS, USERS, recipe, small_dataset
 from tests.test_evaluate import ITEM_COUNT, USER_COUNT, Fixed, corpus

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from extract.media.catalog import Catalog, Item, build_catalog
 from extract.encoders.registry import get_encoder
 from extract.jobs.extractor import extract
 from extract.jobs.options import ExtractOptions
+from extract.media.catalog import Catalog, Item, build_catalog
 from features.convert import import_features
 from features.errors import StoreError
 from features.export import FORMATS, export_features

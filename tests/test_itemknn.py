@@ -9,8 +9,8 @@ import pytest
 import torch
 
 from models import build_recommender, itemknn
-from models.shared.recommender import TrainingFacts, UserBatch
 from models.itemknn import Config
+from models.shared.recommender import TrainingFacts, UserBatch
 from pipelines.ranking.full_ranking import evaluate
 from tests.checkerboard import build, checkerboard
 

@@ -6,8 +6,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from models.items.build import (
+    Categories,
+    CategoryItems,
+    FusedItems,
+    ItemRepresentation,
+    ItemsConfig,
+    build_items,
+    normalise,
+)
 from models.shared import representation
-from models.items.build import Categories, CategoryItems, FusedItems, ItemRepresentation, ItemsConfig, build_items, normalise
 
 N, F = 500, 24
 KINDS = {

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from models.items.adapters import TEMPERATURE, AdapterItems, InterItems
-from models.items.frozen import FrozenItems
 from models.items.build import FusedItems, ItemRepresentation, ItemsConfig, build_items
+from models.items.frozen import FrozenItems
 
 N, L, F = 300, 4, 12
 LAYERED = {

@@ -12,12 +12,12 @@ import torch
 from torch import Tensor
 
 import run_pipeline
-from extract.media.catalog import build_catalog
-from extract.encoders.encoder import Batch, Tokens
+from extract.encoders.inputs import Batch, Tokens
+from extract.encoders.pooled_layers import layers_of, parse_layers
 from extract.encoders.registry import ENCODERS
 from extract.jobs.extractor import extract
-from extract.encoders.pooled_layers import layers_of, parse_layers
 from extract.jobs.options import ExtractOptions
+from extract.media.catalog import build_catalog
 from features.errors import ConfigError
 from features.store import FeatureFile
 from tests.encoding import BLOCKS, TINY, batch, build, encode

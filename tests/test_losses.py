@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from models.shared import losses
-from models.shared.recommender import TrainBatch, TrainingFacts, UserItems
 from models.shared.losses import batch_items, full_softmax, in_batch_softmax, log_popularity, own_items
+from models.shared.recommender import TrainBatch, TrainingFacts, UserItems
 from tests.checkerboard import build, checkerboard, train_batch
 
 WIDTH, ITEM_COUNT = 4, 9

@@ -12,8 +12,9 @@ from torch import Tensor
 
 from features.errors import StoreError
 from features.store import FeatureFile
+from pipelines.data.load import load_data
+from pipelines.runs.inputs import open_features
 from pipelines.towers.activations import MappedActivations
-from pipelines.runs.experiment import load_data, open_features
 from tests.small import ITEMS, item_ids, recipe, write_vectors
 from tests.tower_runs import changes, data, write_activations
 

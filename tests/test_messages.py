@@ -12,12 +12,13 @@ import torch
 import run_pipeline
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile
-from models.shared.recommender import TrainingFacts, UserBatch
 from models.itemknn import Config, ItemKNN
+from models.shared.recommender import TrainingFacts, UserBatch
 from pipelines.comparing.compare import compare, run_tests
-from pipelines.recipe.recipe import build_recipe, dump_yaml, load_recipe
-from pipelines.runs.experiment import load_data, run_recipe
+from pipelines.data.load import load_data
 from pipelines.recipe.collections import plan
+from pipelines.recipe.recipe import build_recipe, dump_yaml, load_recipe
+from pipelines.runs.experiment import run_recipe
 from tests.small import item_ids, plain_recipe, recipe, small_dataset, write, write_interactions, write_vectors
 from tests.tower_runs import changes, data, write_activations
 

@@ -16,12 +16,16 @@ from hypothesis import strategies as st
 
 from features.errors import ConfigError
 from features.store import FeatureFile
-from pipelines.data.dataset import Dataset, read_dataset
-from pipelines.data.split import DataConfig, ManyTargets, Split, make_split
-from pipelines.ranking.full_ranking import evaluate
-from pipelines.runs.experiment import open_run, run_recipe
+from pipelines.data.data_config import DataConfig
+from pipelines.data.dataset import Dataset
+from pipelines.data.detection import read_dataset
+from pipelines.data.load import make_split
+from pipelines.data.split import ManyTargets, Split
 from pipelines.mmrec.export import export_mmrec
+from pipelines.ranking.full_ranking import evaluate
 from pipelines.retrieval.retrieve import recommend
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.run import open_run
 from tests.small import item_ids, recipe, small_dataset, write, write_interactions, write_vectors
 from tests.test_evaluate import Fixed
 

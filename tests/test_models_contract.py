@@ -11,10 +11,10 @@ import torch
 
 from features.errors import ConfigError
 from models import recommenders
-from models.shared.recommender import Recommender, TrainBatch, UserBatch
-from models.shared.objective import DRAWN
-from models.shared.sequential import SequentialRecommender
 from models.items.towers import TowerItems
+from models.shared.objective import DRAWN
+from models.shared.recommender import Recommender, TrainBatch, UserBatch
+from models.shared.sequential import SequentialRecommender
 from pipelines.ranking.full_ranking import evaluate
 from pipelines.retrieval.retrieve import item_vectors
 from pipelines.training.fit import fit

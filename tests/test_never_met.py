@@ -12,8 +12,8 @@ import run_pipeline
 from features.provenance import Provenance
 from features.store import FeatureRows, State, write_features
 from models import recommenders
-from pipelines.recipe.recipe import build_recipe
 from pipelines.ranking.full_ranking import NeverMet
+from pipelines.recipe.recipe import build_recipe
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.results import never_met_doubt, never_met_in_words
 from tests.small import plain_recipe, write, write_interactions

@@ -19,8 +19,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from extract.media.catalog import build_catalog
 from extract.jobs.reading import Request, read
+from extract.media.catalog import build_catalog
 from extract.media.sandbox import Limits, read_media
 from features.store import State
 from tests.test_covers import closed, encoded, flipped, grey16, hole, palette, photograph, png

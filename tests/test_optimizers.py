@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from pipelines.training.optimizers import LazyAdamW, build_optimizer, clip_gradients
 from pipelines.training.fit import Progress, fit
+from pipelines.training.optimizers import LazyAdamW, build_optimizer, clip_gradients
 from pipelines.training.train_config import TrainConfig
 from tests.checkerboard import build, checkerboard
 

@@ -19,11 +19,13 @@ from features.errors import ConfigError
 from features.provenance import Provenance
 from features.store import FeatureFile, FeatureRows, write_features
 from pipelines.comparing.compare import compare
-from pipelines.comparing.output import write_csv
 from pipelines.comparing.comparison import Comparison, comparison, notes
+from pipelines.comparing.output import write_csv
+from pipelines.data.load import load_data
 from pipelines.recipe.recipe import build_recipe, dump_yaml, recipe_to_dict
-from pipelines.runs.experiment import load_data, open_run, run_recipe
+from pipelines.runs.experiment import run_recipe
 from pipelines.runs.origin import Origin, of_run, origin
+from pipelines.runs.run import open_run
 from tests.small import item_ids, plain_recipe, recipe, write, write_vectors
 from tests.tower_runs import changes, data, write_activations
 

@@ -16,9 +16,9 @@ from features.errors import FreezeframeError, StoreError
 from features.paths import write_advice
 from features.published import open_published
 from features.store import FeatureFile
-from pipelines.recipe.recipe import load_recipe
-from pipelines.data.dataset import read_dataset
+from pipelines.data.detection import read_dataset
 from pipelines.ranking.full_ranking import Evaluation
+from pipelines.recipe.recipe import load_recipe
 from pipelines.runs.results import save_ranks
 from tests.stores import write
 

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from extract.encoders.encoder import PixelInput, TextInput, WrappedInput
+from extract.encoders.hashed_words import END, PAD, START, hashed_words
+from extract.encoders.inputs import PixelInput, TextInput, WrappedInput
+from extract.encoders.preprocess import Inputs, View, chunk_frames, crop, preprocess
 from extract.encoders.registry import ENCODERS
 from extract.media.frames import FrameUnion, frame_indices, parse_frame_policy
-from extract.encoders.preprocess import Inputs, View, chunk_frames, crop, preprocess
-from extract.encoders.hashed_words import END, PAD, START, hashed_words
 from features.errors import MediaError
 from tests.media import pictures
 

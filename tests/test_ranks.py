@@ -15,9 +15,8 @@ import torch
 from torch import Tensor, nn
 
 from features.errors import ConfigError
+from models.items.towers import Tower, share_out, towers_of
 from models.shared.ranks import ALONE, Ranks, own_randomness
-from models.items.tower import Tower
-from models.items.towers import share_out, towers_of
 from pipelines.recipe.recipe import build_recipe, dump_yaml
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.processes import _device, refuse_recipe, share_model

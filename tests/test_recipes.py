@@ -16,11 +16,12 @@ from extract.encoders.registry import ENCODERS
 from models import recommenders
 from models.shared.recommender import PairBatch, TrainBatch
 from models.shared.representation import TOWERS
-from pipelines.recipe.recipe import FeatureConfig, Recipe, load_recipe
+from pipelines.data.load import Data, load_data
 from pipelines.data.side_features import side_features
-from pipelines.runs.experiment import Data, build_model, load_data, open_features
 from pipelines.ranking.metrics import METRICS
 from pipelines.recipe.collections import SHIPPED, load_group, plan
+from pipelines.recipe.recipe import FeatureConfig, Recipe, load_recipe
+from pipelines.runs.inputs import build_model, open_features
 from pipelines.towers.open_towers import open_towers
 from tests.small import item_ids, small_dataset, write, write_layers, write_vectors
 from tests.tower_runs import media, write_activations

@@ -16,8 +16,9 @@ import torch
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile
 from models.shared.recommender import UserBatch
-from pipelines.runs.experiment import Run, open_run, run_recipe
 from pipelines.retrieval.retrieve import build_index, item_vectors, recommend, run_recommend, search, similar
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.run import Run, open_run
 from tests.small import ITEMS, item_ids, recipe, small_dataset, write_vectors
 
 

@@ -11,12 +11,13 @@ from typing import Any
 import pytest
 
 from features.errors import ConfigError
-from pipelines.training.checkpoint import load_best
 from pipelines.comparing.compare import run_compare
-from pipelines.comparing.cost_table import cost_summary
 from pipelines.comparing.comparison import Row
+from pipelines.comparing.cost_table import cost_summary
 from pipelines.recipe.recipe import load_recipe
-from pipelines.runs.experiment import open_run, run_recipe
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.run import open_run
+from pipelines.training.checkpoint import load_best
 from tests.small import recipe, small_dataset
 
 Use = Callable[[Path, Path], None]  # gets a run that a test may spoil, and the whole one

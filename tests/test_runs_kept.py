@@ -14,8 +14,9 @@ import torch
 import run_pipeline
 from features.errors import ConfigError
 from pipelines.recipe.recipe import build_recipe
-from pipelines.runs.experiment import Run, open_run, run_recipe
 from pipelines.retrieval.retrieve import recommend
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.run import Run, open_run
 from tests.small import item_ids, plain_recipe, recipe, small_dataset, write_vectors
 
 Capture = pytest.CaptureFixture[str]

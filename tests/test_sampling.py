@@ -8,9 +8,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from models.shared.recommender import TrainingFacts, UserItems
 from models.shared.losses import binary_cross_entropy, bpr, full_softmax, sampled_softmax
 from models.shared.objective import DRAWN, LossConfig, Objective
+from models.shared.recommender import TrainingFacts, UserItems
 from models.shared.sampling import POWER, NegativeSampler, Sampling
 
 HOWS: list[Sampling] = ["uniform", "popularity"]

@@ -14,14 +14,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from extract.encoders.registry import ENCODERS
+from extract.jobs.extractor import extract
+from extract.jobs.options import ExtractOptions
 from extract.media import sandbox
 from extract.media.catalog import build_catalog
 from extract.media.covers.image import read_cover
 from extract.media.decoders import read_auto
-from extract.encoders.registry import ENCODERS
-from extract.jobs.extractor import extract
 from extract.media.frames import FrameUnion, frame_indices, parse_frame_policy
-from extract.jobs.options import ExtractOptions
 from extract.media.sandbox import Limits, read_media
 from features.errors import ConfigError, MediaError
 from features.store import FeatureFile

@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 from features.errors import ConfigError
-from pipelines.runs import search as search_module
+from pipelines.recipe.axes import parse_space
 from pipelines.recipe.recipe import dump_yaml, load_recipe, recipe_to_dict
-from pipelines.runs.search import search
-from pipelines.recipe.search_space import PAPER_GRID, parse_space
+from pipelines.runs import search as search_module
+from pipelines.runs.search import PAPER_GRID, search
 from run_pipeline import main
 from tests.small import recipe, small_dataset, write
 

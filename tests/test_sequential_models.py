@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from models.shared.recommender import Recommender, UserBatch
-from models.shared.training_rows import History, training_rows
 from models.shared.sequential import SequentialRecommender
+from models.shared.training_rows import History, training_rows
 from tests.checkerboard import ITEMS, LENGTH, build, checkerboard, left_pad, train_batch
 
 HISTORIES = [[3], [5, 1], [7, 7, 2], [0, 4, 9, 12, 30, 2], [11, 10, 9, 8]]

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import StoreError
-from features.shards import records
 from features.provenance import Provenance
+from features.shards import records
 from features.shards.job import FeatureJob, Wanted
 from features.store import FeatureFile, State
 from tests.stores import FAILING, JOB, MISSING, contents, encode, interrupted, run, wanted

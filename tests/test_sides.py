@@ -10,12 +10,14 @@ import polars as pl
 import pytest
 
 from features.errors import ConfigError
-from pipelines.recipe.recipe import load_recipe
-from pipelines.data.dataset import read_dataset
+from pipelines.data.data_config import DataConfig
+from pipelines.data.detection import read_dataset
+from pipelines.data.load import load_data, make_split
 from pipelines.data.readers.microlens import hashtags
 from pipelines.data.side_features import popularity_levels, side_features, tags
-from pipelines.data.split import DataConfig, make_split
-from pipelines.runs.experiment import load_data, open_run, run_recipe
+from pipelines.recipe.recipe import load_recipe
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.run import open_run
 from tests.checkerboard import checkerboard
 from tests.small import write_interactions
 

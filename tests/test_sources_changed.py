@@ -13,8 +13,8 @@ import run_pipeline
 from features.errors import ConfigError
 from features.store import FeatureFile
 from pipelines.recipe.recipe import build_recipe
-from pipelines.runs.experiment import run_recipe
 from pipelines.runs import stale_features as changed
+from pipelines.runs.experiment import run_recipe
 from tests.media import write_cover
 from tests.small import item_ids, plain_recipe, small_dataset, write
 

@@ -7,8 +7,8 @@ import torch
 from torch import Tensor
 
 from models.shared import sparse
-from models.shared.recommender import PairBatch
 from models.shared.graph import SHORT, distinct_edges, unit
+from models.shared.recommender import PairBatch
 from models.shared.sparse import Adjacency
 from tests.toy_graph import EDGES, GRAPH_MODELS, ITEMS, USERS, facts, make, parts
 

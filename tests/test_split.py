@@ -17,11 +17,14 @@ from numpy.typing import NDArray
 
 from features.errors import ConfigError
 from models import build_recommender, recommenders
-from pipelines.data.dataset import COLUMNS, Dataset, read_dataset
-from pipelines.data.split import DataConfig, EvalPart, Split, make_split
+from pipelines.data.data_config import DataConfig
+from pipelines.data.dataset import COLUMNS, Dataset
+from pipelines.data.detection import read_dataset
+from pipelines.data.load import make_split
+from pipelines.data.split import EvalPart, Split
 from pipelines.data.vocabulary import Vocabulary
 from pipelines.ranking.full_ranking import Mask, evaluate
-from pipelines.runs.experiment import training_facts
+from pipelines.runs.inputs import training_facts
 
 Histories = dict[str, list[str]]
 NAMES = [f"{n:02}" for n in range(12)]

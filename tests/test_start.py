@@ -16,11 +16,14 @@ from extract.encoders.encoder import Encoder
 from features.errors import ConfigError
 from features.provenance import Provenance
 from features.store import FeatureFile, FeatureRows, write_features
-from pipelines.runs import experiment
 from pipelines.comparing.compare import compare
 from pipelines.comparing.cost_table import cost_summary, cost_table, costs
+from pipelines.data.load import load_data
 from pipelines.recipe.recipe import Recipe
-from pipelines.runs.experiment import build_model, load_data, open_features, open_run, run_recipe
+from pipelines.runs import experiment
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.inputs import build_model, open_features
+from pipelines.runs.run import open_run
 from pipelines.runs.warm_start import start_from
 from pipelines.towers.open_towers import load_encoder, open_towers
 from pipelines.training.fit import Progress

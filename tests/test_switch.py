@@ -11,11 +11,14 @@ from typing import get_args
 import pytest
 import torch
 
+from extract.encoders.cutting import split_encoder
 from models.shared.recommender import PairBatch, TrainBatch
 from models.shared.representation import Kind
-from pipelines.recipe.recipe import Recipe, dump_yaml, load_recipe
+from pipelines.data.load import load_data
 from pipelines.data.split import Split
-from pipelines.runs.experiment import build_model, load_data, open_features, run_recipe
+from pipelines.recipe.recipe import Recipe, dump_yaml, load_recipe
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.inputs import build_model, open_features
 from pipelines.towers.media import media_of
 from pipelines.towers.open_towers import load_encoder, open_towers
 from tests.small import ITEMS, LAYERS, WIDTH, item_ids, plain_recipe, write, write_layers, write_vectors
@@ -84,7 +87,7 @@ def test_what_learns_is_what_the_kind_says_and_the_record_names_it(
             )
         case _:
             assert set(by_part) == {"tower", "project"}
-            _, top = load_encoder("bert-tiny", "random", 0).split(1)
+            _, top = split_encoder(load_encoder("bert-tiny", "random", 0), 1)
             inside = {name: size for name, size in items.items() if name.startswith("items.tower.")}
             assert sum(inside.values()) == sum(tensor.numel() for tensor in top.parameters())
     frozen = {name for name in still if name.startswith("items.")}

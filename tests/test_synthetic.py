@@ -13,9 +13,10 @@ import pytest
 from extract.media.catalog import build_catalog
 from features.errors import ConfigError
 from features.store import FeatureFile, State
-from pipelines.data.dataset import Dataset, read_dataset
-from pipelines.data.synthetic import NAME, Corpus, CorpusSize, make_corpus, render_clip
 from pipelines.commands.demo import run_demo
+from pipelines.data.dataset import Dataset
+from pipelines.data.detection import read_dataset
+from pipelines.data.synthetic import NAME, Corpus, CorpusSize, make_corpus, render_clip
 
 SMALL = CorpusSize(items=32, users=100)
 

@@ -12,8 +12,8 @@ import run_pipeline
 from features.errors import ConfigError
 from pipelines.comparing.compare import run_compare
 from pipelines.comparing.comparison import Row, notes
-from pipelines.recipe.recipe import dump_yaml, load_recipe
 from pipelines.recipe.collections import Group, Member, load_group, plan
+from pipelines.recipe.recipe import dump_yaml, load_recipe
 from tests.small import item_ids, plain_recipe, small_dataset, write, write_vectors
 
 QUICK = {"train": {"epochs": 1, "batch_size": 64}}

@@ -13,8 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from features.errors import ConfigError
-from pipelines.data.dataset import read_dataset
-from pipelines.data.split import DataConfig, make_split
+from pipelines.data.data_config import DataConfig
+from pipelines.data.detection import read_dataset
+from pipelines.data.load import make_split
 from pipelines.data.tables import Columns, parse_columns, read_table
 from tests.small import write, write_interactions
 

@@ -12,10 +12,9 @@ from torch import Tensor, nn
 
 from models import build_recommender, recommenders
 from models.items import towers
-from models.items import tower as tower_parts
-from models.items.tower import BUCKET, TOGETHER, Tower, by_length
-from models.items.towers import TowerItems
-from pipelines.runs.experiment import training_facts
+from models.items import towers as tower_parts
+from models.items.towers import BUCKET, TOGETHER, Tower, TowerItems, by_length
+from pipelines.runs.inputs import training_facts
 from pipelines.training.fit import fit
 from pipelines.training.train_config import TrainConfig
 from tests.checkerboard import ITEMS, InMemory

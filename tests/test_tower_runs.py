@@ -11,12 +11,16 @@ import pytest
 import torch
 from torch.utils.checkpoint import checkpoint
 
+from extract.encoders.cutting import split_encoder
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile, FeatureRows, write_features
-from models.items import tower as tower_parts
+from models.items import towers as tower_parts
 from models.shared.recommender import KINDS
+from pipelines.data.load import load_data
 from pipelines.recipe.recipe import build_recipe, load_recipe
-from pipelines.runs.experiment import build_model, load_data, open_run, run_recipe
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.inputs import build_model
+from pipelines.runs.run import open_run
 from pipelines.towers.media import media_of
 from pipelines.towers.open_towers import Media, load_encoder, open_towers
 from tests.small import ITEMS, LAYERS, item_ids, plain_recipe, recipe, write, write_layers, write_vectors
@@ -95,7 +99,7 @@ def test_one_recipe_takes_every_kind(data: Path, tmp_path: Path) -> None:
     assert parts["dnn"]["items"]["trained"] > parts["v"]["items"]["trained"]
     assert parts["adapter"]["items"]["trained"] == LAYERS * (2 * 8 * 8 + 8 + 8 + 1) + 8 * 8 + 8
     encoder = load_encoder("bert-tiny", "random", 0)
-    _, top = encoder.split(1)
+    _, top = split_encoder(encoder, 1)
     inside, whole = (sum(tensor.numel() for tensor in part.parameters()) for part in (top, encoder))
     assert parts["e2e"]["items.tower"] == {"trained": inside, "frozen": whole - inside}
     assert parts["top"]["items.tower"]["trained"] == inside

@@ -8,14 +8,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extract.encoders.encoder import Tokens
+from extract.encoders.cutting import split_encoder
 from extract.encoders.entries.tiny import TINY
+from extract.encoders.inputs import Tokens
+from models.items.towers import batch_norms, towers_of
 from models.shared.representation import ItemsConfig
-from models.items.tower import batch_norms
-from models.items.towers import towers_of
-from pipelines.runs.experiment import build_model, load_data, open_features, run_recipe
-from pipelines.towers.tower_setup import set_up
-from pipelines.towers.open_towers import load_encoder, open_towers
+from pipelines.data.load import load_data
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.inputs import build_model, open_features
+from pipelines.towers.open_towers import load_encoder, open_towers, set_up
 from tests.encoding import batch
 from tests.small import recipe
 from tests.tower_runs import changes, data, losses, media, write_activations
@@ -57,7 +58,7 @@ def test_plain_attention_gives_the_same_vectors_and_leaves_the_prefix_alone(
 ) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     encoder = load_encoder(name, "random", 0).eval()
-    prefix, top = encoder.split(1)
+    prefix, top = split_encoder(encoder, 1)
     ids = torch.randint(5, 90, (8, 12), generator=torch.Generator().manual_seed(0))
     mask = torch.arange(12) < torch.tensor([[3], [12], [1], [7], [9], [12], [2], [5]])
     with torch.no_grad():

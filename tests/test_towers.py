@@ -11,12 +11,11 @@ import torch
 from torch import nn
 
 from models.items.build import ItemsConfig, build_items
-from models.items.tower import Tower
-from models.items.towers import TowerItems, held_tables
+from models.items.towers import Tower, TowerItems, held_tables
 from pipelines.ranking.full_ranking import evaluate
-from pipelines.training.optimizers import build_optimizer
 from pipelines.runs.record import parameter_counts
 from pipelines.training.fit import Progress, fit
+from pipelines.training.optimizers import build_optimizer
 from tests.checkerboard import ITEMS, InMemory, build
 from tests.toy_towers import (
     CONFIG,

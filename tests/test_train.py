@@ -12,9 +12,9 @@ import torch
 import pipelines.training.fit as train_module
 from features.errors import ConfigError, StoreError
 from models.shared.recommender import Recommender, TrainBatch, TrainOutput
-from pipelines.training.checkpoint import CHECKPOINT, load_best
 from pipelines.ranking.full_ranking import Evaluation
 from pipelines.runs.experiment import run_recipe
+from pipelines.training.checkpoint import CHECKPOINT, load_best
 from pipelines.training.fit import FitResult, Progress, fit
 from pipelines.training.train_config import TrainConfig
 from tests.checkerboard import USERS, build, checkerboard

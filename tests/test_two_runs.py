@@ -15,11 +15,11 @@ from pathlib import Path
 import pytest
 
 import run_pipeline
-from extract.media.catalog import build_catalog
 from extract.encoders.registry import ENCODERS
-from extract.jobs.extractor import extract_all, prepare_all
 from extract.jobs import turns
+from extract.jobs.extractor import extract_all, prepare_all
 from extract.jobs.sharding import run_key
+from extract.media.catalog import build_catalog
 from features.errors import ConfigError
 from features.shards.lock import RunLock
 from features.store import FeatureFile

@@ -12,8 +12,11 @@ import torch
 
 from features.errors import ConfigError
 from features.store import FeatureFile
-from pipelines.runs.experiment import build_model, load_data, open_features, open_run, run_recipe
+from pipelines.data.load import load_data
+from pipelines.runs.experiment import run_recipe
 from pipelines.runs.frozen_vectors import read_vectors
+from pipelines.runs.inputs import build_model, open_features
+from pipelines.runs.run import open_run
 from tests.small import ITEMS, LAYERS, item_ids, recipe, small_dataset, write_layers, write_vectors
 
 

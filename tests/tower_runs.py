@@ -11,6 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from extract.encoders.cutting import split_encoder
 from extract.encoders.encoder import Encoder
 from features.provenance import Provenance
 from features.store import FeatureRows, State, write_features
@@ -49,7 +50,7 @@ def write_activations(
     """Write what `extract --top-blocks` does, the rows in another order than the dataset's."""
     encoder = load_encoder(name, "random", 0)
     tokens = None if encoder.tokenizer is None else 24
-    prefix, _ = encoder.split(count, tokens=tokens)
+    prefix, _ = split_encoder(encoder, count, tokens=tokens)
     inputs = media(encoder).read(torch.arange(ITEMS))
     activations = prefix(inputs).numpy()
     ids = item_ids()[::order]

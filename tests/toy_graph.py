@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from models import build_recommender, mmgcn, recommenders
-from models.shared import graph
-from models.shared.recommender import Recommender, TrainingFacts
-from models.shared.graph import SHORT, GraphRecommender
 from models.items.build import ItemsConfig, build_items
+from models.shared import graph
+from models.shared.graph import SHORT, GraphRecommender
+from models.shared.recommender import Recommender, TrainingFacts
 
 USERS, ITEMS, DIM = 5, 6, 4
 # User 3 and item 4 have no edge; one pair occurs twice; users have 1 to 3 items.

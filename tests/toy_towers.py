@@ -9,11 +9,10 @@ import torch
 from torch import Tensor, nn
 
 from models import build_recommender, recommenders
-from models.shared.recommender import Recommender
 from models.items.build import ItemsConfig, build_items
-from models.items.tower import Tower
-from models.items.towers import TowerItems
-from pipelines.runs.experiment import training_facts
+from models.items.towers import Tower, TowerItems
+from models.shared.recommender import Recommender
+from pipelines.runs.inputs import training_facts
 from pipelines.training.fit import Progress, fit
 from pipelines.training.train_config import TrainConfig
 from tests.checkerboard import ITEMS, InMemory, batch_for, checkerboard, cluster_features
@@ -36,7 +35,7 @@ class Counted(InMemory):
 
 
 class Transformer(nn.Module):
-    """A toy encoder: (n, 4, 12) frames to (n, 12) vectors, in steps as Encoder.split cuts them."""
+    """A toy encoder: (n, 4, 12) frames to (n, 12) vectors, in steps as `split_encoder` cuts one."""
 
     def __init__(self, dropout: float = 0.1, seed: int = 0) -> None:
         super().__init__()

@@ -9,46 +9,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.nn import functional
 
-from extract.encoders.encoder import Batch, Encoder, PixelInput, Tokens
+from extract.encoders.encoder import Encoder
+from extract.encoders.inputs import Batch, PixelInput, Tokens
+from extract.encoders.parts import Cut, Parts, Words
 from features.errors import ConfigError
 
-Cut: TypeAlias = int | Literal["all"]
 PIXEL_CHANNELS = -3  # of frames and covers
 LANES = 16  # float32 numbers that AVX-512 adds at a time
-
-
-@dataclass(frozen=True)
-class Parts:
-    """A model as steps that run one after the other, each a module from one state to the next.
-
-    A state is a tensor, or a tuple (a list where the library wants one) of tensors and plain constants. The first step
-    takes the encoder's batch, the last one gives (B, F).
-
-    Attributes:
-        steps: each block of the encoder inside a step of its own.
-        channels: the dimension of a map that holds its features.
-        pool: (B, F) of the state behind a block, as the encoder pools its last one; None where that fits no other.
-        context: tokens that a title model always sees; 0: as many as the longest title of the batch has.
-    """
-
-    steps: tuple[nn.Module, ...]
-    channels: int = 1
-    pool: Callable[[Any], Tensor] | None = None
-    context: int = 0
-
-
-class Words(NamedTuple):
-    """State of a title model: `states` (B, S, F), and `mask` (B, S) bool, True where a token stands."""
-
-    states: Tensor
-    mask: Tensor
 
 
 class Packing(Protocol):
@@ -232,7 +206,7 @@ class Top(nn.Module):
         return vectors.float()
 
 
-def split(encoder: Encoder, count: Cut, *, tokens: int | None = None) -> tuple[Prefix, Top]:
+def split_encoder(encoder: Encoder, count: Cut, *, tokens: int | None = None) -> tuple[Prefix, Top]:
     """Return (prefix, top): modules on the encoder's own weights whose composition is the encoder.
 
     Args:

@@ -5,52 +5,18 @@ Letters: B batch, F feature width, S tokens, T frames, H W pixels.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, TypeAlias
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from extract.media.catalog import Modality
-from extract.media.frames import FramePolicy
+from extract.encoders.inputs import Batch, PixelInput, TextInput, Tokenizer
+from extract.encoders.parts import Parts
 from extract.encoders.weights import WeightsSource, state_sha256
+from extract.media.frames import FramePolicy
+from extract.media.modality import Modality
 from features.errors import ConfigError
-
-if TYPE_CHECKING:
-    from extract.encoders.cutting import Cut, Parts, Prefix, Top
-
-
-@dataclass(frozen=True)
-class PixelInput:
-    """How frames or covers become the encoder's input.
-
-    Attributes:
-        size: side of the square the encoder sees, in pixels.
-        resize: length of the short side after resizing, before the centre crop; unused by 'stretch'.
-        mode: 'crop' keeps the shape and cuts the centre out; 'stretch' resizes to the square.
-        mean: per channel, of values in [0, 1].
-        std: per channel, of values in [0, 1].
-        interpolation: always antialiased.
-    """
-
-    size: int
-    resize: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
-    mode: Literal["crop", "stretch"] = "crop"
-    interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-
-
-class WrappedInput(PixelInput):
-    """Pixels as the benchmark's released code makes them (see extract.encoders.faults, 'wrap')."""
-
-
-@dataclass(frozen=True)
-class TextInput:
-    """How titles become the encoder's input: `prefix` + title, cut to `max_tokens` with its special tokens."""
-
-    max_tokens: int
-    prefix: str = ""
 
 
 @dataclass(frozen=True)
@@ -86,24 +52,6 @@ class EncoderSpec:
     frames: FramePolicy | None = None
     parameters: int = 0
     faults: tuple[str, ...] = ()
-
-
-class Tokens(NamedTuple):
-    """Token ids of a batch of titles: `ids` (B, S) int64, padded; `mask` (B, S) bool, True where a token stands."""
-
-    ids: Tensor
-    mask: Tensor
-
-
-Batch: TypeAlias = Tensor | Tokens
-
-
-@dataclass(frozen=True)
-class Tokenizer:
-    """Turns titles into `Tokens`. `name` fixes the numbers: it is part of the recipe."""
-
-    name: str
-    tokenise: Callable[[Sequence[str]], Tokens]
 
 
 class Encoder(nn.Module):
@@ -189,12 +137,6 @@ class Encoder(nn.Module):
                 "use a folder of another family"
             )
         return self._parts(self.model)
-
-    def split(self, count: Cut, *, tokens: int | None = None) -> tuple[Prefix, Top]:
-        """Return (prefix, top) whose composition is this encoder, the last `count` blocks in top; see extract.encoders.cutting."""
-        from extract.encoders.cutting import split  # which knows what an encoder is
-
-        return split(self, count, tokens=tokens)
 
     def recipe(self) -> dict[str, Any]:
         """Return plain JSON data that fixes the numbers: same recipe, same vectors."""

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 import torch
 
-from extract.encoders.encoder import TextInput, Tokenizer, Tokens
+from extract.encoders.inputs import TextInput, Tokenizer, Tokens
 
 PAD, START, END, FIRST_WORD = 0, 1, 2, 3
 # Words as runs of letters and digits; signs, and characters of scripts without spaces, one by one.

@@ -12,8 +12,9 @@ from typing import Any, Literal, TypeAlias
 import torch
 from torch import Tensor, nn
 
-from extract.encoders.encoder import Batch, Encoder
 from extract.encoders.cutting import places, probe
+from extract.encoders.encoder import Encoder
+from extract.encoders.inputs import Batch
 from features.errors import ConfigError
 
 Chosen: TypeAlias = tuple[int, ...] | Literal["all"]

@@ -11,11 +11,12 @@ from pathlib import Path
 
 import torch
 
+from extract.encoders.encoder import Encoder
+from extract.encoders.inputs import Batch, PixelInput, TextInput, Tokens
+from extract.encoders.preprocess import preprocess
 from extract.jobs.batches import run_encoder
-from extract.encoders.encoder import Batch, Encoder, PixelInput, TextInput, Tokens
 from extract.jobs.options import CPU_BATCH, ExtractOptions
 from extract.jobs.outputs import Output, vector_output
-from extract.encoders.preprocess import preprocess
 
 RECORD = "batch-size"
 LEAST, MOST = 8, 256

@@ -15,12 +15,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from extract.media.decoding.errors import one_line
-from extract.encoders.encoder import Batch, Encoder, Tokens
+from extract.encoders.encoder import Encoder
+from extract.encoders.inputs import Batch, Tokens
+from extract.encoders.preprocess import view_of
 from extract.jobs.options import ExtractOptions
 from extract.jobs.outputs import Output, vector_output
-from extract.encoders.preprocess import view_of
 from extract.jobs.reading import Source
+from extract.media.decoding.errors import one_line
 from features.errors import ConfigError
 from features.precision import to_disk
 from features.store import FeatureRows, State

@@ -7,8 +7,9 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from extract.media.catalog import Catalog, Modality, digest
 from extract.jobs.options import ExtractOptions
+from extract.media.catalog import Catalog, digest
+from extract.media.modality import Modality
 from features.shards.marks import KnownDigests
 
 Tell = Callable[[str], None]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from extract.media.catalog import Catalog, source
 from extract.encoders.encoder import EncoderSpec
+from extract.encoders.pixel_contract import refuse_other_contract
+from extract.media.catalog import Catalog, source
 from extract.media.lmdb_media import LmdbEntry
-from extract.media.pixel_media import PixelEntry, refuse_other_contract
+from extract.media.pixel_media import PixelEntry
 from features.errors import ConfigError
 from features.store import FeatureFile
 

@@ -9,22 +9,23 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
+from extract.encoders.encoder import EncoderSpec
+from extract.encoders.faults import with_faults
+from extract.encoders.weights import weights_source
 from extract.jobs.batch_size import settled_batch_size
+from extract.jobs.changed_sources import Tell, Telling, known_digests
+from extract.jobs.decoded_media import stored_media
+from extract.jobs.disk_room import announce, check_room
+from extract.jobs.options import AUTO, ExtractOptions, ExtractReport
+from extract.jobs.outputs import asked_for
+from extract.jobs.pixels import Pixels, distinct_contracts
+from extract.jobs.sharding import Job, Progress, Work, claims_of
+from extract.jobs.turns import in_turn, make_all
 from extract.media.catalog import Catalog, stamp, why_missing
 from extract.media.covers.damage import check_damage_reader
 from extract.media.covers.image import COVER_READER
 from extract.media.decoders import DECODING, get_decoder
-from extract.encoders.encoder import EncoderSpec
-from extract.encoders.faults import with_faults
-from extract.jobs.changed_sources import Tell, Telling, known_digests
 from extract.media.folder_listing import Ignored
-from extract.jobs.options import AUTO, ExtractOptions, ExtractReport
-from extract.jobs.outputs import announce, asked_for, check_room
-from extract.jobs.pixels import Pixels, distinct_contracts
-from extract.jobs.turns import in_turn, make_all
-from extract.jobs.sharding import Job, Progress, Work, claims_of
-from extract.jobs.decoded_media import stored_media
-from extract.encoders.weights import weights_source
 from features.errors import ConfigError, MediaError
 from features.provenance import FINGERPRINT_CHARS, Provenance, library_versions
 from features.shards.job import Wanted

@@ -14,8 +14,8 @@ from typing import Any
 
 import torch
 
-from extract.jobs.farm import PATIENCE, POLL_S, Order, extract_by, rows_made, work
 from extract.jobs.changed_sources import Tell
+from extract.jobs.farm import PATIENCE, POLL_S, Order, extract_by, rows_made, work
 from extract.jobs.options import ExtractReport
 from extract.jobs.sharding import Progress, Work
 from features.errors import ConfigError, FreezeframeError

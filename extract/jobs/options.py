@@ -8,9 +8,9 @@ from typing import Literal, get_args
 
 import torch
 
-from extract.media.catalog import Modality
 from extract.media.folder_listing import Ignored
 from extract.media.frames import FramePolicy
+from extract.media.modality import Modality
 from extract.media.sandbox import Limits
 from features.errors import ConfigError
 from features.precision import CosineError, DiskType, disk_type
@@ -37,7 +37,7 @@ class ExtractOptions:
         decoder: 'auto', 'decord', 'pyav' or 'torchcodec'.
         precision: of the encoder's arithmetic; 'bf16' and 'fp16' autocast from float32 weights.
         compile: let torch compile the encoder first; minutes once, then faster steps.
-        batch_size: B, or AUTO for what fits (extract/jobs/batch_size.py); halved by itself where a GPU does not hold it.
+        batch_size: B, or AUTO for what fits (batch_size.py); halved by itself where a GPU does not hold it.
         shard_size: items per shard; a kill loses at most one shard's work.
         workers: processes that decode ahead.
         decode: what opening one file may cost.

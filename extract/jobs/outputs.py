@@ -5,22 +5,19 @@ Letters: B batch, I items, F features, S tokens or positions, L layers, T frames
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import nn
 
-from extract.media.catalog import Catalog, source
-from extract.encoders.encoder import Encoder, PixelInput
+from extract.encoders.cutting import split_encoder
+from extract.encoders.encoder import Encoder
+from extract.encoders.inputs import PixelInput
 from extract.encoders.pooled_layers import Chosen, layers_of
 from extract.jobs.options import ExtractOptions
-from features.errors import ConfigError, StoreError
-
-if TYPE_CHECKING:
-    from extract.jobs.sharding import Work
+from extract.media.catalog import Catalog, source
+from features.errors import ConfigError
 
 # In these an item's activations depend on the others of its batch.
 INEXACT = {
@@ -73,11 +70,11 @@ def activation_output(encoder: Encoder, top_blocks: int, tokens: int | None = No
 
     Args:
         encoder: what is cut.
-        top_blocks: T of `Encoder.split`.
+        top_blocks: T of `split_encoder`.
         tokens: S of a title encoder; its limit without it.
 
     Raises:
-        ConfigError: as `Encoder.split`, or a fault that makes an item's activations depend on its batch.
+        ConfigError: as `split_encoder`, or a fault that makes an item's activations depend on its batch.
     """
     spec = encoder.spec
     fault = next((name for name in spec.faults if name in INEXACT), None)
@@ -86,7 +83,7 @@ def activation_output(encoder: Encoder, top_blocks: int, tokens: int | None = No
             f"--top-blocks {top_blocks} cannot store exact activations of {spec.name!r}: with fault {fault!r} "
             f"{INEXACT[fault]}; leave out the fault, or --recipe microlens"
         )
-    prefix, _ = encoder.split(top_blocks, tokens=tokens)
+    prefix, _ = split_encoder(encoder, top_blocks, tokens=tokens)
     recipe: dict[str, Any] = {"top_blocks": top_blocks, "blocks": len(encoder.blocks())}
     if encoder.tokenizer is not None:
         recipe["tokens"] = prefix.shape[0]
@@ -128,61 +125,3 @@ def longest_title(encoder: Encoder, catalog: Catalog) -> int | None:
         mask = encoder.tokenizer.tokenise(titles[start : start + TITLES_AT_ONCE]).mask
         longest = max(longest, int(mask.sum(dim=1).max()))
     return min(-(-longest // STEP) * STEP, getattr(encoder.spec.inputs, "max_tokens", longest))
-
-
-def announce(works: Sequence[Work]) -> list[str]:
-    """Return a line per encoder whose activations or pixels are to be stored, with their size and the disk's room."""
-    lines = []
-    for work in _large(works):
-        items = len(work.job.wanted.ids)
-        lines.append(
-            f"{work.encoder.spec.name}: {items} items x {_row_in_words(work)} = {_readable(_bytes(work, items))}; "
-            f"free in {work.options.out}: {_readable(_free(work.options.out))}"
-        )
-    return lines
-
-
-def _row_in_words(work: Work) -> str:
-    count, *rest = work.output.shape
-    if work.output.pixels:
-        return f"{count} {work.output.unit} x {rest[0]} x {rest[1]} pixels x 3 bytes"
-    return f"{count} {work.output.unit} x {rest[0]} numbers x {work.dtype.itemsize} bytes"
-
-
-def check_room(works: Sequence[Work]) -> None:
-    """Raise StoreError when activations or pixels do not fit: the shards, and beside them the file they become."""
-    large = _large(works)
-    if not large:
-        return
-    need = sum(_bytes(work, len(work.job.pending)) for work in large)
-    need += max(_bytes(work, len(work.job.wanted.ids)) for work in large)  # one file is merged at a time
-    out = large[0].options.out
-    if need > _free(out):
-        smaller = "a smaller --dtype, or a smaller --top-blocks of an encoder that narrows"
-        if large[0].output.pixels:
-            smaller = "or fewer --frames"
-        raise StoreError(
-            f"{announce(works)[0]}; the shards and the file made of them need {_readable(need)} at once. Use another "
-            f"--out, --items with those that are trained on, {smaller}"
-        )
-
-
-def _large(works: Sequence[Work]) -> list[Work]:
-    return [work for work in works if work.output.unit and not work.job.unchanged]
-
-
-def _bytes(work: Work, rows: int) -> int:
-    return rows * work.output.numbers * work.dtype.itemsize
-
-
-def _free(folder: Path) -> int:
-    """Return the free bytes where a folder is or will be."""
-    there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    return shutil.disk_usage(there).free
-
-
-def _readable(count: int) -> str:
-    for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
-        if count >= size:
-            return f"{count / size:.1f} {unit}"
-    return f"{count} bytes"

@@ -11,8 +11,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from extract.encoders.encoder import Batch, Encoder, EncoderSpec
-from extract.media.pixel_media import contract_of
+from extract.encoders.encoder import Encoder, EncoderSpec
+from extract.encoders.inputs import Batch
+from extract.encoders.pixel_contract import contract_of
 from features.provenance import canonical_json
 
 

@@ -19,13 +19,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from extract.media.catalog import Item, Modality, source, why_missing
+from extract.encoders.preprocess import Inputs, View, chunk_frames, normalise
+from extract.jobs.options import ExtractOptions
+from extract.media.catalog import Item, source, why_missing
 from extract.media.decoding.errors import one_line
 from extract.media.frames import Begin, FrameUnion
 from extract.media.lmdb_media import LmdbEntry
-from extract.jobs.options import ExtractOptions
+from extract.media.modality import Modality
 from extract.media.pixel_media import PixelEntry, read_pixels
-from extract.encoders.preprocess import Inputs, View, chunk_frames, normalise
 from extract.media.sandbox import End, stream_media
 from features.errors import MediaError
 from features.store import State

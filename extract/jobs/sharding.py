@@ -17,18 +17,19 @@ from typing import Any
 import numpy as np
 import torch
 
-from extract.jobs.batches import Feeder
-from extract.media.catalog import Catalog, Modality
 from extract.encoders.encoder import Encoder
-from extract.media.folder_listing import Ignored
+from extract.encoders.preprocess import View, view_of
+from extract.jobs.batches import Feeder
 from extract.jobs.options import ExtractOptions
 from extract.jobs.outputs import Output
-from extract.encoders.preprocess import View, view_of
 from extract.jobs.reading import Request, Source, read_ahead
+from extract.media.catalog import Catalog
+from extract.media.folder_listing import Ignored
+from extract.media.modality import Modality
 from extract.media.sandbox import passes
-from features.shards.claims import Claims
 from features.precision import disk_type
 from features.provenance import Provenance
+from features.shards.claims import Claims
 from features.shards.job import FeatureJob, Wanted
 
 Progress = Callable[[int, int], None]

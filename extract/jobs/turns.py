@@ -7,8 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 
-from extract.media.catalog import Catalog
 from extract.jobs.sharding import Progress, Work, claims_of, run_key, run_shards
+from extract.media.catalog import Catalog
 from features.errors import ConfigError
 from features.shards.lock import POLL_S, RunLock
 

@@ -1,1 +1,1 @@
-"""What an item has on disk, found and read: catalogs of folders, decoders in worker processes, covers, LMDBs, files of pixels."""
+"""What items have on disk: catalogs of folders, decoders in worker processes, covers, LMDBs, files of pixels."""

@@ -10,17 +10,15 @@ from collections.abc import Iterable, Mapping, Sequence
 from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
 
-from extract.media.folder_listing import COVER_SUFFIXES, VIDEO_SUFFIXES, Ignored, Unusable, list_folder
 from extract.media.file_marks import file_digest, file_mark
+from extract.media.folder_listing import COVER_SUFFIXES, VIDEO_SUFFIXES, Ignored, Unusable, list_folder
 from extract.media.lmdb_media import LmdbEntry, is_lmdb, list_entries
+from extract.media.modality import MODALITIES, Modality
 from extract.media.pixel_media import PixelEntry, is_pixel_file, list_pixels
 from features.errors import ConfigError, nearest
 
 Origin = Path | LmdbEntry | PixelEntry  # where a video or a cover is
-Modality = Literal["video", "cover", "title"]
-MODALITIES: tuple[Modality, ...] = ("video", "cover", "title")
 
 
 @dataclass(frozen=True)
@@ -156,8 +154,8 @@ def build_catalog(
     Args:
         dataset: name the feature files will carry.
         ids: item ids in the order of the rows, or None for all that have a file or a title, in natural order.
-        videos: folder of videos named by item id, an LMDB of frames (extract/media/lmdb_media.py), or a file of their pixels
-            (extract/media/pixel_media.py).
+        videos: folder of videos named by item id, an LMDB of frames (lmdb_media.py), or a file of their pixels
+            (pixel_media.py).
         covers: folder of covers named by item id, an LMDB, or a file of their pixels.
         titles: item id -> title.
 

@@ -1,6 +1,6 @@
 """The process that opens media files: it may hang, crash or fill its memory, and takes nothing with it.
 
-It is started by extract/media/sandbox.py and speaks through its standard streams: a line of JSON in; lines of JSON out, each
+It is started by sandbox.py and speaks through its standard streams: a line of JSON in; lines of JSON out, each
 frame's behind it as raw bytes. Frames are sent as they are decoded, so that memory holds one. It imports no torch: it
 starts in a fraction of a second.
 

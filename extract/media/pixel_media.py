@@ -10,16 +10,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import ConfigError, MediaError, StoreError
 from features.store import FeatureFile, State
-
-if TYPE_CHECKING:
-    from extract.encoders.encoder import EncoderSpec
 
 OPEN_FILES = 8  # that a process keeps mapped
 
@@ -105,40 +102,7 @@ def _mapped(path: Path, vectors_sha256: str) -> tuple[NDArray[np.uint8], str]:
     return file.mapped(), held["media"]
 
 
-def contract_of(spec: EncoderSpec) -> dict[str, Any]:
-    """Return what fixes the pixels an encoder sees, as plain data; ConfigError for encoders of titles."""
-    from extract.encoders.encoder import PixelInput  # which imports the catalog, which imports this
-
-    inputs = spec.inputs
-    if not isinstance(inputs, PixelInput):
-        raise ConfigError(
-            f"encoder {spec.name!r} reads titles, which have no pixels; leave it out of --pixels: kind 'e2e' reads "
-            "titles as they are"
-        )
-    return {
-        "media": spec.modality,
-        "size": inputs.size,
-        "mode": inputs.mode,
-        "resize": inputs.resize if inputs.mode == "crop" else None,
-        "interpolation": inputs.interpolation,
-        "frames": str(spec.frames) if spec.frames else None,
-    }
-
-
 def contract_in(file: FeatureFile) -> Mapping[str, Any] | None:
     """Return the contract that a file's pixels were cut for; None where it holds none."""
     held: Mapping[str, Any] | None = file.provenance.recipe.get("pixels")
     return held if file.dtype == np.uint8 else None
-
-
-def refuse_other_contract(file: FeatureFile, spec: EncoderSpec) -> None:
-    """Raise ConfigError, with both values, unless a file's pixels are those that an encoder takes."""
-    held, wanted = contract_in(file) or {}, contract_of(spec)
-    other = [name for name, value in wanted.items() if held.get(name) != value]
-    if other:
-        both = "; ".join(f"{name} {held.get(name)}, not {wanted[name]}" for name in other)
-        frames = f" --frames {spec.frames}" if "frames" in other else ""
-        raise ConfigError(
-            f"{file.path} holds pixels that encoder {spec.name!r} does not take ({both}); make a file for it with "
-            f"`extract --pixels --encoders {spec.name}{frames}`"
-        )

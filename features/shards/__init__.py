@@ -1,1 +1,1 @@
-"""Crash-safe jobs on one feature file: shards, who makes which, one run at a time, and sources whose date has changed."""
+"""Crash-safe jobs on one feature file: shards, who makes which, one run at a time, sources whose date changed."""

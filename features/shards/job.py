@@ -19,11 +19,11 @@ import numpy as np
 
 from features.atomic import write_atomic
 from features.errors import StoreError
-from features.shards.marks import KnownDigests, same_source, without_time
-from features.shards.records import recorded, rows_of, shard_sha256
 from features.merge import merge
 from features.precision import CosineError, summary
 from features.provenance import Provenance, canonical_json, file_sha256
+from features.shards.marks import KnownDigests, same_source, without_time
+from features.shards.records import recorded, rows_of, shard_sha256
 from features.store import FeatureFile, FeatureRows, State, check_ids, remove_leftovers, write_features
 
 

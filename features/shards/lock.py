@@ -1,6 +1,6 @@
 """One run at a time on a feature file, on whatever machine; a second one hears who is at work.
 
-The lock is a claim (features/shards/claims.py) beside the file: it goes away with the process that holds it, at once on this
+The lock is a claim (claims.py) beside the file: it goes away with the process that holds it, at once on this
 machine, and after some minutes without a sign of life on another.
 """
 

@@ -13,8 +13,8 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 
 from features.atomic import write_atomic
-from features.shards.claims import Claims
 from features.errors import StoreError
+from features.shards.claims import Claims
 
 POLL_S = 0.5
 Digest = Callable[[Sequence[int]], Sequence[str]]  # of the sources of these rows, '' of what cannot be read

@@ -2,7 +2,7 @@
 
 Letters: n items asked for, I items, D model width, F feature width of a modality, L layers, P parts.
 
-Frozen vectors are in models/items/frozen.py, side adapters in models/items/adapters.py, encoders that train in models/items/towers.py.
+Frozen vectors are in frozen.py, side adapters in adapters.py, encoders that train in towers.py.
 """
 
 from __future__ import annotations
@@ -16,10 +16,9 @@ from torch import Tensor, nn
 
 from models.items.adapters import AdapterItems, InterItems
 from models.items.frozen import FrozenItems, normalise
+from models.items.towers import Tower, TowerItems
 from models.shared.representation import CONTENT, TOWERS, Fuse, ItemRepresentation, ItemsConfig
 from models.shared.seeding import seeded
-from models.items.tower import Tower
-from models.items.towers import TowerItems
 
 __all__ = [
     "Categories",

@@ -19,11 +19,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from models.shared.recommender import NoInnerProduct, TrainBatch, TrainingFacts, TrainOutput, UserBatch
-from models.items.build import ItemRepresentation
 from models.shared.objective import Objective
-from models.shared.training_rows import History, training_rows
+from models.shared.recommender import NoInnerProduct, TrainBatch, TrainingFacts, TrainOutput, UserBatch
+from models.shared.representation import ItemRepresentation
 from models.shared.sequential import SequentialConfig
+from models.shared.training_rows import History, training_rows
 
 CELLS_CPU = 2**18  # floats of a layer held at a time when all items are scored: stays in the cache
 CELLS_GPU = 2**27

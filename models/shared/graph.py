@@ -12,9 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.shared.recommender import TrainingFacts
-from models.items.build import FusedItems, ItemRepresentation
 from models.shared.pairwise import PairRecommender
+from models.shared.recommender import TrainingFacts
+from models.shared.representation import ItemRepresentation
 from models.shared.sparse import Adjacency, Part
 
 SHORT = 0.01  # vectors shorter than this are divided by it, not by their length
@@ -143,10 +143,11 @@ def fuse_of(items: ItemRepresentation, known: tuple[str, ...]) -> str:
     Raises:
         ValueError: `items.fuse` is not in `known`: gates weigh parts that these models propagate apart.
     """
-    fuse = items.fuse if isinstance(items, FusedItems) else "concat"
-    if fuse not in known:
-        raise ValueError(f"items.fuse is {fuse!r}, which graph models with branches cannot use; use {', '.join(known)}")
-    return fuse
+    if items.fuse not in known:
+        raise ValueError(
+            f"items.fuse is {items.fuse!r}, which graph models with branches cannot use; use {', '.join(known)}"
+        )
+    return items.fuse
 
 
 def join(vectors: list[Tensor], fuse: str) -> Tensor:

@@ -11,7 +11,6 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
-from models.shared.recommender import TrainingFacts, UserItems
 from models.shared.losses import (
     BatchItems,
     batch_items,
@@ -24,6 +23,7 @@ from models.shared.losses import (
     own_items,
     sampled_softmax,
 )
+from models.shared.recommender import TrainingFacts, UserItems
 from models.shared.sampling import NegativeSampler, Sampling
 
 Loss = Literal["in-batch", "full", "sampled", "bpr", "bce"]

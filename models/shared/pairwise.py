@@ -12,10 +12,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.shared.recommender import PairBatch, Recommender, TrainingFacts, TrainOutput, UserBatch
-from models.items.build import ItemRepresentation
 from models.shared.objective import LossConfig, Objective
-from models.shared.representation import CHUNK
+from models.shared.recommender import PairBatch, Recommender, TrainingFacts, TrainOutput, UserBatch
+from models.shared.representation import CHUNK, ItemRepresentation
 
 
 @dataclass(frozen=True)

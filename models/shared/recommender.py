@@ -9,16 +9,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
-if TYPE_CHECKING:
-    from models.items.build import ItemRepresentation
+from models.shared.representation import Fuse, ItemRepresentation, Kind
 
-KINDS = ("id", "v", "dnn", "id+v", "adapter", "top", "e2e")  # of item representations, `models.shared.representation.Kind`
-FUSES = ("sum", "concat", "mean", "gate")  # of their parts, `models.shared.representation.Fuse`
+KINDS = get_args(Kind)  # of item representations
+FUSES = get_args(Fuse)  # of their parts
 
 
 @dataclass(frozen=True)

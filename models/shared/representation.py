@@ -1,4 +1,4 @@
-"""What an item representation is, and the switch between them. The kinds are in models/items/build.py and models/items/towers.py.
+"""The contract of item representations, and the settings that choose one. The kinds are in models/items/.
 
 Letters: n items asked for, I items, D model width.
 """
@@ -139,6 +139,8 @@ class ItemsConfig:
 
 class ItemRepresentation(nn.Module, ABC):
     """Vectors of items, by dense index."""
+
+    fuse: Fuse = "concat"  # how `parts` become one vector; of a single part any is the same
 
     def __init__(self, n_items: int, dim: int) -> None:
         super().__init__()

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.shared.recommender import Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
-from models.items.build import ItemRepresentation
 from models.shared.losses import batch_items
 from models.shared.objective import LossConfig, Objective
+from models.shared.recommender import Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
+from models.shared.representation import ItemRepresentation
 
 
 @dataclass(frozen=True)

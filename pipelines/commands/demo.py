@@ -12,17 +12,17 @@ from extract.jobs.options import ExtractOptions, ExtractReport
 from features.atomic import whole_folder
 from features.errors import ConfigError
 from features.store import FeatureFile
-from pipelines.comparing.compare import compare
-from pipelines.comparing.output import print_comparison, write_markdown
-from pipelines.comparing.comparison import Comparison, Row
-from pipelines.recipe.recipe import build_recipe, dump_yaml
-from pipelines.console import progress, say
-from pipelines.data.dataset import read_dataset
-from pipelines.data.synthetic import CorpusSize, make_corpus
-from pipelines.runs.experiment import open_run
-from pipelines.mmrec.export import export_mmrec
 from pipelines.commands.extract import dataset_catalog, extract_with_bar, print_reports
+from pipelines.comparing.compare import compare
+from pipelines.comparing.comparison import Comparison, Row
+from pipelines.comparing.output import print_comparison, write_markdown
+from pipelines.console import progress, say
+from pipelines.data.detection import read_dataset
+from pipelines.data.synthetic import CorpusSize, make_corpus
+from pipelines.mmrec.export import export_mmrec
+from pipelines.recipe.recipe import build_recipe, dump_yaml
 from pipelines.retrieval.retrieve import run_recommend, run_similar
+from pipelines.runs.run import open_run
 
 ENCODERS = ("videomae-tiny", "slowfast-tiny", "resnet-tiny", "clip-tiny-image", "minilm-tiny", "clip-tiny-text")
 TRAINED_ON = ("videomae-tiny", "minilm-tiny")

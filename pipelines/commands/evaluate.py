@@ -5,10 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 
 from features.errors import ConfigError
-from pipelines.recipe.recipe import build_recipe, recipe_to_dict
 from pipelines.console import print_json
-from pipelines.runs.experiment import evaluate_test, open_run, resolve_device
+from pipelines.device import resolve_device
+from pipelines.recipe.recipe import build_recipe, recipe_to_dict
+from pipelines.runs.experiment import evaluate_test
 from pipelines.runs.results import as_metrics, print_groups, print_metrics
+from pipelines.runs.run import open_run
 
 
 def run_evaluate(

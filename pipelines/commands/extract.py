@@ -10,25 +10,26 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import cast
 
-from extract.media.catalog import Catalog, build_catalog, media_ids, natural_key
 from extract.encoders.encoder import EncoderSpec
+from extract.encoders.pooled_layers import parse_layers
 from extract.encoders.registry import get_encoder
+from extract.jobs.changed_sources import Tell
 from extract.jobs.extractor import extract_all
 from extract.jobs.farm import Order, extract_locally, slurm_script, work
-from extract.jobs.changed_sources import Tell
-from extract.media.frames import parse_frame_policy
-from extract.encoders.pooled_layers import parse_layers
 from extract.jobs.options import ExtractOptions, ExtractReport, Precision
+from extract.media.catalog import Catalog, build_catalog, media_ids, natural_key
+from extract.media.frames import parse_frame_policy
 from extract.media.sandbox import Limits
 from features.errors import ConfigError
 from features.paths import shown
 from features.precision import DiskType
 from features.published import read_ids
 from pipelines.console import note, print_json, progress, say, table, warn
-from pipelines.data.dataset import Dataset, read_dataset
+from pipelines.data.dataset import Dataset
+from pipelines.data.detection import read_dataset
 from pipelines.data.report import tell
 from pipelines.data.tables import parse_columns
-from pipelines.runs.experiment import resolve_device
+from pipelines.device import resolve_device
 
 SHORT_S = 5.0  # below that, starting up is most of it
 LISTED = 20  # bad items printed in full; all of them stand in the feature file

@@ -13,7 +13,8 @@ from features.inspect import inspect_features
 from features.merge import merge
 from features.store import FeatureFile
 from pipelines.console import print_json, say, table, warn
-from pipelines.data.dataset import Dataset, read_dataset
+from pipelines.data.dataset import Dataset
+from pipelines.data.detection import read_dataset
 from pipelines.data.tables import parse_columns
 
 

@@ -11,7 +11,7 @@ from pipelines.console import print_json, table
 
 def run_encoders(json: bool) -> None:
     """Command line `encoders`."""
-    from extract.encoders.encoder import PixelInput
+    from extract.encoders.inputs import PixelInput
     from extract.encoders.registry import ENCODERS
 
     rows = []

@@ -11,19 +11,21 @@ from pathlib import Path
 from typing import Any, get_args
 
 from features.errors import ConfigError, StoreError, nearest
+from pipelines.comparing.comparison import Comparison, Row, Tests, by_popularity, columns, tested_on, untested
 from pipelines.comparing.cost_table import trains_an_encoder
 from pipelines.comparing.output import WRITERS, print_comparison
 from pipelines.comparing.plot import check_plot, write_plot
-from pipelines.comparing.comparison import Comparison, Row, Tests, by_popularity, columns, tested_on, untested
-from pipelines.recipe.recipe import Recipe
-from pipelines.console import say, table
-from pipelines.data.report import tell
-from pipelines.data.split import DataConfig
-from pipelines.runs.experiment import Data, load_data, open_features, run_recipe
-from pipelines.runs.run_files import finished_recipe, read_metrics
 from pipelines.comparing.significance import Test, compare_with_baseline
-from pipelines.runs.warm_start import refuse_start, start_folder
+from pipelines.console import say, table
+from pipelines.data.data_config import DataConfig
+from pipelines.data.load import Data, load_data
+from pipelines.data.report import tell
 from pipelines.recipe.collections import Plan, plan, print_groups
+from pipelines.recipe.recipe import Recipe
+from pipelines.runs.experiment import run_recipe
+from pipelines.runs.inputs import open_features
+from pipelines.runs.run_files import finished_recipe, read_metrics
+from pipelines.runs.warm_start import refuse_start, start_folder
 from pipelines.towers.open_towers import refuse_shallow
 
 WORDS: dict[Test, str] = {"t": "paired t-test", "wilcoxon": "Wilcoxon signed-rank test"}

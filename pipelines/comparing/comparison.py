@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import ConfigError
-from pipelines.recipe.recipe import Recipe
+from pipelines.comparing.significance import RESAMPLES, Compared, Interval
 from pipelines.ranking.metrics import METRICS
 from pipelines.recipe.oddities import oddities
-from pipelines.runs.results import items_in_words, never_met_doubt
-from pipelines.comparing.significance import RESAMPLES, Compared, Interval
+from pipelines.recipe.recipe import Recipe
 from pipelines.runs.origin import Origin, of_run
+from pipelines.runs.results import items_in_words, never_met_doubt
 
 ELSEWHERE = "tested on other users, candidates or seen items, or another split"
 

@@ -8,7 +8,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.comparing.cost_table import cost_summary, cost_table, costs
 from pipelines.comparing.comparison import (
     Comparison,
     Row,
@@ -19,6 +18,7 @@ from pipelines.comparing.comparison import (
     significance,
     tests_summary,
 )
+from pipelines.comparing.cost_table import cost_summary, cost_table, costs
 from pipelines.console import say, table
 
 GROUPS = ("all", "warm", "cold")

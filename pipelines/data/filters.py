@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import polars as pl
 
 from features.errors import ConfigError
-
-if TYPE_CHECKING:
-    from pipelines.data.dataset import Dataset
-    from pipelines.data.split import DataConfig
+from pipelines.data.data_config import DataConfig
+from pipelines.data.dataset import Dataset
 
 
 def frequent_items(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:

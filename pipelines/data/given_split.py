@@ -17,8 +17,9 @@ import polars as pl
 
 from features.errors import ConfigError
 from features.provenance import canonical_json
+from pipelines.data.data_config import DataConfig
 from pipelines.data.dataset import Dataset
-from pipelines.data.split import DataConfig, ManyTargets, Sequences, Split, encode, histories, windows
+from pipelines.data.split import ManyTargets, Sequences, Split, encode, histories, windows
 from pipelines.data.vocabulary import Vocabulary
 
 PARTS = ("training", "validation", "test")

@@ -15,8 +15,9 @@ import numpy as np
 import polars as pl
 
 from pipelines.console import note, print_json, say, table, warn
-from pipelines.data.dataset import Dataset, read_dataset
-from pipelines.data.split import DataConfig
+from pipelines.data.data_config import DataConfig
+from pipelines.data.dataset import Dataset
+from pipelines.data.detection import read_dataset
 from pipelines.data.tables import parse_columns
 
 TIED_SHARE = 0.01  # of the users, from which on ties that decide targets are worth a warning

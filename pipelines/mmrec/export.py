@@ -21,11 +21,13 @@ from features.atomic import whole_folder, write_atomic
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile, State
 from pipelines.console import say, warn
-from pipelines.data.dataset import read_dataset
-from pipelines.data.split import DataConfig, Split, make_split
+from pipelines.data.data_config import DataConfig
+from pipelines.data.detection import read_dataset
+from pipelines.data.joining import refuse_foreign
+from pipelines.data.load import make_split
+from pipelines.data.split import Split
 from pipelines.data.tables import parse_columns
 from pipelines.mmrec.check import CACHES, check_mmrec_folder
-from pipelines.data.joining import refuse_foreign
 
 __all__ = ["MMRecReport", "check_mmrec_folder", "export_mmrec", "run_export_mmrec"]
 

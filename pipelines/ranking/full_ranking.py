@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from features.errors import ConfigError
-from models.shared.recommender import Recommender, UserBatch
 from models.items.towers import held_tables
+from models.shared.recommender import Recommender, UserBatch
 from pipelines.data.split import Bools, EvalPart, Ints, ManyTargets
 from pipelines.ranking.metrics import (
     DEFAULT,

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from features.errors import ConfigError, nearest
-from pipelines.recipe.axes import parse_axes, vary
-from pipelines.recipe.recipe import PaperResult, Recipe, load_recipe, read_mapping
 from pipelines.console import table
+from pipelines.recipe.axes import parse_axes, vary
 from pipelines.recipe.oddities import oddities
+from pipelines.recipe.recipe import PaperResult, Recipe, load_recipe, read_mapping
 from pipelines.recipe.structure import structure
 
 SHIPPED = Path(__file__).parents[1] / "recipes" / "tables"

@@ -22,7 +22,7 @@ from features.errors import ConfigError, nearest, shortened
 from features.paths import no_file
 from models import recommenders
 from models.shared.representation import TOWERS, ItemsConfig
-from pipelines.data.split import DataConfig
+from pipelines.data.data_config import DataConfig
 from pipelines.ranking.full_ranking import EvaluateConfig
 from pipelines.recipe.feature_config import FeatureConfig
 from pipelines.recipe.structure import structure

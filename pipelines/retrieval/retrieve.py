@@ -26,9 +26,9 @@ from features.errors import ConfigError, StoreError, nearest
 from features.store import FeatureFile, State
 from models.shared.recommender import Recommender, UserBatch
 from pipelines.console import note, print_json, say, table
-from pipelines.data.dataset import read_dataset
+from pipelines.data.detection import read_dataset
 from pipelines.data.tables import parse_columns
-from pipelines.runs.experiment import Run, open_run
+from pipelines.runs.run import Run, open_run
 
 Floats = NDArray[np.float32]
 

@@ -9,12 +9,11 @@ from torch import nn
 
 from features.store import FeatureFile
 from models import recommenders
+from models.items.towers import Tower, towers_of
 from models.shared.representation import CONTENT
-from models.items.tower import Tower
-from models.items.towers import towers_of
 from pipelines.recipe.recipe import Recipe
-from pipelines.training.fit import FitResult
 from pipelines.runs.frozen_vectors import content_for, content_of
+from pipelines.training.fit import FitResult
 
 
 def files_read(recipe: Recipe, files: Sequence[FeatureFile], towers: Mapping[str, Tower]) -> list[FeatureFile]:

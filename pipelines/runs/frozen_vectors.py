@@ -12,8 +12,8 @@ from features.errors import ConfigError
 from features.store import FeatureFile
 from models import recommenders
 from models.shared.representation import CONTENT, ItemsConfig
-from pipelines.recipe.recipe import Recipe
 from pipelines.data.split import Split
+from pipelines.recipe.recipe import Recipe
 
 Tensors: TypeAlias = Mapping[str, Tensor]
 

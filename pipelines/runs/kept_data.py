@@ -15,10 +15,10 @@ import numpy as np
 from features.atomic import write_atomic
 from features.errors import ConfigError, StoreError
 from features.paths import write_advice
-from pipelines.recipe.recipe import Recipe
 from pipelines.data.dataset import Dataset
 from pipelines.data.split import EvalPart, Split, TrainWindows
 from pipelines.data.vocabulary import Vocabulary
+from pipelines.recipe.recipe import Recipe
 from pipelines.runs.run_files import read_array, read_object, read_text
 
 USERS, ITEMS, EDGES = "users.json", "items.json", "training.npy"

@@ -12,8 +12,8 @@ from features.store import FeatureFile
 from models import recommenders
 from models.shared.representation import CONTENT
 from pipelines.recipe.recipe import Recipe
-from pipelines.runs.run_files import read_object
 from pipelines.runs.frozen_vectors import content_for, content_of
+from pipelines.runs.run_files import read_object
 
 CLEAN = "clean"
 

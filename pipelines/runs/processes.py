@@ -14,10 +14,10 @@ from torch.distributed.rendezvous import rendezvous
 
 from features.errors import ConfigError, FreezeframeError
 from models import recommenders
-from models.shared.recommender import Recommender
-from models.shared.ranks import ALONE, LostProcessError, Ranks
-from models.shared.representation import TOWERS
 from models.items.towers import share_out
+from models.shared.ranks import ALONE, LostProcessError, Ranks
+from models.shared.recommender import Recommender
+from models.shared.representation import TOWERS
 from pipelines import console
 from pipelines.recipe.recipe import Recipe
 

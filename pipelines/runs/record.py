@@ -21,15 +21,15 @@ from features.errors import ConfigError
 from features.paths import shown
 from features.provenance import library_versions, write_atomic
 from features.store import FeatureFile
-from models.items.frozen import LayerMix
 from models.items.build import Categories
+from models.items.frozen import LayerMix
 from models.items.towers import TowerItems
-from pipelines.training.checkpoint import CHECKPOINT
-from pipelines.recipe.recipe import Recipe
 from pipelines.data.side_features import fingerprint
 from pipelines.data.split import Split
-from pipelines.runs.run_files import read_object
+from pipelines.recipe.recipe import Recipe
 from pipelines.runs.origin import described
+from pipelines.runs.run_files import read_object
+from pipelines.training.checkpoint import CHECKPOINT
 from pipelines.training.fit import FitResult
 
 RECORD = "record.json"

@@ -12,11 +12,11 @@ import numpy as np
 from features.errors import StoreError
 from features.paths import write_advice
 from features.provenance import file_sha256
-from pipelines.recipe.recipe import Recipe
 from pipelines.console import say, table, warn
 from pipelines.data.split import Split
 from pipelines.ranking.full_ranking import Evaluation
 from pipelines.ranking.user_groups import BINS, group_metrics, history_groups, popularity_groups
+from pipelines.recipe.recipe import Recipe
 
 FAR, LITTLE = 5.0, 0.01  # times by which shares may differ, and a share below which they are chance
 TITLES = {"popularity": "training count of the target", "history": "items seen before"}

@@ -13,17 +13,18 @@ import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args
 
 from features.errors import ConfigError
 from features.provenance import write_atomic
-from pipelines.recipe.recipe import Recipe, dump_yaml, load_recipe, recipe_to_dict
 from pipelines.console import print_json, say, table, warn
+from pipelines.data.load import load_data
 from pipelines.data.report import tell
-from pipelines.runs.experiment import load_data, run_recipe
+from pipelines.recipe.axes import Space, parse_space
+from pipelines.recipe.recipe import Recipe, dump_yaml, load_recipe, recipe_to_dict
+from pipelines.runs.experiment import run_recipe
 from pipelines.runs.results import print_metrics
 from pipelines.runs.run_files import read_metrics, read_recipe
-from pipelines.recipe.search_space import PAPER_GRID, Sampler, Space, parse_space
 
 SHOWN = 10  # trials in the table; all of them are in trials.json
 MOST_SEED = 2**32 - 1  # the samplers' NumPy generator takes no larger one
@@ -195,3 +196,14 @@ def _print(recipe: Recipe, space: Space, found: Sequence[Trial]) -> None:
         if trial.error:
             warn(f"{_said(trial.settings)}: {trial.error}")
     print_metrics(recipe, read_metrics(found[0].run))
+
+
+Sampler = Literal["tpe", "random", "grid"]
+
+
+# MicroLens (arXiv 2309.15379), section 4: learning rate, width and batch size, searched for every model.
+PAPER_GRID: Space = {
+    "train.lr": (1e-5, 5e-5, 1e-4, 5e-4, 1e-3),
+    "items.dim": (64, 128, 256, 512, 1024, 2048, 4096),
+    "train.batch_size": (64, 128, 256, 512, 1024, 2048),
+}

@@ -9,19 +9,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
+from extract.media.catalog import Item
+from extract.media.modality import Modality
 from features.errors import ConfigError
 from features.shards.marks import same_source, without_time
 from features.store import FeatureFile, State
-from pipelines.recipe.recipe import Recipe
 from pipelines.console import note
 from pipelines.data.dataset import Dataset
-from pipelines.runs.origin import used
+from pipelines.recipe.recipe import Recipe
 from pipelines.runs.frozen_vectors import content_of
-
-if TYPE_CHECKING:
-    from extract.media.catalog import Item, Modality
+from pipelines.runs.origin import used
 
 READ_BYTES = 2**30  # of media with another date, whose bytes are read to settle it; a laptop takes seconds
 SHOWN = 3

@@ -10,24 +10,22 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 from torch import Tensor, nn
 
 from features.errors import ConfigError
 from features.provenance import file_sha256
 from features.store import FeatureFile
-from models.shared.recommender import Recommender
 from models.items.frozen import FrozenItems
-from models.shared.representation import TOWERS, ItemsConfig
 from models.items.towers import TowerItems
-from pipelines.training.checkpoint import CHECKPOINT
+from models.shared.recommender import Recommender
+from models.shared.representation import TOWERS, ItemsConfig
 from pipelines.recipe.recipe import Recipe, difference
-from pipelines.runs.run_files import finished_recipe, read_object
 from pipelines.runs.frozen_vectors import content_of, read_vectors
-
-if TYPE_CHECKING:
-    from pipelines.runs.experiment import Run
+from pipelines.runs.run import Run
+from pipelines.runs.run_files import finished_recipe, read_object
+from pipelines.training.checkpoint import CHECKPOINT
 
 Part = TypeVar("Part", FrozenItems, TowerItems)
 # Settings of items that no weight depends on.

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from extract.encoders.encoder import Encoder, EncoderSpec
+from extract.encoders.inputs import Tokenizer, Tokens
 from features.errors import ConfigError
 from features.provenance import canonical_json
 from features.store import FeatureFile
-from pipelines.towers.look_ahead import LookAhead
 from pipelines.data.dataset import Dataset
+from pipelines.data.joining import refuse_foreign
 from pipelines.data.split import Split
 from pipelines.recipe.feature_config import FeatureConfig
-from pipelines.data.joining import refuse_foreign
-
-if TYPE_CHECKING:
-    from extract.encoders.encoder import Encoder, EncoderSpec, Tokenizer, Tokens
-    from pipelines.towers.open_towers import Media, MediaSource
+from pipelines.towers.look_ahead import LookAhead
+from pipelines.towers.open_towers import Media, MediaSource
 
 
 class TitleTokens:
@@ -69,8 +67,8 @@ class StoredPixels:
             ConfigError: pixels that were cut for another input contract.
             StoreError: items without pixels, unless `blank`; a file that is damaged.
         """
-        from extract.encoders.encoder import PixelInput
-        from extract.media.pixel_media import refuse_other_contract
+        from extract.encoders.inputs import PixelInput
+        from extract.encoders.pixel_contract import refuse_other_contract
 
         refuse_other_contract(file, spec)
         assert isinstance(spec.inputs, PixelInput)
@@ -126,7 +124,8 @@ def _pixels_for(
     spec: EncoderSpec, split: Split, features: Sequence[FeatureConfig]
 ) -> tuple[FeatureFile, FeatureConfig]:
     """Return the one file of pixels that an encoder takes; the first of its media where none fits: it says what not."""
-    from extract.media.pixel_media import contract_in, contract_of
+    from extract.encoders.pixel_contract import contract_of
+    from extract.media.pixel_media import contract_in
 
     wanted = contract_of(spec)
     files = [(FeatureFile(feature.resolve()), feature) for feature in features]

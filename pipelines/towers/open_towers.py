@@ -5,27 +5,25 @@ Letters: T blocks that train, S tokens, F features, W width of an encoder's vect
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
+from extract.encoders.cutting import Prefix, split_encoder
+from extract.encoders.encoder import Encoder
 from features.errors import ConfigError
 from features.provenance import canonical_json
 from features.store import FeatureFile
 from models import recommenders
+from models.items.towers import Source, Tower
 from models.shared.representation import ItemsConfig
-from models.items.tower import Source, Tower
-from pipelines.towers.activations import MappedActivations
-from pipelines.recipe.recipe import Recipe
 from pipelines.data.split import Split
-from pipelines.towers.tower_setup import set_up
-
-if TYPE_CHECKING:
-    from extract.encoders.encoder import Encoder
-    from extract.encoders.cutting import Prefix
+from pipelines.recipe.recipe import Recipe
+from pipelines.towers.activations import MappedActivations
 
 SEEN = ("inputs", "tokenizer", "arch", "pooling")  # of an encoder's recipe: what it sees, and how
 OF_A_CUT = ("top_blocks", "tokens")  # what may differ between files of one encoder that stand for each other
@@ -93,8 +91,8 @@ def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], medi
 def load_encoder(name: str, weights: str, seed: int, frames: str | None = None, faults: Sequence[str] = ()) -> Encoder:
     """Build an encoder; ConfigError for an unknown name, weights that cannot be had, or a library that is absent."""
     try:
-        from extract.encoders.registry import get_encoder
         from extract.encoders.faults import with_faults
+        from extract.encoders.registry import get_encoder
         from extract.media.frames import parse_frame_policy
 
         spec = get_encoder(name)
@@ -114,7 +112,7 @@ def _end_to_end(name: str, recipe: Recipe, split: Split, media: Media) -> tuple[
     seed = recipe.seed if items.encoder_seed is None else items.encoder_seed
     encoder = load_encoder(name, items.weights, seed, items.frames)
     source = media(encoder)
-    prefix, top = encoder.split(items.top_blocks)
+    prefix, top = split_encoder(encoder, items.top_blocks)
     lengths = _lengths(prefix, source, len(split.items))
     module = nn.Sequential(prefix, _AsStored(), top)
     set_up((top,), items, titles=lengths is not None)
@@ -183,7 +181,7 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
     _refuse_frames(items, file)
     kept = made["top_blocks"]
     encoder = _encoder_of(name, file, items)
-    prefix, module = encoder.split(kept, tokens=made.get("tokens"))
+    prefix, module = split_encoder(encoder, kept, tokens=made.get("tokens"))
     if prefix.shape != file.shape[1:]:
         raise ConfigError(
             f"{file.path} holds activations of shape {file.shape[1:]} per item, where {name!r} now gives "
@@ -191,7 +189,7 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
         )
     trained = module
     if kept != items.top_blocks:  # the blocks between run frozen
-        _, trained = encoder.split(items.top_blocks, tokens=made.get("tokens"))
+        _, trained = split_encoder(encoder, items.top_blocks, tokens=made.get("tokens"))
     activations = MappedActivations(file, split.items.ids, absent=recipe.features[place].absent)
     lengths = _lengths(prefix, activations, len(split.items))
     source = activations if lengths is None else CutTitles(activations, lengths)
@@ -301,3 +299,42 @@ def _facts(encoder: Encoder, items: ItemsConfig) -> dict[str, Any]:
         "top_blocks": items.top_blocks,
         "blocks": len(encoder.blocks()),
     } | ({"frames": str(encoder.spec.frames)} if chosen else {})
+
+
+def set_up(trained: Sequence[nn.Module], items: ItemsConfig, *, titles: bool) -> None:
+    """Set up modules before they train.
+
+    Args:
+        trained: those that train; modules outside of them are left alone.
+        items: says whether their dropout and drop-path act.
+        titles: whether their inputs are titles, padded to like lengths. On a machine without a GPU their attention then
+            goes by plain matrix products, which train faster in bfloat16 than the fused kernel; in float32 neither
+            leads throughout.
+    """
+    parts = [module for part in trained for module in part.modules()]
+    if not items.encoder_dropout:
+        _without_dropout(parts)
+    if titles and not torch.cuda.is_available():
+        _plain_attention(parts)
+
+
+def _without_dropout(parts: Sequence[nn.Module]) -> None:
+    module: Any
+    for module in parts:
+        if isinstance(module, nn.Dropout) or type(module).__name__ == "StochasticDepth":  # torchvision's drop-path
+            module.p = 0.0
+        elif isinstance(getattr(module, "drop_prob", None), float):  # that of others
+            module.drop_prob = 0.0
+
+
+def _plain_attention(parts: Sequence[nn.Module]) -> None:
+    """Give all parts one configuration of their own; frozen blocks keep theirs, by which files were made."""
+    own: dict[int, Any] = {}
+    module: Any
+    for module in parts:
+        config = getattr(module, "config", None)
+        if getattr(config, "_attn_implementation", None) == "sdpa":
+            if id(config) not in own:
+                own[id(config)] = copy.deepcopy(config)
+                own[id(config)]._attn_implementation = "eager"
+            module.config = own[id(config)]

@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from itertools import product
 from pathlib import Path
@@ -22,14 +23,13 @@ import torch
 from torch import Tensor
 
 from features.errors import ConfigError
-from models.shared.recommender import PairBatch, Recommender, TrainBatch
-from models.shared.ranks import ALONE, Ranks
 from models.items.towers import take_meters, towers_of
-from pipelines.training.checkpoint import CHECKPOINT, EpochRecord, Metrics, State, load, save
+from models.shared.ranks import ALONE, Ranks
+from models.shared.recommender import PairBatch, Recommender, TrainBatch
 from pipelines.data.split import Split
 from pipelines.ranking.full_ranking import Mask, evaluate
+from pipelines.training.checkpoint import CHECKPOINT, EpochRecord, Metrics, State, load, save
 from pipelines.training.optimizers import build_optimizer, clip_gradients
-from pipelines.training.randomness import epoch_randomness
 from pipelines.training.train_config import TrainConfig
 
 
@@ -240,3 +240,13 @@ def _identity(seed: int, split: Split, mask: Mask, config: TrainConfig, model: R
     kept = {f"train.{name}": value for name, value in asdict(config).items() if name not in free}
     rates = {f"items.encoder_lr of tower {number}": tower.lr for number, tower in enumerate(towers_of(model))}
     return {"seed": seed, "split": split.fingerprint, "mask": mask, **kept, **rates}
+
+
+@contextmanager
+def epoch_randomness(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
+    """Give an epoch its own generator; dropout, which only knows the global ones, starts from the same seed inside."""
+    value = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
+    devices = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.manual_seed(value)
+        yield torch.Generator().manual_seed(value)

@@ -30,8 +30,8 @@ class TrainConfig:
         eval_every: epochs between validations; the last epoch is always validated.
         eval_batch_size: users scored at a time.
         precision: 'bfloat16' runs the model in mixed precision; losses and scores stay float32.
-        start_from: a finished run whose weights training starts from (pipelines/runs/warm_start.py): its folder, seen from where
-            the run's own folder stands, so that a name alone is one beside it; {seed} stands for the run's seed.
+        start_from: a finished run whose weights training starts from (runs/warm_start.py): its folder, seen
+            from where the run's own folder stands, so that a name alone is one beside it; {seed} is the run's seed.
     """
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}

@@ -1,4 +1,4 @@
-"""The models of transformers as steps, for `Encoder.split`: what each model's forward does, with its own modules."""
+"""The models of transformers as steps, for `split_encoder`: what each model's forward does, with its own modules."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from extract.encoders.encoder import Tokens
-from extract.encoders.cutting import Parts, Words
+from extract.encoders.inputs import Tokens
+from extract.encoders.parts import Parts, Words
 from features.errors import ConfigError
 
 BERT_LIKE = ("BertModel", "RobertaModel", "XLMRobertaModel")  # layers take states and a mask, and nothing else

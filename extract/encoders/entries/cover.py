@@ -7,8 +7,9 @@ from typing import Any
 from extract.encoders.backends.huggingface import load_image
 from extract.encoders.backends.openclip import load_image as load_clip_image
 from extract.encoders.backends.torchvision_zoo import load_resnet
-from extract.encoders.encoder import EncoderSpec, PixelInput
+from extract.encoders.encoder import EncoderSpec
 from extract.encoders.entries import norms
+from extract.encoders.inputs import PixelInput
 from extract.encoders.weights import WeightsSource
 
 IMAGENET_1K = "BSD-3-Clause code, trained on ImageNet-1k"

@@ -6,8 +6,9 @@ from typing import Any
 
 from extract.encoders.backends.huggingface import load_text
 from extract.encoders.backends.openclip import load_text as load_clip_text
-from extract.encoders.encoder import EncoderSpec, TextInput
+from extract.encoders.encoder import EncoderSpec
 from extract.encoders.entries.cover import VIT_B_32
+from extract.encoders.inputs import TextInput
 from extract.encoders.weights import WeightsSource
 
 # What text checkpoints hold beside the encoder: the heads of BERT and RoBERTa, and a table that is no weight.

@@ -7,10 +7,11 @@ from typing import Any
 from extract.encoders.backends.huggingface import load_videomae
 from extract.encoders.backends.pytorchvideo_zoo import load_net, load_slowfast
 from extract.encoders.backends.torchvision_zoo import load_r3d, load_swin3d
-from extract.encoders.encoder import EncoderSpec, PixelInput
+from extract.encoders.encoder import EncoderSpec
 from extract.encoders.entries import norms
-from extract.media.frames import FramePolicy
+from extract.encoders.inputs import PixelInput
 from extract.encoders.weights import WeightsSource
+from extract.media.frames import FramePolicy
 
 PYTORCHVIDEO = "Apache-2.0 code, trained on Kinetics-400"
 TORCHVISION = "BSD-3-Clause code, trained on Kinetics-400"

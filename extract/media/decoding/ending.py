@@ -8,17 +8,14 @@ Matroska file the time it ends at. Others have the count alone, which then has t
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from extract.media.decoding.container import AVI, MATROSKA, MP4, opened
+from extract.media.decoding.packet_columns import NO_TIME, Columns
 from features.errors import MediaError
-
-if TYPE_CHECKING:
-    from extract.media.decoding.packets import Columns
 
 LATE_SECONDS, LATE_SHARE = 0.5, 0.02  # by which a video may end before its header says
 RIFF_HEAD = 8  # bytes that a RIFF file's own size leaves out
-NO_TIME = -(2**63)  # of a packet that carries none
 TOP_BOXES = frozenset(b"ftyp styp sidx emsg prft moov moof mdat free skip wide uuid mfra".split())
 UNKNOWN = (0, 0xFFFFFFFF)  # sizes in the head of a file that was written to a pipe
 

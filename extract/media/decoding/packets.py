@@ -16,9 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from extract.media.decoding.container import MATROSKA, MP4, opened, starts_like_a_video
-from extract.media.decoding.ending import NO_TIME, refuse_early_end
+from extract.media.decoding.ending import refuse_early_end
 from extract.media.decoding.errors import media_errors
 from extract.media.decoding.keys import start_at
+from extract.media.decoding.packet_columns import NO_TIME, Columns
 from extract.media.decoding.painting import Painter
 from features.errors import MediaError
 
@@ -90,30 +91,6 @@ class PacketList:
     def key(self, place: int) -> Key:
         """Return the packet at a place, to start from."""
         return Key(place, int(self.pts[place]), int(self.targets[place]))
-
-
-class Columns(NamedTuple):
-    """What is kept of all packets: nothing of their contents, which may be many times the memory there is.
-
-    Attributes:
-        pts: presentation times; NO_TIME where there is none.
-        dts: decoding times, likewise.
-        ends: when each frame's time is over, likewise.
-        hidden: whether the edit list hides it.
-        damaged: whether bytes of it are missing.
-        keys: places that decoding may start from.
-        clean: every key packet is whole.
-        simple: decord paints the first frame as PyAV does (`Painter.is_simple`).
-    """
-
-    pts: array[int]
-    dts: array[int]
-    ends: array[int]
-    hidden: bytearray
-    damaged: bytearray
-    keys: array[int]
-    clean: bool
-    simple: bool
 
 
 def best_video(container: Any, name: str) -> Any:

@@ -1,0 +1,39 @@
+"""Which layout a dataset folder has, and its reader."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from features.errors import ConfigError
+from features.paths import no_folder
+from pipelines.data.dataset import Dataset
+from pipelines.data.readers.iisan import IISAN
+from pipelines.data.readers.microlens import MICROLENS
+from pipelines.data.readers.mmrec import MMREC
+from pipelines.data.readers.plain import MEDIA, PLAIN
+from pipelines.data.readers.recbole import RECBOLE
+from pipelines.data.tables import TABLES, Columns
+
+
+def read_dataset(folder: Path, columns: Columns | None = None) -> Dataset:
+    """Read a dataset folder; ConfigError when no layout, or more than one, fits.
+
+    Args:
+        folder: the dataset folder.
+        columns: which columns of tables mean what, where their names do not say so.
+    """
+    if not folder.is_dir():
+        raise ConfigError(f"dataset folder {folder} {no_folder(folder, 'check --data (or data.folder in the recipe)')}")
+    found = [(reader, what) for reader in (MICROLENS, IISAN, MMREC, RECBOLE, PLAIN) if (what := reader.detect(folder))]
+    if not found and (what := MEDIA.detect(folder)):  # every layout may hold videos/ and covers/: alone, they are plain
+        found = [(MEDIA, what)]
+    if not found:
+        raise ConfigError(
+            f"{folder} is no dataset folder: it has neither MicroLens '*_pairs.tsv|csv', nor '*_users.tsv' with "
+            "'*_items.tsv', nor MMRec's 'NAME.inter' with x_label, nor RecBole's 'NAME.inter' with user_id:token, nor "
+            f"'interactions' as {', '.join(TABLES)}, nor videos/ or covers/; see docs/datasets.md"
+        )
+    if len(found) > 1:
+        readings = " or ".join(f"{reader.name} ({what})" for reader, what in found)
+        raise ConfigError(f"{folder} can be read as {readings}; move one of them elsewhere")
+    return found[0][0].read(folder, columns or Columns())

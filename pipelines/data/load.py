@@ -1,0 +1,49 @@
+"""A dataset folder, read and split as a recipe says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from features.errors import ConfigError
+from pipelines.data.data_config import DataConfig
+from pipelines.data.dataset import Dataset
+from pipelines.data.detection import read_dataset
+from pipelines.data.given_split import given_split
+from pipelines.data.leave_one_out import leave_one_out
+from pipelines.data.split import Split
+
+
+def make_split(dataset: Dataset, config: DataConfig, *, catalog_ids: Iterable[str] = ()) -> Split:
+    """Split a dataset; `catalog_ids` are further candidates for `candidates: catalog`.
+
+    Raises:
+        ConfigError: no interactions, no user or item with enough of them, a short user under `short_users: error`, no
+            given split where the config asks for it, or one with an empty part.
+    """
+    if dataset.interactions.is_empty():
+        raise ConfigError(f"{config.folder} holds no interactions ({dataset.layout}); training needs a table of them")
+    if config.split == "given" or (config.split == "auto" and dataset.given_split):
+        return given_split(dataset, config)
+    return leave_one_out(dataset, config, catalog_ids)
+
+
+@dataclass(frozen=True)
+class Data:
+    """A dataset and its split."""
+
+    dataset: Dataset
+    split: Split
+
+
+def load_data(config: DataConfig) -> Data:
+    """Read the dataset folder and split it."""
+    dataset = read_dataset(Path(config.folder), config.columns)
+    extra: set[str] = set()
+    if config.candidates == "catalog":
+        from extract.media.catalog import media_ids
+
+        known = {*dataset.interactions["item"].unique().to_list(), *dataset.titles}
+        extra = media_ids(videos=dataset.videos, covers=dataset.covers, known=known)
+    return Data(dataset, make_split(dataset, config, catalog_ids=extra))

@@ -1,0 +1,19 @@
+"""The torch device a command works on."""
+
+from __future__ import annotations
+
+import torch
+
+from features.errors import ConfigError
+
+
+def resolve_device(name: str) -> torch.device:
+    """Return the torch device for 'auto' (CUDA where there is one) or a name; ConfigError when it is not there."""
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device {name!r} cannot be used here ({str(error).splitlines()[0]}); try auto") from error
+    return device

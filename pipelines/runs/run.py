@@ -1,0 +1,82 @@
+"""A finished run, opened."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from models.shared.recommender import Recommender
+from pipelines.console import note
+from pipelines.data.load import Data, load_data
+from pipelines.device import resolve_device
+from pipelines.recipe.recipe import Recipe
+from pipelines.runs.inputs import build, read_inputs
+from pipelines.runs.kept_data import kept_split, placed
+from pipelines.runs.run_files import finished_recipe, read_object
+from pipelines.towers.open_towers import Media
+from pipelines.training.checkpoint import CHECKPOINT, load_best
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished run, opened.
+
+    Attributes:
+        folder: the run folder.
+        recipe: as it was run.
+        data: the dataset it was trained on, read again and checked against the record.
+        model: with its trained weights, in eval mode.
+    """
+
+    folder: Path
+    recipe: Recipe
+    data: Data
+    model: Recommender
+
+
+def open_run(
+    folder: Path,
+    *,
+    device: str = "cpu",
+    data: Data | None = None,
+    media: Media | None = None,
+    place: Path | None = None,
+    new_interactions: bool = False,
+) -> Run:
+    """Open a finished run.
+
+    Args:
+        folder: the run folder.
+        device: where the model goes.
+        data: as for `run_recipe`.
+        media: as for `run_recipe`.
+        place: the dataset folder, where it is not the recipe's.
+        new_interactions: open it also where the dataset has changed since, as of its training: the split of what is
+            returned has the ids and edges that were trained on, and no targets.
+
+    Raises:
+        ConfigError: it is no finished run, or what it was made from has changed since.
+    """
+    recipe = placed(finished_recipe(folder), folder, place)
+    data = data or load_data(recipe.data)
+    if new_interactions:
+        data = _as_trained(folder, data)
+    model, _ = build(recipe, read_inputs(recipe, folder, data), folder, media)
+    if any(parameter.requires_grad for parameter in model.parameters()):
+        load_best(folder / CHECKPOINT, model)
+    return Run(folder, recipe, data, model.to(resolve_device(device)).eval())
+
+
+def _as_trained(folder: Path, data: Data) -> Data:
+    """Return the data with the split that a run was trained on, where the dataset has another one by now."""
+    record = folder / "record.json"
+    then = read_object(record).get("dataset", {}).get("fingerprint") if record.is_file() else None
+    split = kept_split(folder, data.dataset) if then != data.split.fingerprint else None
+    if split is None:
+        return data
+    users, items = (set(data.dataset.interactions[name].unique().to_list()) for name in ("user", "item"))
+    note(
+        f"{data.dataset.name!r} changed since {folder} was trained: {len(users - set(split.users.ids))} users and "
+        f"{len(items - set(split.items.ids))} items of it are unknown to the model"
+    )
+    return Data(data.dataset, split)
