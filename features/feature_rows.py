@@ -31,13 +31,7 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class FeatureColumns:
-    """All of a feature file but its vectors; the first fields are those of `FeatureRows`.
-
-    Attributes:
-        scales: (I,) float32 when the vectors are int8, else None (features/precision.py).
-        errors: (I,) float32, what rounding to the type on disk cost each row as 1 - cosine; NaN where it is not known
-            and in rows that are not DONE. None: known of no row.
-    """
+    """All of a feature file but its vectors; the first fields are those of `FeatureRows`."""
 
     ids: tuple[str, ...]
     states: NDArray[np.uint8]
@@ -45,30 +39,30 @@ class FeatureColumns:
     stamps: tuple[str, ...]
     digests: tuple[str, ...]
     scales: NDArray[np.float32] | None = None
+    """(I,) float32 when the vectors are int8, else None (features/precision.py)."""
     errors: NDArray[np.float32] | None = None
+    """(I,) float32, what rounding to the type on disk cost each row as 1 - cosine; NaN where it is not known and in
+    rows that are not DONE. None: known of no row."""
 
 
 @dataclass(frozen=True)
 class FeatureRows:
-    """Rows on their way to disk.
-
-    Attributes:
-        ids: item ids as the user has them, unique.
-        vectors: (I, F) or (I, S, F), float16 or float32; or pixels (I, T, H, W, 3) uint8. Rows that are not DONE are
-            stored as NaN, or 0, whatever they hold.
-        states: (I,) of `State`.
-        reasons: why a row is not done, "" where it is.
-        stamps: what the catalog knew of each source without opening it (file size, text hash, "" where missing);
-            a changed stamp means the row is made again.
-        digests: blake2b-128 (32 hex characters) of the bytes each row was made from, "" where there were none.
-    """
+    """Rows on their way to disk."""
 
     ids: Sequence[str]
+    """Item ids as the user has them, unique."""
     vectors: NDArray[Any]
+    """(I, F) or (I, S, F), float16 or float32; or pixels (I, T, H, W, 3) uint8. Rows that are not DONE are stored as
+    NaN, or 0, whatever they hold."""
     states: NDArray[np.uint8]
+    """(I,) of `State`."""
     reasons: Sequence[str]
+    """Why a row is not done, "" where it is."""
     stamps: Sequence[str]
+    """What the catalog knew of each source without opening it (file size, text hash, "" where missing); a changed stamp
+    means the row is made again."""
     digests: Sequence[str]
+    """blake2b-128 (32 hex characters) of the bytes each row was made from, "" where there were none."""
 
     def __post_init__(self) -> None:
         """Check once, where rows enter the store."""

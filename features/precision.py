@@ -23,18 +23,15 @@ SMALLEST_SCALE = np.finfo(np.float32).tiny
 
 @dataclass(frozen=True)
 class Stored:
-    """Rows as they go to disk.
-
-    Attributes:
-        values: (n, ...) float16, float32 or int8. Rows that are not good are NaN, or 0 in int8.
-        scales: (n,) float32 for int8, else None: value = values * scale. 0 for zero rows, NaN for rows not good.
-        good: (n,) bool: whether a reader gets finite numbers back. False for rows that hold NaN or infinity and for
-            rows with numbers too large for the type (float16: above 65504).
-    """
+    """Rows as they go to disk."""
 
     values: NDArray[Any]
+    """(n, ...) float16, float32 or int8. Rows that are not good are NaN, or 0 in int8."""
     scales: NDArray[np.float32] | None
+    """(n,) float32 for int8, else None: value = values * scale. 0 for zero rows, NaN for rows not good."""
     good: NDArray[np.bool_]
+    """(n,) bool: whether a reader gets finite numbers back. False for rows that hold NaN or infinity and for rows with
+    numbers too large for the type (float16: above 65504)."""
 
 
 class CosineError(NamedTuple):

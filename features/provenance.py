@@ -61,26 +61,23 @@ def library_versions(names: Iterable[str]) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Provenance:
-    """What a feature file says of itself.
-
-    Attributes:
-        dataset: name of the dataset the ids belong to; readers refuse a file of another one.
-        recipe: plain JSON data that fixes the numbers (see module docstring).
-        weights_sha256: hash of the encoder's tensors as loaded, or "" where there is no encoder (imported features).
-        libraries: distribution name -> version.
-        command: the command line that made the file.
-        created: UTC time, ISO 8601.
-        weights_source: where the encoder's weights were taken from, such as 'MCG-NJU/videomae-base @ 1a2b3c4d'; "" for
-            random weights, and in files made before this was kept.
-    """
+    """What a feature file says of itself."""
 
     dataset: str
+    """Name of the dataset the ids belong to; readers refuse a file of another one."""
     recipe: Mapping[str, Any]
+    """Plain JSON data that fixes the numbers (see module docstring)."""
     weights_sha256: str = ""
+    """Hash of the encoder's tensors as loaded, or "" where there is no encoder (imported features)."""
     libraries: Mapping[str, str] = field(default_factory=dict)
+    """Distribution name -> version."""
     command: str = ""
+    """The command line that made the file."""
     created: str = ""
+    """UTC time, ISO 8601."""
     weights_source: str = ""
+    """Where the encoder's weights were taken from, such as 'MCG-NJU/videomae-base @ 1a2b3c4d'; "" for random weights,
+    and in files made before this was kept."""
 
     @property
     def fingerprint(self) -> str:

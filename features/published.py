@@ -31,21 +31,18 @@ TENSOR_TYPES: dict[str, np.dtype[Any]] = {
 
 @dataclass(frozen=True)
 class Published:
-    """An array opened for reading.
-
-    Attributes:
-        path: the file.
-        shape: (I, F), or any other shape that an array can have.
-        dtype: of the numbers as stored, float or not.
-        ids: the item ids that the file itself carries, in row order; None where it carries none.
-        slices: `slices(start, stop)` returns those rows, (stop - start, ...), as stored.
-    """
+    """An array opened for reading."""
 
     path: Path
+    """The file."""
     shape: tuple[int, ...]
+    """(I, F), or any other shape that an array can have."""
     dtype: np.dtype[Any]
+    """Of the numbers as stored, float or not."""
     ids: list[str] | None
+    """The item ids that the file itself carries, in row order; None where it carries none."""
     slices: Callable[[int, int], NDArray[Any]]
+    """`slices(start, stop)` returns those rows, (stop - start, ...), as stored."""
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield (first row, vectors) in order, some megabytes at a time; StoreError where the file is damaged."""

@@ -30,23 +30,20 @@ from models.shared.representation import ItemRepresentation
 
 @dataclass(frozen=True)
 class Config(PairConfig):
-    """Options of DSSM; users start as wide as items.
-
-    Attributes:
-        towers: widths of the layers of both towers; none: the vectors themselves.
-        dropout: before each layer, in [0, 1).
-        norm: 'batch': BatchNorm before each tanh.
-        similarity: 'dot' or 'cosine'.
-        gamma: 'cosine' only: what it is multiplied with, above 0.
-        init_std: standard deviation of the entries of user vectors before training.
-    """
+    """Options of DSSM; users start as wide as items."""
 
     towers: tuple[int, ...] = ()
+    """Widths of the layers of both towers; none: the vectors themselves."""
     dropout: float = 0.0
+    """Before each layer, in [0, 1)."""
     norm: Literal["none", "batch"] = "none"
+    """'batch': BatchNorm before each tanh."""
     similarity: Literal["dot", "cosine"] = "dot"
+    """'dot' or 'cosine'."""
     gamma: float = 10.0
+    """'cosine' only: what it is multiplied with, above 0."""
     init_std: float = 0.02
+    """Standard deviation of the entries of user vectors before training."""
 
     def __post_init__(self) -> None:
         """Refuse values no DSSM can have."""

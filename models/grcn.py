@@ -41,19 +41,16 @@ from models.shared.sparse import Adjacency
 
 @dataclass(frozen=True)
 class Config(PairConfig):
-    """Options of GRCN; the width D is that of the item representation.
-
-    Attributes:
-        routings: rounds in which a user's preference moves towards the items met.
-        layers: propagations on the ID graph.
-        prune: cut negative edge weights to 0.
-    """
+    """Options of GRCN; the width D is that of the item representation."""
 
     loss: Loss = "bpr"
     cold_negatives: bool = False
     routings: int = 3
+    """Rounds in which a user's preference moves towards the items met."""
     layers: int = 2
+    """Propagations on the ID graph."""
     prune: bool = True
+    """Cut negative edge weights to 0."""
 
     def __post_init__(self) -> None:
         """Refuse values no GRCN can have."""

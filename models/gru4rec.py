@@ -23,17 +23,14 @@ from models.shared.sequential import SequentialConfig, SequentialRecommender
 
 @dataclass(frozen=True)
 class Config(SequentialConfig):
-    """Options of GRU4Rec; the width D is that of the item representation.
-
-    Attributes:
-        layers: of recurrent units.
-        hidden: their width; None = D. Another width adds a linear map back to D.
-        dropout: on the item vectors and between layers, in [0, 1).
-    """
+    """Options of GRU4Rec; the width D is that of the item representation."""
 
     layers: int = 1
+    """Of recurrent units."""
     hidden: int | None = None
+    """Their width; None = D. Another width adds a linear map back to D."""
     dropout: float = 0.1
+    """On the item vectors and between layers, in [0, 1)."""
 
     def __post_init__(self) -> None:
         """Refuse values no network can have."""

@@ -30,23 +30,20 @@ CHUNK = 4096  # items whose neighbours are found at a time
 
 @dataclass(frozen=True)
 class Config:
-    """Options of item-KNN.
-
-    Attributes:
-        neighbours: k, of each item.
-        similarity: 'cosine' or 'conditional' probability.
-        alpha: 'conditional' only: how much frequent items are held back, at least 0.
-        shrink: added to the denominator, at least 0: holds back pairs of rare items.
-        normalise: the weights of an item's neighbours sum to 1.
-    """
+    """Options of item-KNN."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     neighbours: int = 100
+    """k, of each item."""
     similarity: Literal["cosine", "conditional"] = "cosine"
+    """'cosine' or 'conditional' probability."""
     alpha: float = 0.5
+    """'conditional' only: how much frequent items are held back, at least 0."""
     shrink: float = 0.0
+    """Added to the denominator, at least 0: holds back pairs of rare items."""
     normalise: bool = False
+    """The weights of an item's neighbours sum to 1."""
 
     def __post_init__(self) -> None:
         """Refuse values no item-KNN can have."""

@@ -25,15 +25,12 @@ from models.shared.sparse import Adjacency
 
 @dataclass(frozen=True)
 class Config(PairConfig):
-    """Options of LightGCN; the width D is that of the item representation.
-
-    Attributes:
-        layers: K, propagations; 0 is matrix factorisation.
-    """
+    """Options of LightGCN; the width D is that of the item representation."""
 
     loss: Loss = "bpr"
     reg: float = 1e-4
     layers: int = 3
+    """K, propagations; 0 is matrix factorisation."""
 
     def __post_init__(self) -> None:
         """Refuse values no LightGCN can have."""

@@ -41,16 +41,13 @@ from models.shared.sparse import Adjacency, Part
 
 @dataclass(frozen=True)
 class Config(PairConfig):
-    """Options of MMGCN; the width D is that of the item representation.
-
-    Attributes:
-        layers: graph convolutions of each branch (the authors' code: 3).
-        combine: how the neighbours' vector and the node's own make the next: 'sum' or 'concat'.
-    """
+    """Options of MMGCN; the width D is that of the item representation."""
 
     loss: Loss = "bpr"
     layers: int = 2
+    """Graph convolutions of each branch (the authors' code: 3)."""
     combine: Literal["sum", "concat"] = "sum"
+    """How the neighbours' vector and the node's own make the next: 'sum' or 'concat'."""
 
     def __post_init__(self) -> None:
         """Refuse values no MMGCN can have."""
@@ -63,17 +60,14 @@ class Config(PairConfig):
 
 @dataclass(frozen=True)
 class Field:
-    """What a layer computes where not all nodes are needed.
-
-    Attributes:
-        nodes: (n,) int64 whose vectors it gives.
-        part: the rows of the graph into them; its columns are the nodes whose vectors the layer takes.
-        places: (n,) int64, where `nodes` stand among those.
-    """
+    """What a layer computes where not all nodes are needed."""
 
     nodes: Tensor
+    """(n,) int64 whose vectors it gives."""
     part: Part
+    """The rows of the graph into them; its columns are the nodes whose vectors the layer takes."""
     places: Tensor
+    """(n,) int64, where `nodes` stand among those."""
 
 
 def fields_of(graph: Adjacency, nodes: Tensor | None, layers: int) -> list[Field]:

@@ -25,19 +25,16 @@ from models.shared.sequential import SequentialConfig, SequentialRecommender
 
 @dataclass(frozen=True)
 class Config(SequentialConfig):
-    """Options of NextItNet; the width D is that of the item representation.
-
-    Attributes:
-        blocks: how often the list of dilations is run through.
-        dilations: of the first convolution of each residual block; the second has twice as much.
-        kernel: items a convolution sees.
-        dropout: on the item vectors, in [0, 1).
-    """
+    """Options of NextItNet; the width D is that of the item representation."""
 
     blocks: int = 2
+    """How often the list of dilations is run through."""
     dilations: tuple[int, ...] = (1, 4)
+    """Of the first convolution of each residual block; the second has twice as much."""
     kernel: int = 3
+    """Items a convolution sees."""
     dropout: float = 0.2
+    """On the item vectors, in [0, 1)."""
 
     def __post_init__(self) -> None:
         """Refuse values no network can have."""

@@ -32,15 +32,12 @@ from models.shared.representation import ItemRepresentation
 
 @dataclass(frozen=True)
 class Config(FieldConfig):
-    """Options of NFM.
-
-    Attributes:
-        norm: of the pool: 'batch' or 'none'.
-        pool_dropout: of the pool, in [0, 1).
-    """
+    """Options of NFM."""
 
     norm: Literal["batch", "none"] = "batch"
+    """Of the pool: 'batch' or 'none'."""
     pool_dropout: float = 0.0
+    """Of the pool, in [0, 1)."""
 
     def __post_init__(self) -> None:
         """Refuse values no NFM can have."""

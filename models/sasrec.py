@@ -26,23 +26,20 @@ from models.shared.sequential import SequentialConfig, SequentialRecommender
 
 @dataclass(frozen=True)
 class Config(SequentialConfig):
-    """Options of SASRec; the width D is that of the item representation.
-
-    Attributes:
-        layers: blocks.
-        heads: attention heads; D must be a multiple.
-        inner: width of the feed-forward layer in multiples of D.
-        dropout: on the input, attention weights and both sublayers, in [0, 1).
-        norm: LayerNorm 'post' (after each residual) or 'pre' (before each sublayer and once at the end).
-        activation: of the feed-forward layer.
-    """
+    """Options of SASRec; the width D is that of the item representation."""
 
     layers: int = 2
+    """blocks."""
     heads: int = 2
+    """Attention heads; D must be a multiple."""
     inner: int = 4
+    """Width of the feed-forward layer in multiples of D."""
     dropout: float = 0.1
+    """On the input, attention weights and both sublayers, in [0, 1)."""
     norm: Literal["post", "pre"] = "post"
+    """LayerNorm 'post' (after each residual) or 'pre' (before each sublayer and once at the end)."""
     activation: Literal["relu", "gelu"] = "relu"
+    """Of the feed-forward layer."""
 
     def __post_init__(self) -> None:
         """Refuse values no SASRec can have."""

@@ -24,17 +24,14 @@ from models.shared.training_rows import History, training_rows
 
 @dataclass(frozen=True)
 class Config(SequentialConfig):
-    """Options of YouTube; the width D is that of the item representation.
-
-    Attributes:
-        layers: of the tower; the last is D wide, each below it twice as wide as the next. 0: the mean itself.
-        dropout: before each layer, in [0, 1).
-        history: in training, 'past' items of the target, or 'all' others of its window.
-    """
+    """Options of YouTube; the width D is that of the item representation."""
 
     layers: int = 1
+    """Of the tower; the last is D wide, each below it twice as wide as the next. 0: the mean itself."""
     dropout: float = 0.1
+    """Before each layer, in [0, 1)."""
     history: History = "past"
+    """In training, 'past' items of the target, or 'all' others of its window."""
 
     def __post_init__(self) -> None:
         """Refuse values no tower can have."""

@@ -162,7 +162,7 @@ def test_encoders_that_cannot_be_cut(tmp_path: Path) -> None:
         split_encoder(encoder, 1)
     bare = Encoder(ENCODERS["vit-tiny"], encoder.model, lambda model, batch: batch, weights="random")
     with pytest.raises(ConfigError, match="ViTModel of encoder 'vit-tiny' cannot be cut"):
-        bare.split("all")
+        split_encoder(bare, "all")
     save_bert(tmp_path)  # for the tokenizer
     sizes = {"vocab_size": 11, "hidden_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
     transformers.MPNetModel(transformers.MPNetConfig(**sizes)).save_pretrained(tmp_path)

@@ -100,19 +100,17 @@ class Padded:
     """A title's tokens, padded with rows of zeros, which also tell where it ends: no row of a token is all zeros.
 
     Token ids, where there is no prefix, are stored as id + 1 in float32.
-
-    Attributes:
-        shape: (S, F).
-        context: tokens that the model always sees; 0: as many as the longest title has, up to a multiple of `LANES`:
-            processors add so many numbers at a time, and sums over more zeros have the same bits.
-        ids: whether token ids are stored.
-        limit: tokens that the model sees at most.
     """
 
     shape: tuple[int, int]
+    """(S, F)."""
     context: int
+    """Tokens that the model always sees; 0: as many as the longest title has, up to a multiple of `LANES`: processors
+    add so many numbers at a time, and sums over more zeros have the same bits."""
     ids: bool
+    """Whether token ids are stored."""
     limit: int
+    """Tokens that the model sees at most."""
 
     def pack(self, state: Any) -> Tensor:
         """Return (B, S, F); ValueError for a title longer than S."""

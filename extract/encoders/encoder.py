@@ -21,37 +21,34 @@ from features.errors import ConfigError
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """One encoder as data; the entry in `ENCODERS` is all there is to write for a new one.
-
-    Attributes:
-        name: as users type it.
-        modality: 'video', 'cover' or 'title'.
-        width: F, length of a feature vector.
-        backend: function that builds the encoder from this entry.
-        inputs: the input contract.
-        parameters: numbers it computes with, the classifier left out; 0 where nobody counted.
-        faults: names in `extract.encoders.faults.FAULTS` that this entry has; none in `ENCODERS`.
-        frames: the frames a video encoder sees unless the user picks others; None for covers and titles.
-        pooling: how tokens or maps become one vector, in words; part of the recipe.
-        blocks: dotted paths inside the model; a list found there stands for its members, in forward order.
-        paper: arXiv id.
-        arch: plain arguments that make the model.
-        weights: where pretrained weights are; None for tiny encoders, which only have random ones.
-    """
+    """One encoder as data; the entry in `ENCODERS` is all there is to write for a new one."""
 
     name: str
+    """As users type it."""
     modality: Modality
+    """'video', 'cover' or 'title'."""
     width: int
+    """F, length of a feature vector."""
     backend: Callable[[EncoderSpec, str, int], Encoder]
+    """Function that builds the encoder from this entry."""
     inputs: PixelInput | TextInput
+    """The input contract."""
     pooling: str
+    """How tokens or maps become one vector, in words; part of the recipe."""
     blocks: tuple[str, ...]
+    """Dotted paths inside the model; a list found there stands for its members, in forward order."""
     paper: str
+    """arXiv id."""
     arch: Mapping[str, Any] = field(default_factory=dict)
+    """Plain arguments that make the model."""
     weights: WeightsSource | None = None
+    """Where pretrained weights are; None for tiny encoders, which only have random ones."""
     frames: FramePolicy | None = None
+    """The frames a video encoder sees unless the user picks others; None for covers and titles."""
     parameters: int = 0
+    """Numbers it computes with, the classifier left out; 0 where nobody counted."""
     faults: tuple[str, ...] = ()
+    """Names in `extract.encoders.faults.FAULTS` that this entry has; none in `ENCODERS`."""
 
 
 class Encoder(nn.Module):

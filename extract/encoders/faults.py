@@ -26,19 +26,16 @@ UNRUNNABLE = {
 
 @dataclass(frozen=True)
 class Fault:
-    """One departure from correct use.
-
-    Attributes:
-        what: what the released code does, one line.
-        instead: what `clean` does.
-        concerns: whether an encoder's entry is touched.
-        apply: the entry with the fault, but for its name in `faults`; what the entry cannot express, the backends do.
-    """
+    """One departure from correct use."""
 
     what: str
+    """What the released code does, one line."""
     instead: str
+    """What `clean` does."""
     concerns: Callable[[EncoderSpec], bool]
+    """Whether an encoder's entry is touched."""
     apply: Callable[[EncoderSpec], EncoderSpec] = lambda spec: spec
+    """The entry with the fault, but for its name in `faults`; what the entry cannot express, the backends do."""
 
 
 def _video(spec: EncoderSpec) -> bool:

@@ -14,23 +14,20 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class PixelInput:
-    """How frames or covers become the encoder's input.
-
-    Attributes:
-        size: side of the square the encoder sees, in pixels.
-        resize: length of the short side after resizing, before the centre crop; unused by 'stretch'.
-        mode: 'crop' keeps the shape and cuts the centre out; 'stretch' resizes to the square.
-        mean: per channel, of values in [0, 1].
-        std: per channel, of values in [0, 1].
-        interpolation: always antialiased.
-    """
+    """How frames or covers become the encoder's input."""
 
     size: int
+    """Side of the square the encoder sees, in pixels."""
     resize: int
+    """Length of the short side after resizing, before the centre crop; unused by 'stretch'."""
     mean: tuple[float, float, float]
+    """Per channel, of values in [0, 1]."""
     std: tuple[float, float, float]
+    """Per channel, of values in [0, 1]."""
     mode: Literal["crop", "stretch"] = "crop"
+    """'crop' keeps the shape and cuts the centre out; 'stretch' resizes to the square."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
+    """Always antialiased."""
 
 
 class WrappedInput(PixelInput):

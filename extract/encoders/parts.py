@@ -17,18 +17,16 @@ class Parts:
 
     A state is a tensor, or a tuple (a list where the library wants one) of tensors and plain constants. The first step
     takes the encoder's batch, the last one gives (B, F).
-
-    Attributes:
-        steps: each block of the encoder inside a step of its own.
-        channels: the dimension of a map that holds its features.
-        pool: (B, F) of the state behind a block, as the encoder pools its last one; None where that fits no other.
-        context: tokens that a title model always sees; 0: as many as the longest title of the batch has.
     """
 
     steps: tuple[nn.Module, ...]
+    """Each block of the encoder inside a step of its own."""
     channels: int = 1
+    """The dimension of a map that holds its features."""
     pool: Callable[[Any], Tensor] | None = None
+    """(B, F) of the state behind a block, as the encoder pools its last one; None where that fits no other."""
     context: int = 0
+    """Tokens that a title model always sees; 0: as many as the longest title of the batch has."""
 
 
 class Words(NamedTuple):

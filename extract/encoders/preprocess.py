@@ -69,17 +69,14 @@ def chunk_frames(height: int, width: int) -> int:
 
 @dataclass(frozen=True)
 class View:
-    """What an encoder sees of a source.
-
-    Attributes:
-        inputs: its input contract.
-        frames: which frames of a video; None for a cover.
-        cropped: as `crop` gives it, not as `preprocess` does.
-    """
+    """What an encoder sees of a source."""
 
     inputs: PixelInput
+    """Its input contract."""
     frames: FramePolicy | None = None
+    """Which frames of a video; None for a cover."""
     cropped: bool = False
+    """As `crop` gives it, not as `preprocess` does."""
 
     def made(self, pixels: NDArray[np.uint8] | Tensor, device: torch.device | str) -> Tensor:
         """Return what is seen of pixels: (T, 3, size, size) float32, or (T, size, size, 3) uint8 where cropped."""

@@ -16,23 +16,20 @@ from features.errors import ConfigError, StoreError, shortened
 
 @dataclass(frozen=True)
 class WeightsSource:
-    """Where pretrained weights come from.
-
-    Attributes:
-        place: hub repository, or 'library name' where the library knows the address.
-        revision: commit, tag or enum name that pins it.
-        licence: SPDX id, or what its publisher says.
-        sha256: of the weights file, "" where not known; checked after loading when given.
-        package: Python package that ships the same files in its folder `model/`; used when installed.
-        extra_keys: prefixes of tensors that the checkpoint holds and the encoder does not need (training heads).
-    """
+    """Where pretrained weights come from."""
 
     place: str
+    """Hub repository, or 'library name' where the library knows the address."""
     revision: str
+    """Commit, tag or enum name that pins it."""
     licence: str
+    """SPDX id, or what its publisher says."""
     sha256: str = ""
+    """Of the weights file, "" where not known; checked after loading when given."""
     package: str = ""
+    """Python package that ships the same files in its folder `model/`; used when installed."""
     extra_keys: tuple[str, ...] = ()
+    """Prefixes of tensors that the checkpoint holds and the encoder does not need (training heads)."""
 
 
 def weights_source(weights: str, pretrained: WeightsSource | None, sha256: str) -> str:

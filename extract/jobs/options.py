@@ -27,53 +27,51 @@ class ExtractOptions:
     """How to extract. Weights, seed, dtype, frames, decoder, precision, faults and what is stored make a recipe.
 
     Batch size, workers, threads, device and `compile` leave the numbers alone but for the last bits of a float32.
-
-    Attributes:
-        out: folder of the feature file.
-        weights: 'pretrained', 'random', or a folder or file in the publisher's layout.
-        seed: of random weights.
-        dtype: of the vectors on disk.
-        frames: the frames of a clip to read; None takes the encoder's own.
-        decoder: 'auto', 'decord', 'pyav' or 'torchcodec'.
-        precision: of the encoder's arithmetic; 'bf16' and 'fp16' autocast from float32 weights.
-        compile: let torch compile the encoder first; minutes once, then faster steps.
-        batch_size: B, or AUTO for what fits (batch_size.py); halved by itself where a GPU does not hold it.
-        shard_size: items per shard; a kill loses at most one shard's work.
-        workers: processes that decode ahead.
-        decode: what opening one file may cost.
-        device: where to encode, as torch names it.
-        max_failed: share of items without a vector, in [0, 1], above which no feature file is written.
-        top_blocks: T: store the activations below the last T blocks instead of vectors (extract/encoders/cutting.py).
-        layers: block numbers from 1, or 'all': store what these blocks give, pooled, instead of vectors.
-        pixels: store the decoded, resized and cropped pixels, uint8, and run no encoder; `dtype`, `weights` and `seed`
-            mean nothing then.
-        faults: names in `extract.encoders.faults.FAULTS`, or 'microlens' for all that concern an encoder.
-        retry_failed: make rows again that failed in the finished file.
-        stale_s: seconds without a sign of life after which a worker of a farm counts as dead.
-        command: the command line, recorded in the file.
     """
 
     out: Path
+    """Folder of the feature file."""
     weights: str = "pretrained"
+    """'pretrained', 'random', or a folder or file in the publisher's layout."""
     seed: int = 0
+    """Of random weights."""
     dtype: DiskType = "float16"
+    """Of the vectors on disk."""
     frames: FramePolicy | None = None
+    """The frames of a clip to read; None takes the encoder's own."""
     decoder: str = "auto"
+    """'auto', 'decord', 'pyav' or 'torchcodec'."""
     precision: Precision = "float32"
+    """Of the encoder's arithmetic; 'bf16' and 'fp16' autocast from float32 weights."""
     compile: bool = False
+    """Let torch compile the encoder first; minutes once, then faster steps."""
     batch_size: int = CPU_BATCH
+    """B, or AUTO for what fits (batch_size.py); halved by itself where a GPU does not hold it."""
     shard_size: int = 256
+    """Items per shard; a kill loses at most one shard's work."""
     workers: int = 2
+    """Processes that decode ahead."""
     decode: Limits = field(default_factory=Limits)
+    """What opening one file may cost."""
     device: str = "cpu"
+    """Where to encode, as torch names it."""
     max_failed: float = 0.05
+    """Share of items without a vector, in [0, 1], above which no feature file is written."""
     top_blocks: int | None = None
+    """T: store the activations below the last T blocks instead of vectors (extract/encoders/cutting.py)."""
     layers: tuple[int, ...] | Literal["all"] | None = None
+    """Block numbers from 1, or 'all': store what these blocks give, pooled, instead of vectors."""
     pixels: bool = False
+    """Store the decoded, resized and cropped pixels, uint8, and run no encoder; `dtype`, `weights` and `seed` mean
+    nothing then."""
     faults: tuple[str, ...] = ()
+    """Names in `extract.encoders.faults.FAULTS`, or 'microlens' for all that concern an encoder."""
     retry_failed: bool = False
+    """Make rows again that failed in the finished file."""
     stale_s: float = 300.0
+    """Seconds without a sign of life after which a worker of a farm counts as dead."""
     command: str = ""
+    """The command line, recorded in the file."""
 
     def __post_init__(self) -> None:
         """Check once; ConfigError names the option, its value and its limit."""
@@ -114,33 +112,30 @@ class ExtractOptions:
 
 @dataclass(frozen=True)
 class ExtractReport:
-    """What an extraction did.
-
-    Attributes:
-        path: the feature file.
-        encoder: name of the encoder.
-        modality: what it reads.
-        fingerprint: of the recipe, 64 hex characters.
-        counts: rows in the file by state: 'done', 'missing', 'failed'.
-        new_rows: rows made by this run.
-        unchanged: nothing was to do.
-        bad: (item id, 'missing' or 'failed', reason) of every row without a vector.
-        cosine_error: what rounding to the disk's type cost, over the rows that know it.
-        seconds: wall clock of this run: waiting for decoding and resizing of its modality ('decode'; shared with other
-            encoders of the same pass), in 'encode' and in 'write'.
-        warning: what a user must be told about the weights, or ''.
-        ignored: files in the folder of this modality that are no item's.
-    """
+    """What an extraction did."""
 
     path: Path
+    """The feature file."""
     encoder: str
+    """Name of the encoder."""
     modality: Modality
+    """What it reads."""
     fingerprint: str
+    """Of the recipe, 64 hex characters."""
     counts: dict[str, int]
+    """Rows in the file by state: 'done', 'missing', 'failed'."""
     new_rows: int
+    """Rows made by this run."""
     unchanged: bool
+    """Nothing was to do."""
     bad: list[tuple[str, str, str]]
+    """(item id, 'missing' or 'failed', reason) of every row without a vector."""
     cosine_error: CosineError | None
+    """What rounding to the disk's type cost, over the rows that know it."""
     seconds: dict[str, float]
+    """Wall clock of this run: waiting for decoding and resizing of its modality ('decode'; shared with other encoders
+    of the same pass), in 'encode' and in 'write'."""
     warning: str
+    """What a user must be told about the weights, or ''."""
     ignored: Ignored = field(default_factory=Ignored)
+    """Files in the folder of this modality that are no item's."""

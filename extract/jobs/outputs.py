@@ -30,21 +30,18 @@ TITLES_AT_ONCE = 4096
 
 @dataclass(frozen=True)
 class Output:
-    """What is stored of each item.
-
-    Attributes:
-        module: from a batch to (B, *shape).
-        shape: of a row: (F,), (S, F), (L, F), or (T, H, W, 3) of pixels.
-        unit: what S, L or T counts; '' for vectors.
-        mark: what it adds to the name of the file.
-        recipe: what it adds to the recipe; nothing for vectors.
-    """
+    """What is stored of each item."""
 
     module: nn.Module
+    """From a batch to (B, *shape)."""
     shape: tuple[int, ...]
+    """Of a row: (F,), (S, F), (L, F), or (T, H, W, 3) of pixels."""
     unit: str = ""
+    """What S, L or T counts; '' for vectors."""
     mark: str = ""
+    """What it adds to the name of the file."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    """What it adds to the recipe; nothing for vectors."""
 
     @property
     def pixels(self) -> bool:

@@ -46,21 +46,18 @@ class Request:
 
 @dataclass(frozen=True)
 class Source:
-    """What was found, or why nothing was.
-
-    Attributes:
-        views: what each view shows.
-        title: the text of a title.
-        digest: blake2b of the bytes, 32 hex characters.
-        state: done, missing or failed.
-        reason: why it is not done.
-    """
+    """What was found, or why nothing was."""
 
     views: Mapping[View, Tensor] = field(default_factory=dict)
+    """What each view shows."""
     title: str = ""
+    """The text of a title."""
     digest: str = ""
+    """blake2b of the bytes, 32 hex characters."""
     state: State = State.DONE
+    """Done, missing or failed."""
     reason: str = ""
+    """Why it is not done."""
 
 
 def read_ahead(requests: Iterable[Request], options: ExtractOptions) -> Generator[Source]:

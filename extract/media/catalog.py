@@ -36,19 +36,16 @@ class Item:
 
 @dataclass(frozen=True)
 class Catalog:
-    """The items of a dataset, in the order their rows will have.
-
-    Attributes:
-        dataset: name the feature files carry.
-        items: one per row.
-        partial: some items were left out on purpose.
-        ignored: by modality, files in the folders that are no item's.
-    """
+    """The items of a dataset, in the order their rows will have."""
 
     dataset: str
+    """Name the feature files carry."""
     items: tuple[Item, ...]
+    """One per row."""
     partial: bool = False
+    """Some items were left out on purpose."""
     ignored: Mapping[Modality, Ignored] = field(default_factory=dict)
+    """By modality, files in the folders that are no item's."""
 
     def only(self, ids: Sequence[str]) -> Catalog:
         """Return the catalog of these items alone, in its own order; ConfigError for an unknown id, or for none."""

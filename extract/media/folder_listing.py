@@ -30,28 +30,22 @@ KINDS_NAMED = 4
 
 @dataclass(frozen=True)
 class Unusable:
-    """A file that stands for an item and cannot be its source.
-
-    Attributes:
-        reason: why, as the item's row tells it.
-    """
+    """A file that stands for an item and cannot be its source."""
 
     reason: str
+    """Why, as the item's row tells it."""
 
 
 @dataclass(frozen=True)
 class Ignored:
-    """Files of a folder that are no item's, counted.
-
-    Attributes:
-        count: how many.
-        kinds: their number by kind: a suffix, or what they are instead of a file.
-        first: name of the first one.
-    """
+    """Files of a folder that are no item's, counted."""
 
     count: int = 0
+    """How many."""
     kinds: dict[str, int] = field(default_factory=dict)
+    """Their number by kind: a suffix, or what they are instead of a file."""
     first: str = ""
+    """Name of the first one."""
 
     def __str__(self) -> str:
         """Return '37 files ignored: 30 .txt, 7 .heic (convert to JPEG), first a.txt', or ''."""
@@ -70,15 +64,12 @@ def _advice(kind: str) -> str:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a folder holds.
-
-    Attributes:
-        found: item id -> file, or why there is none that can be read.
-        ignored: the rest.
-    """
+    """What a folder holds."""
 
     found: dict[str, Path | Unusable]
+    """Item id -> file, or why there is none that can be read."""
     ignored: Ignored = field(default_factory=Ignored)
+    """The rest."""
 
 
 def list_folder(folder: Path, suffixes: frozenset[str], what: str, *, shared: bool = False) -> Listing:

@@ -23,20 +23,17 @@ MAX_FRAMES = 512  # 512 frames of 720p are 1.4 GB in one clip: more is a typing 
 
 @dataclass(frozen=True)
 class FramePolicy:
-    """Which frames of a clip an encoder sees.
-
-    Attributes:
-        kind: 'middle' takes `count` frames, `stride` apart, around the middle of the clip (MicroLens, arXiv
-            2309.15379, takes 5 neighbouring ones); 'uniform' takes the centres of `count` equal segments
-            (TSN, arXiv 1608.00859); 'microlens' takes what the benchmark's released script stores when it asks for
-            'middle': each frame two places too early, because it counts from 1 and once before it looks.
-        count: T, 1 to 512; odd for 'microlens'.
-        stride: distance of neighbouring frames, in frames; 'uniform' has none.
-    """
+    """Which frames of a clip an encoder sees."""
 
     kind: Literal["middle", "uniform", "microlens"]
+    """'middle' takes `count` frames, `stride` apart, around the middle of the clip (MicroLens, arXiv 2309.15379, takes
+    5 neighbouring ones); 'uniform' takes the centres of `count` equal segments (TSN, arXiv 1608.00859); 'microlens'
+    takes what the benchmark's released script stores when it asks for 'middle': each frame two places too early,
+    because it counts from 1 and once before it looks."""
     count: int
+    """T, 1 to 512; odd for 'microlens'."""
     stride: int = 1
+    """Distance of neighbouring frames, in frames; 'uniform' has none."""
 
     def __post_init__(self) -> None:
         """Check once; ConfigError names the value and its limit."""
@@ -103,19 +100,16 @@ def frame_indices(policy: FramePolicy | FrameUnion, total: int) -> NDArray[np.in
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames of one clip, upright.
-
-    Attributes:
-        frames: (T, H, W, 3) uint8 RGB in [0, 255], in the order of the policy.
-        total: number of frames the clip really has.
-        width: W in pixels, after rotation.
-        height: H in pixels, after rotation.
-    """
+    """Frames of one clip, upright."""
 
     frames: NDArray[np.uint8]
+    """(T, H, W, 3) uint8 RGB in [0, 255], in the order of the policy."""
     total: int
+    """Number of frames the clip really has."""
     width: int
+    """W in pixels, after rotation."""
     height: int
+    """H in pixels, after rotation."""
 
 
 @dataclass(frozen=True)
@@ -123,14 +117,12 @@ class Begin:
     """What comes before a clip's frames.
 
     Should a decoder find out on the way that it must read another way, it begins again: what came before is void.
-
-    Attributes:
-        total: frames the clip has; 0 for a cover.
-        count: frames that follow.
     """
 
     total: int
+    """Frames the clip has; 0 for a cover."""
     count: int
+    """Frames that follow."""
 
 
 Clip: TypeAlias = Iterator[Begin | NDArray[np.uint8]]  # frames (H, W, 3) uint8 RGB, upright, each once, ascending
@@ -143,15 +135,12 @@ def wanted_frames(policy: FramePolicy | FrameUnion, total: int) -> NDArray[np.in
 
 @dataclass(frozen=True)
 class Decoder:
-    """A video decoder: frame by frame, or all frames at once.
-
-    Attributes:
-        name: as users type it.
-        clip: yields what a policy picks from a file, frame by frame.
-    """
+    """A video decoder: frame by frame, or all frames at once."""
 
     name: str
+    """As users type it."""
     clip: Callable[[Path, FramePolicy | FrameUnion], Clip]
+    """Yields what a policy picks from a file, frame by frame."""
 
     def stream(self, path: Path, policy: FramePolicy | FrameUnion) -> Clip:
         """Yield the frames a policy picks, each once, in ascending order, all of one size.

@@ -36,17 +36,14 @@ OFF_GRID = 0.02  # of a grey level; float32 leaves 1e-5
 
 @dataclass(frozen=True)
 class LmdbEntry:
-    """One item's value in an environment.
-
-    Attributes:
-        path: the environment: a folder that holds data.mdb, or a file.
-        key: the item id.
-        mark: of the value: its bytes, and a hash of three places in it.
-    """
+    """One item's value in an environment."""
 
     path: Path
+    """The environment: a folder that holds data.mdb, or a file."""
     key: str
+    """The item id."""
     mark: str
+    """Of the value: its bytes, and a hash of three places in it."""
 
     @property
     def name(self) -> str:

@@ -23,23 +23,20 @@ OPEN_FILES = 8  # that a process keeps mapped
 
 @dataclass(frozen=True)
 class PixelEntry:
-    """One item's row in a file of pixels.
-
-    Attributes:
-        path: the file.
-        key: the item id.
-        row: where its pixels are.
-        digest: of the bytes they were decoded from.
-        reason: why there are none, '' where there are.
-        vectors_sha256: of the file when it was listed.
-    """
+    """One item's row in a file of pixels."""
 
     path: Path
+    """The file."""
     key: str
+    """The item id."""
     row: int
+    """Where its pixels are."""
     digest: str
+    """Of the bytes they were decoded from."""
     reason: str
+    """Why there are none, '' where there are."""
     vectors_sha256: str
+    """Of the file when it was listed."""
 
     @property
     def name(self) -> str:

@@ -45,41 +45,32 @@ PIPE_BYTES = 2**20  # the most a user may ask for; a pipe's own 64 KB make many 
 
 @dataclass(frozen=True)
 class Limits:
-    """What opening one file may cost.
-
-    Attributes:
-        time_s: seconds on the processor, above 0; by the clock it may take WAIT times as long.
-        memory_mb: MB (2^20 bytes) of address space above that of an idle worker.
-    """
+    """What opening one file may cost."""
 
     time_s: float = 60.0
+    """Seconds on the processor, above 0; by the clock it may take WAIT times as long."""
     memory_mb: int = 4096
+    """MB (2^20 bytes) of address space above that of an idle worker."""
 
 
 @dataclass(frozen=True)
 class End:
-    """What comes behind a file's frames.
-
-    Attributes:
-        digest: blake2b of the file's bytes, 32 hex characters.
-    """
+    """What comes behind a file's frames."""
 
     digest: str
+    """blake2b of the file's bytes, 32 hex characters."""
 
 
 @dataclass(frozen=True)
 class Media:
-    """What a file holds.
-
-    Attributes:
-        pixels: (U, H, W, 3) frames or (H, W, 3) cover, uint8 RGB.
-        total: frames the clip has; 0 for covers.
-        digest: blake2b of the file's bytes, 32 hex characters.
-    """
+    """What a file holds."""
 
     pixels: NDArray[np.uint8]
+    """(U, H, W, 3) frames or (H, W, 3) cover, uint8 RGB."""
     total: int
+    """Frames the clip has; 0 for covers."""
     digest: str
+    """blake2b of the file's bytes, 32 hex characters."""
 
 
 def passes(reason: str) -> bool:

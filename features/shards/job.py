@@ -31,19 +31,16 @@ from features.store import FeatureFile, FeatureRows, State, check_ids, remove_le
 class Wanted:
     """The rows a finished feature file must hold, in order.
 
-    Attributes:
-        ids: item ids.
-        stamps: what the catalog knows of each source without opening it; "" where it is missing.
-        digests: reads sources whose stamp has changed, to see whether their bytes have, too; None takes them for
-            changed.
-
     Raises:
         StoreError: an id twice or one that cannot be stored, or not one stamp per id.
     """
 
     ids: Sequence[str]
+    """Item ids."""
     stamps: Sequence[str]
+    """What the catalog knows of each source without opening it; "" where it is missing."""
     digests: KnownDigests | None = None
+    """Reads sources whose stamp has changed, to see whether their bytes have, too; None takes them for changed."""
 
     def __post_init__(self) -> None:
         """Check before hours of extraction, not after."""

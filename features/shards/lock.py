@@ -20,21 +20,18 @@ POLL_S = 0.5
 
 @dataclass(frozen=True)
 class Owner:
-    """Who is at work.
-
-    Attributes:
-        target: the feature file.
-        host: name of the machine; '' where it is not told yet.
-        process: its number there.
-        since: local time there.
-        run: what it makes: equal in runs that make the same files.
-    """
+    """Who is at work."""
 
     target: Path
+    """The feature file."""
     host: str = ""
+    """Name of the machine; '' where it is not told yet."""
     process: str = ""
+    """Its number there."""
     since: str = ""
+    """Local time there."""
     run: str = ""
+    """What it makes: equal in runs that make the same files."""
 
     def __str__(self) -> str:
         """Return 'process 7 on host, since 2026-01-01 10:00:00,'."""

@@ -58,17 +58,14 @@ class LearnedItems(ItemRepresentation):
 
 @dataclass(frozen=True)
 class Categories:
-    """The categories of items, item after item.
-
-    Attributes:
-        codes: (m,) int64 in [0, size).
-        offsets: (I + 1,) int64, where each item's part of `codes` starts; an item may have none.
-        size: how many categories there are.
-    """
+    """The categories of items, item after item."""
 
     codes: Tensor
+    """(m,) int64 in [0, size)."""
     offsets: Tensor
+    """(I + 1,) int64, where each item's part of `codes` starts; an item may have none."""
     size: int
+    """How many categories there are."""
 
 
 class CategoryItems(ItemRepresentation):

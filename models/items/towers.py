@@ -329,39 +329,33 @@ class LooksAhead(Protocol):
 
 @dataclass(frozen=True)
 class Tower:
-    """An encoder, or its top, and what it reads.
-
-    Attributes:
-        source: of its inputs.
-        module: inputs (n, ...) -> (n, W) float32; on the CPU when built.
-        trained: the modules inside `module` that train; everything else of it is frozen.
-        blocks: modules inside `module`, called one after another, that `checkpointing` goes by.
-        lengths: of the inputs of items (n,) int64, (n,) int64 from 1 on, where `source` gives items together as long
-            an input as the longest of them needs; None where all inputs are alike.
-    """
+    """An encoder, or its top, and what it reads."""
 
     source: Source
+    """Of its inputs."""
     module: nn.Module
+    """Inputs (n, ...) -> (n, W) float32; on the CPU when built."""
     trained: tuple[nn.Module, ...]
+    """The modules inside `module` that train; everything else of it is frozen."""
     blocks: tuple[nn.Module, ...] = ()
+    """Modules inside `module`, called one after another, that `checkpointing` goes by."""
     lengths: Callable[[Tensor], Tensor] | None = None
+    """Of the inputs of items (n,) int64, (n,) int64 from 1 on, where `source` gives items together as long an input as
+    the longest of them needs; None where all inputs are alike."""
 
 
 @dataclass
 class Meter:
-    """What a trained encoder has done since it was last asked.
-
-    Attributes:
-        with_graph: items encoded for training, each as often as it was: again for the backward pass of `micro_batch`.
-        without_graph: items encoded to be looked at only.
-        read_s: seconds of reading inputs.
-        forward_s: seconds of the forward passes; on a GPU, of starting them.
-    """
+    """What a trained encoder has done since it was last asked."""
 
     with_graph: int = 0
+    """Items encoded for training, each as often as it was: again for the backward pass of `micro_batch`."""
     without_graph: int = 0
+    """Items encoded to be looked at only."""
     read_s: float = 0.0
+    """Seconds of reading inputs."""
     forward_s: float = 0.0
+    """Seconds of the forward passes; on a GPU, of starting them."""
 
 
 def by_length(lengths: Tensor, most: int) -> list[Tensor]:

@@ -33,20 +33,17 @@ Parts = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class FieldConfig(SequentialConfig):
-    """Options of recommenders on fields: those of sequential ones, and
-
-    Attributes:
-        history: what a training row shows beside its target: 'past' or 'all'.
-        hidden: widths of the hidden layers, each followed by ReLU; may be none.
-        dropout: after each hidden layer, in [0, 1).
-        linear: the first-order term. The weight of an item is a linear map of its vector, not a number of its own, so
-            that items known by content alone have one.
-    """
+    """Options of recommenders on fields: those of sequential ones, and"""
 
     history: History = "past"
+    """What a training row shows beside its target: 'past' or 'all'."""
     hidden: tuple[int, ...] = (64,)
+    """Widths of the hidden layers, each followed by ReLU; may be none."""
     dropout: float = 0.0
+    """After each hidden layer, in [0, 1)."""
     linear: bool = True
+    """The first-order term. The weight of an item is a linear map of its vector, not a number of its own, so that items
+    known by content alone have one."""
 
     def __post_init__(self) -> None:
         """Refuse values no such recommender can have."""

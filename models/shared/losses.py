@@ -22,17 +22,14 @@ SAFE_LOGIT = 40.0  # exp(+-40) and sums and products of a billion of them are or
 
 @dataclass(frozen=True)
 class BatchItems:
-    """The distinct items of a batch: vectors are made once per item, however often it occurs.
-
-    Attributes:
-        items: (C,) int64, ascending.
-        slots: (B, S) int64, where each slot's item stands in `items`; 0 where the slot is padding.
-        counts: (C,) int64, real slots holding the item.
-    """
+    """The distinct items of a batch: vectors are made once per item, however often it occurs."""
 
     items: Tensor
+    """(C,) int64, ascending."""
     slots: Tensor
+    """(B, S) int64, where each slot's item stands in `items`; 0 where the slot is padding."""
     counts: Tensor
+    """(C,) int64, real slots holding the item."""
 
 
 def batch_items(items: Tensor, mask: Tensor) -> BatchItems:

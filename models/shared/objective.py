@@ -32,28 +32,25 @@ DRAWN = ("sampled", "bpr", "bce")
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Which loss, and against which items.
-
-    Attributes:
-        loss: 'in-batch' softmax over the items of the batch; 'full' softmax over all items; 'sampled' softmax over
-            drawn items; 'bpr' and 'bce' against drawn items, one by one.
-        correction: 'in-batch' only: subtract log popularity from the logits.
-        mask_own: 'in-batch' only: what a user has met anywhere in training is no negative of the user.
-        negatives: N, of each position: 'sampled', 'bpr' and 'bce' only. Never an item the user has met in training.
-        sampling: how they are drawn: 'uniform', or by 'popularity' to the power of 0.75.
-        cold_negatives: whether items that nobody has met in training are drawn, too. Where they are not, nothing in
-            training holds their scores down, and models that place them by content may offer little else; where they
-            are, they are pushed down as far as the training part can tell, and hardly ever offered.
-    """
+    """Which loss, and against which items."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     loss: Loss = "in-batch"
+    """'in-batch' softmax over the items of the batch; 'full' softmax over all items; 'sampled' softmax over drawn
+    items; 'bpr' and 'bce' against drawn items, one by one."""
     correction: bool = True
+    """'in-batch' only: subtract log popularity from the logits."""
     mask_own: bool = True
+    """'in-batch' only: what a user has met anywhere in training is no negative of the user."""
     negatives: int = 1
+    """N, of each position: 'sampled', 'bpr' and 'bce' only. Never an item the user has met in training."""
     sampling: Sampling = "uniform"
+    """How they are drawn: 'uniform', or by 'popularity' to the power of 0.75."""
     cold_negatives: bool = True
+    """Whether items that nobody has met in training are drawn, too. Where they are not, nothing in training holds their
+    scores down, and models that place them by content may offer little else; where they are, they are pushed down
+    as far as the training part can tell, and hardly ever offered."""
 
     def __post_init__(self) -> None:
         """Refuse values no loss can have."""
@@ -66,19 +63,16 @@ class LossConfig:
 
 @dataclass(frozen=True)
 class Candidates:
-    """The items whose vectors a batch needs, each once.
-
-    Attributes:
-        items: (C,) int64.
-        slots: (B, S) int64, where each slot's item stands in `items`; anything where the slot is padding.
-        counts: (C,) int64 real slots of each; None where the loss does not ask.
-        negatives: (Q, N) int64, where the drawn items stand in `items`; None where none are drawn.
-    """
+    """The items whose vectors a batch needs, each once."""
 
     items: Tensor
+    """(C,) int64."""
     slots: Tensor
+    """(B, S) int64, where each slot's item stands in `items`; anything where the slot is padding."""
     counts: Tensor | None = None
+    """(C,) int64 real slots of each; None where the loss does not ask."""
     negatives: Tensor | None = None
+    """(Q, N) int64, where the drawn items stand in `items`; None where none are drawn."""
 
 
 class Objective(nn.Module):

@@ -19,14 +19,11 @@ from models.shared.representation import CHUNK, ItemRepresentation
 
 @dataclass(frozen=True)
 class PairConfig(LossConfig):
-    """Options of every recommender trained on pairs: those of its loss, and
-
-    Attributes:
-        reg: weight of half the squared length of the vectors a pair uses (of user, item and drawn negatives, these as a
-            mean), mean over pairs; models that propagate name in `punished` the vectors meant.
-    """
+    """Options of every recommender trained on pairs: those of its loss, and"""
 
     reg: float = 0.0
+    """Weight of half the squared length of the vectors a pair uses (of user, item and drawn negatives, these as a
+    mean), mean over pairs; models that propagate name in `punished` the vectors meant."""
 
     def __post_init__(self) -> None:
         """Refuse values no model can have."""

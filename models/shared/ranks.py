@@ -30,15 +30,12 @@ class LostProcessError(RuntimeError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of a run; collectives use torch.distributed's default group.
-
-    Attributes:
-        rank: its number, from 0; 0 alone writes.
-        world: P.
-    """
+    """This process among those of a run; collectives use torch.distributed's default group."""
 
     rank: int = 0
+    """Its number, from 0; 0 alone writes."""
     world: int = 1
+    """P."""
 
     @property
     def first(self) -> bool:

@@ -22,75 +22,60 @@ FUSES = get_args(Fuse)  # of their parts
 
 @dataclass(frozen=True)
 class TrainBatch:
-    """Windows of training sequences.
-
-    Attributes:
-        users: (B,) int64.
-        items: (B, L + 1) int64, oldest first; slots 0..L-1 are inputs, slots 1..L their targets.
-        mask: (B, L + 1) bool, True where a slot is real. Real slots are contiguous and end in the last slot.
-    """
+    """Windows of training sequences."""
 
     users: Tensor
+    """(B,) int64."""
     items: Tensor
+    """(B, L + 1) int64, oldest first; slots 0..L-1 are inputs, slots 1..L their targets."""
     mask: Tensor
+    """(B, L + 1) bool, True where a slot is real. Real slots are contiguous and end in the last slot."""
 
 
 @dataclass(frozen=True)
 class PairBatch:
-    """Training interactions, one by one.
-
-    Attributes:
-        users: (B,) int64.
-        items: (B,) int64, each an item its user has met.
-    """
+    """Training interactions, one by one."""
 
     users: Tensor
+    """(B,) int64."""
     items: Tensor
+    """(B,) int64, each an item its user has met."""
 
 
 @dataclass(frozen=True)
 class UserBatch:
-    """Users to score, by their histories.
-
-    Attributes:
-        users: (B,) int64.
-        items: (B, L) int64, oldest first.
-        mask: (B, L) bool, True where a slot is real.
-    """
+    """Users to score, by their histories."""
 
     users: Tensor
+    """(B,) int64."""
     items: Tensor
+    """(B, L) int64, oldest first."""
     mask: Tensor
+    """(B, L) bool, True where a slot is real."""
 
 
 @dataclass(frozen=True)
 class TrainOutput:
-    """What one training step returns.
-
-    Attributes:
-        loss: () float32, mean over the predicted positions, with graph; a regularisation term included.
-        positions: how many positions (or pairs) the mean ran over.
-    """
+    """What one training step returns."""
 
     loss: Tensor
+    """() float32, mean over the predicted positions, with graph; a regularisation term included."""
     positions: int
+    """How many positions (or pairs) the mean ran over."""
 
 
 @dataclass(frozen=True)
 class TrainingFacts:
-    """What a recommender may know of the training part; never of validation or test.
-
-    Attributes:
-        n_users: U.
-        n_items: I.
-        item_counts: (I,) int64, occurrences of each item in the training part.
-        edges: (2, E) int64, user and item of every training interaction, in any order.
-    """
+    """What a recommender may know of the training part; never of validation or test."""
 
     n_users: int
+    """U."""
     n_items: int
+    """I."""
     item_counts: Tensor
+    """(I,) int64, occurrences of each item in the training part."""
     edges: Tensor
+    """(2, E) int64, user and item of every training interaction, in any order."""
 
 
 class Recommender(nn.Module, ABC):

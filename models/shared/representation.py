@@ -25,71 +25,68 @@ CHUNK = 8192  # items per step of `table`: bounds the memory of hidden layers at
 
 @dataclass(frozen=True)
 class ItemsConfig:
-    """The switch between item representations.
-
-    Attributes:
-        kind: 'id' one learned vector per item; 'v' frozen vector and a linear projection; 'dnn' frozen vector and an
-            MLP; 'id+v' learned and frozen; 'adapter' a side network over frozen layers (models/items/adapters.py) and a
-            linear projection; 'top' the last blocks of an encoder, trained, over stored activations of the blocks
-            before them, and a linear projection; 'e2e' the same over media. 'v', 'dnn' and 'id+v' need vectors (I, F),
-            'adapter' layers (I, L, F), 'top' activations (I, S, F); others ignore them. Every feature file is a part of
-            its own, and so is every encoder and every side feature.
-        mix: 'v', 'dnn' and 'id+v' only: read layers (I, L, F) instead, and learn a weighted mix of them in the vector's
-            place.
-        inter: 'adapter' only: a further part, a side network over the layers of all feature files.
-        dim: D.
-        fuse: how several parts become one vector: 'sum' or 'mean' of D-wide parts, 'concat' of P parts of width D / P
-            (same width and cost), 'gate' a sum with learned weights per item, all 1 at the start.
-        side: categories of items that are parts, too: 'popularity' (10 levels), 'tags'.
-        layers: 'dnn' only: extra layers after the projection.
-        hidden: 'dnn': width of the projection and of all layers but the last; 'adapter': of the adapters' bottleneck;
-            None = D.
-        dropout: 'dnn' only: before each extra layer, in [0, 1).
-        normalise: of the frozen vectors, once, each modality and each layer for itself: 'standard' = mean 0 and
-            deviation 1 per dimension over the items that have one, 'l2' = length 1 per item, 'none'. Of a trained
-            encoder's vectors 'standard' takes a shift and one factor from some items before training.
-        init_std: standard deviation of item vectors' entries before training, whatever their source.
-        encoder: 'top' and 'e2e' only, as all below: the encoder's name, or a list of names.
-        top_blocks: T, how many of its last blocks train, with all that follows them; 'all': the whole encoder.
-        encoder_lr: its learning rate; None = that of the rest.
-        weights: what it starts from: 'pretrained', 'random', or a file or folder.
-        encoder_seed: seed for random weights of the encoder, the same for every seed of the recipe, as pretrained
-            weights are; 'top' refuses a file of another one. None: the seed in the file for 'top', the recipe's for
-            'e2e', as in runs made before there was this setting.
-        frames: which frames of a clip a video encoder sees, such as 'uniform:8'; None = its own. Those of 'top' are
-            its file's.
-        checkpointing: make its blocks' activations again in the backward pass instead of keeping them.
-        micro_batch: items that are encoded at a time in training; None = all of a batch. The loss sees the whole batch
-            all the same: each piece is encoded once more in the backward pass.
-        bn_mode: of BatchNorm in the frozen part: 'eval' normalises by its running statistics; 'batch', kind 'e2e' only,
-            by the batch at hand while the model trains, and lets the running ones follow, as the code of MicroLens
-            does. Encoders without BatchNorm take either.
-        encoder_dropout: whether dropout and drop-path act in the blocks that train, as their encoder has them.
-    """
+    """The switch between item representations."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     kind: Kind = "id"
+    """'id' one learned vector per item; 'v' frozen vector and a linear projection; 'dnn' frozen vector and an MLP;
+    'id+v' learned and frozen; 'adapter' a side network over frozen layers (models/items/adapters.py) and a linear
+    projection; 'top' the last blocks of an encoder, trained, over stored activations of the blocks before them, and
+    a linear projection; 'e2e' the same over media. 'v', 'dnn' and 'id+v' need vectors (I, F), 'adapter' layers (I,
+    L, F), 'top' activations (I, S, F); others ignore them. Every feature file is a part of its own, and so is every
+    encoder and every side feature."""
     dim: int = 64
+    """D."""
     mix: bool = False
+    """'v', 'dnn' and 'id+v' only: read layers (I, L, F) instead, and learn a weighted mix of them in the vector's
+    place."""
     inter: bool = False
+    """'adapter' only: a further part, a side network over the layers of all feature files."""
     fuse: Fuse = "sum"
+    """How several parts become one vector: 'sum' or 'mean' of D-wide parts, 'concat' of P parts of width D / P (same
+    width and cost), 'gate' a sum with learned weights per item, all 1 at the start."""
     side: tuple[Side, ...] = ()
+    """Categories of items that are parts, too: 'popularity' (10 levels), 'tags'."""
     layers: int = 2
+    """'dnn' only: extra layers after the projection."""
     hidden: int | None = None
+    """'dnn': width of the projection and of all layers but the last; 'adapter': of the adapters' bottleneck; None = D.
+    """
     dropout: float = 0.1
+    """'dnn' only: before each extra layer, in [0, 1)."""
     normalise: Normalise = "standard"
+    """Of the frozen vectors, once, each modality and each layer for itself: 'standard' = mean 0 and deviation 1 per
+    dimension over the items that have one, 'l2' = length 1 per item, 'none'. Of a trained encoder's vectors
+    'standard' takes a shift and one factor from some items before training."""
     init_std: float = 0.02
+    """Standard deviation of item vectors' entries before training, whatever their source."""
     encoder: str | tuple[str, ...] | None = None
+    """'top' and 'e2e' only, as all below: the encoder's name, or a list of names."""
     top_blocks: int | Literal["all"] = 1
+    """T, how many of its last blocks train, with all that follows them; 'all': the whole encoder."""
     encoder_lr: float | None = None
+    """Its learning rate; None = that of the rest."""
     weights: str = "pretrained"
+    """What it starts from: 'pretrained', 'random', or a file or folder."""
     encoder_seed: int | None = 0
+    """Seed for random weights of the encoder, the same for every seed of the recipe, as pretrained weights are; 'top'
+    refuses a file of another one. None: the seed in the file for 'top', the recipe's for 'e2e', as in runs made
+    before there was this setting."""
     frames: str | None = None
+    """Which frames of a clip a video encoder sees, such as 'uniform:8'; None = its own. Those of 'top' are its file's.
+    """
     checkpointing: bool = False
+    """Make its blocks' activations again in the backward pass instead of keeping them."""
     micro_batch: int | None = None
+    """Items that are encoded at a time in training; None = all of a batch. The loss sees the whole batch all the same:
+    each piece is encoded once more in the backward pass."""
     bn_mode: BatchNormMode = "eval"
+    """Of BatchNorm in the frozen part: 'eval' normalises by its running statistics; 'batch', kind 'e2e' only, by the
+    batch at hand while the model trains, and lets the running ones follow, as the code of MicroLens does. Encoders
+    without BatchNorm take either."""
     encoder_dropout: bool = True
+    """Whether dropout and drop-path act in the blocks that train, as their encoder has them."""
 
     def __post_init__(self) -> None:
         """Refuse values no representation can have."""

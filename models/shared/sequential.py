@@ -20,13 +20,10 @@ from models.shared.representation import ItemRepresentation
 
 @dataclass(frozen=True)
 class SequentialConfig(LossConfig):
-    """Options of every sequential recommender: those of its loss, and
-
-    Attributes:
-        max_length: L, the longest history.
-    """
+    """Options of every sequential recommender: those of its loss, and"""
 
     max_length: int = 10
+    """L, the longest history."""
 
     def __post_init__(self) -> None:
         """Refuse values no model can have."""

@@ -31,17 +31,14 @@ class Pattern(NamedTuple):
 
 @dataclass(frozen=True)
 class Part:
-    """Some rows of a matrix, without the columns in which they have no entries.
-
-    Attributes:
-        pattern: of the part, (n, m).
-        entries: which of the matrix's it has.
-        columns: (m,) int64 ascending, which of the matrix's it has.
-    """
+    """Some rows of a matrix, without the columns in which they have no entries."""
 
     pattern: Pattern
+    """Of the part, (n, m)."""
     entries: Tensor
+    """Which of the matrix's it has."""
     columns: Tensor
+    """(m,) int64 ascending, which of the matrix's it has."""
 
     def __call__(self, vectors: Tensor, weights: Tensor) -> Tensor:
         """Return the product (n, D) from vectors (m, D) of the part's columns and all entries (E,) of the matrix."""

@@ -16,19 +16,16 @@ History = Literal["past", "all"]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a batch of windows.
-
-    Attributes:
-        windows: (Q,) int64, the window of each row.
-        targets: (Q,) int64, the slot of its target.
-        slots: (Q, S - 1) int64, the slots of its history, oldest first; 0 where there is none.
-        mask: (Q, S - 1) bool, True where there is one. Real ones end in the last column.
-    """
+    """Rows of a batch of windows."""
 
     windows: Tensor
+    """(Q,) int64, the window of each row."""
     targets: Tensor
+    """(Q,) int64, the slot of its target."""
     slots: Tensor
+    """(Q, S - 1) int64, the slots of its history, oldest first; 0 where there is none."""
     mask: Tensor
+    """(Q, S - 1) bool, True where there is one. Real ones end in the last column."""
 
 
 def training_rows(mask: Tensor, history: History) -> Rows:

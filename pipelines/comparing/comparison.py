@@ -22,19 +22,16 @@ ELSEWHERE = "tested on other users, candidates or seen items, or another split"
 
 @dataclass(frozen=True)
 class Row:
-    """One recipe's results, one entry per seed.
-
-    Attributes:
-        recipe: what was run.
-        metrics: the metrics of each seed's run.
-        folders: the run folders, in the same order.
-        label: what the row is called where the recipe's name would not tell rows apart.
-    """
+    """One recipe's results, one entry per seed."""
 
     recipe: Recipe
+    """What was run."""
     metrics: tuple[dict[str, Any], ...]
+    """The metrics of each seed's run."""
     folders: tuple[Path, ...] = ()
+    """The run folders, in the same order."""
     label: str = ""
+    """What the row is called where the recipe's name would not tell rows apart."""
 
     @property
     def name(self) -> str:
@@ -56,42 +53,36 @@ class Row:
 
 @dataclass(frozen=True)
 class Tests:
-    """Rows compared with a baseline on the users of one test part.
-
-    Attributes:
-        baseline: name of the row the others are compared with.
-        rows: names of the rows, the baseline among them.
-        compared: for each row, one entry per metric.
-        left_out: names of rows that were tested on something else.
-        test: what the p values are of, in words.
-    """
+    """Rows compared with a baseline on the users of one test part."""
 
     __test__ = False  # no test class, whatever its name says to pytest
 
     baseline: str
+    """Name of the row the others are compared with."""
     rows: tuple[str, ...]
+    """Names of the rows, the baseline among them."""
     compared: tuple[tuple[Compared, ...], ...]
+    """For each row, one entry per metric."""
     left_out: tuple[str, ...]
+    """Names of rows that were tested on something else."""
     test: str
+    """What the p values are of, in words."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """All that a comparison shows.
-
-    Attributes:
-        rows: of the table.
-        tests: against its baseline; None where no rows can be tested.
-        title: of the table.
-        notes: what to know of the published table as a whole.
-        costs: whether the table of costs is shown, too.
-    """
+    """All that a comparison shows."""
 
     rows: Sequence[Row]
+    """Of the table."""
     tests: Tests | None = None
+    """Against its baseline; None where no rows can be tested."""
     title: str = "comparison"
+    """Of the table."""
     notes: tuple[str, ...] = ()
+    """What to know of the published table as a whole."""
     costs: bool = False
+    """Whether the table of costs is shown, too."""
 
     @property
     def lines(self) -> list[str]:

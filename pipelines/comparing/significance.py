@@ -37,21 +37,18 @@ class Interval:
 
 @dataclass(frozen=True)
 class Compared:
-    """One metric of one row, beside the baseline's.
-
-    Attributes:
-        metric: such as 'HR@10'.
-        own: the row's mean over users.
-        difference: of the row minus the baseline, user by user; None for the baseline itself.
-        p: of the paired test; None for the baseline itself.
-        p_holm: corrected for the rows that were compared in this metric.
-    """
+    """One metric of one row, beside the baseline's."""
 
     metric: str
+    """Such as 'HR@10'."""
     own: Interval
+    """The row's mean over users."""
     difference: Interval | None = None
+    """Of the row minus the baseline, user by user; None for the baseline itself."""
     p: float | None = None
+    """Of the paired test; None for the baseline itself."""
     p_holm: float | None = None
+    """Corrected for the rows that were compared in this metric."""
 
 
 def load_ranks(run: Path) -> Ranked:

@@ -11,37 +11,34 @@ from pipelines.data.tables import Columns
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How a dataset folder becomes a split. The defaults are MicroLens's protocol (arXiv 2309.15379, section 3).
-
-    Attributes:
-        folder: the dataset folder.
-        keep_last: interactions kept per user, the newest ones; null keeps all. MicroLens keeps 13.
-        max_length: L, the longest history a model sees. MicroLens: 10.
-        min_interactions: users with fewer are short (at least 3: one each to train, validate and test on).
-        short_users: 'drop' leaves short users out and counts them, 'error' stops.
-        candidates: what is ranked: 'interactions' every item of the interactions file, 'kept' only items left after
-            `keep_last` (MicroLens's code), 'catalog' also items that only have a title or media.
-        min_item_interactions: k of the warm-k subsets (MicroLens, Table 8): items with fewer interactions in the whole
-            file, before `keep_last`, are removed, then users who are short without them; 0 = no such filter.
-        item_filter: 'once' removes items and then users; 'iterate' goes on until both bounds hold for what is left.
-        repeats: what becomes of rows that pair a user with an item again: 'keep' keeps all, 'first' and 'last' keep one
-            of them; before all else, and not for a given split.
-        columns: which columns of the folder's tables mean what, where their names do not say so.
-        split: 'given' takes the split that came with the dataset (MMRec's x_label), where only `max_length` of the
-            options above has a meaning; 'auto' takes it where there is one, and makes leave-one-out elsewhere.
-    """
+    """How a dataset folder becomes a split. The defaults are MicroLens's protocol (arXiv 2309.15379, section 3)."""
 
     folder: str
+    """The dataset folder."""
     keep_last: int | None = 13
+    """Interactions kept per user, the newest ones; null keeps all. MicroLens keeps 13."""
     max_length: int = 10
+    """L, the longest history a model sees. MicroLens: 10."""
     min_interactions: int = 3
+    """Users with fewer are short (at least 3: one each to train, validate and test on)."""
     short_users: Literal["drop", "error"] = "drop"
+    """'drop' leaves short users out and counts them, 'error' stops."""
     candidates: Literal["interactions", "kept", "catalog"] = "interactions"
+    """What is ranked: 'interactions' every item of the interactions file, 'kept' only items left after `keep_last`
+    (MicroLens's code), 'catalog' also items that only have a title or media."""
     min_item_interactions: int = 0
+    """k of the warm-k subsets (MicroLens, Table 8): items with fewer interactions in the whole file, before
+    `keep_last`, are removed, then users who are short without them; 0 = no such filter."""
     item_filter: Literal["once", "iterate"] = "once"
+    """'once' removes items and then users; 'iterate' goes on until both bounds hold for what is left."""
     split: Literal["auto", "leave-one-out", "given"] = "auto"
+    """'given' takes the split that came with the dataset (MMRec's x_label), where only `max_length` of the options
+    above has a meaning; 'auto' takes it where there is one, and makes leave-one-out elsewhere."""
     repeats: Literal["keep", "first", "last"] = "keep"
+    """What becomes of rows that pair a user with an item again: 'keep' keeps all, 'first' and 'last' keep one of them;
+    before all else, and not for a given split."""
     columns: Columns = field(default_factory=Columns)
+    """Which columns of the folder's tables mean what, where their names do not say so."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 

@@ -16,30 +16,27 @@ COLUMNS = ("user", "item", "timestamp")
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a reader found.
-
-    Attributes:
-        name: dataset name; feature files carry it and are refused elsewhere.
-        layout: what kind of folder it is and which files were read, one line for the user.
-        interactions: columns user (str), item (str), timestamp (int64), in time order per user; may be empty for
-            folders that only hold media. With a given split also part (int8): 0 train, 1 validation, 2 test.
-        titles: item id -> title.
-        videos: folder of `{item}.mp4` and the like, or None.
-        covers: folder of `{item}.jpg` and the like, or None.
-        tags: item id -> its tags, in the order of the file; items without any may be left out.
-        catalog: all item ids, in order, where the folder itself says what there is; else empty.
-        ordered: the file says in which order a user's interactions happened.
-    """
+    """What a reader found."""
 
     name: str
+    """Dataset name; feature files carry it and are refused elsewhere."""
     layout: str
+    """What kind of folder it is and which files were read, one line for the user."""
     interactions: pl.DataFrame
+    """Columns user (str), item (str), timestamp (int64), in time order per user; may be empty for folders that only
+    hold media. With a given split also part (int8): 0 train, 1 validation, 2 test."""
     titles: dict[str, str]
+    """Item id -> title."""
     videos: Path | None
+    """Folder of `{item}.mp4` and the like, or None."""
     covers: Path | None
+    """Folder of `{item}.jpg` and the like, or None."""
     tags: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    """Item id -> its tags, in the order of the file; items without any may be left out."""
     catalog: tuple[str, ...] = ()
+    """All item ids, in order, where the folder itself says what there is; else empty."""
     ordered: bool = True
+    """The file says in which order a user's interactions happened."""
 
     @property
     def given_split(self) -> bool:

@@ -26,53 +26,47 @@ LEAST_JOINED = 0.5  # of the smaller side: a join that finds less is rather one 
 
 @dataclass(frozen=True)
 class Joined:
-    """How the ids of something else meet the items of the interactions.
-
-    Attributes:
-        what: 'titles', 'videos' or 'covers'.
-        items: items of the interactions that have one.
-        others: ids that have one and occur in no interaction.
-        example: one id of the interactions without one, '' where there is none.
-        other_example: one of the others, '' where there is none.
-    """
+    """How the ids of something else meet the items of the interactions."""
 
     what: str
+    """'titles', 'videos' or 'covers'."""
     items: int
+    """Items of the interactions that have one."""
     others: int
+    """Ids that have one and occur in no interaction."""
     example: str
+    """One id of the interactions without one, '' where there is none."""
     other_example: str
+    """One of the others, '' where there is none."""
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a dataset holds.
-
-    Attributes:
-        layout: how the folder was read.
-        users: U.
-        items: I, those of the interactions.
-        interactions: E.
-        repeats: rows that pair a user with an item again.
-        duplicates: repeats that have the same time, too.
-        tied_tests: users whose last interaction shares its time with one with another item, so that the order of the
-            file decides which of them is the test target.
-        tied_valids: the same of the one before, the validation target.
-        lengths: interactions per user: least, median, mean, most.
-        given_split: the dataset came with a split, in which times decide nothing.
-        joined: titles, videos and covers.
-    """
+    """What a dataset holds."""
 
     layout: str
+    """How the folder was read."""
     users: int
+    """U."""
     items: int
+    """I, those of the interactions."""
     interactions: int
+    """E."""
     repeats: int
+    """Rows that pair a user with an item again."""
     duplicates: int
+    """Repeats that have the same time, too."""
     tied_tests: int
+    """Users whose last interaction shares its time with one with another item, so that the order of the file decides
+    which of them is the test target."""
     tied_valids: int
+    """The same of the one before, the validation target."""
     lengths: tuple[int, float, float, int]
+    """Interactions per user: least, median, mean, most."""
     given_split: bool
+    """The dataset came with a split, in which times decide nothing."""
     joined: tuple[Joined, ...]
+    """Titles, videos and covers."""
 
     @property
     def line(self) -> str:

@@ -24,38 +24,32 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class TrainWindows:
-    """Training sequences cut into windows; every position but a user's first is a target exactly once.
-
-    Attributes:
-        users: (W,) dense user indices.
-        items: (W, L + 1) dense item indices, oldest first, padded on the left with 0.
-        mask: (W, L + 1), True where a slot is real.
-    """
+    """Training sequences cut into windows; every position but a user's first is a target exactly once."""
 
     users: Ints
+    """(W,) dense user indices."""
     items: Ints
+    """(W, L + 1) dense item indices, oldest first, padded on the left with 0."""
     mask: Bools
+    """(W, L + 1), True where a slot is real."""
 
 
 @dataclass(frozen=True)
 class EvalPart:
-    """One target per user; `ManyTargets` has several.
-
-    Attributes:
-        users: (N,) dense user indices.
-        items: (N, L) the last L items before the target, oldest first, padded on the left with 0.
-        mask: (N, L), True where a slot is real.
-        targets: (R,) dense item indices, user after user; R = N where each has one.
-        seen: (S,) all kept items before each target, user after user.
-        seen_offsets: (N + 1,) where each user's part of `seen` starts.
-    """
+    """One target per user; `ManyTargets` has several."""
 
     users: Ints
+    """(N,) dense user indices."""
     items: Ints
+    """(N, L) the last L items before the target, oldest first, padded on the left with 0."""
     mask: Bools
+    """(N, L), True where a slot is real."""
     targets: Ints
+    """(R,) dense item indices, user after user; R = N where each has one."""
     seen: Ints
+    """(S,) all kept items before each target, user after user."""
     seen_offsets: Ints
+    """(N + 1,) where each user's part of `seen` starts."""
 
     @property
     def bounds(self) -> Ints:
@@ -70,13 +64,10 @@ class EvalPart:
 
 @dataclass(frozen=True)
 class ManyTargets(EvalPart):
-    """At least one target per user, each item once; no order among them.
-
-    Attributes:
-        target_offsets: (N + 1,) where each user's part of `targets` starts.
-    """
+    """At least one target per user, each item once; no order among them."""
 
     target_offsets: Ints
+    """(N + 1,) where each user's part of `targets` starts."""
 
     @property
     def bounds(self) -> Ints:
@@ -86,35 +77,32 @@ class ManyTargets(EvalPart):
 
 @dataclass(frozen=True)
 class Split:
-    """A dataset ready for training and evaluation.
-
-    Attributes:
-        dataset: its name.
-        users: user vocabulary (only users that are kept).
-        items: item vocabulary = the candidates of every ranking.
-        train: training windows.
-        valid: validation part; in leave-one-out the target is the item before a user's last.
-        test: test part; in leave-one-out the target is a user's last item, the validation item part of the history.
-        train_counts: (I,) occurrences in the training part; 0 = cold item.
-        train_edges: (2, E) user and item of every training interaction, in order.
-        fingerprint: sha256 over all of the above.
-        dropped_users: users left out because of too few interactions.
-        dropped_items: items left out because of too few interactions (`min_item_interactions`).
-        protocol: 'leave-one-out' or 'given'.
-    """
+    """A dataset ready for training and evaluation."""
 
     dataset: str
+    """Its name."""
     users: Vocabulary
+    """User vocabulary (only users that are kept)."""
     items: Vocabulary
+    """Item vocabulary = the candidates of every ranking."""
     train: TrainWindows
+    """Training windows."""
     valid: EvalPart
+    """Validation part; in leave-one-out the target is the item before a user's last."""
     test: EvalPart
+    """Test part; in leave-one-out the target is a user's last item, the validation item part of the history."""
     train_counts: Ints
+    """(I,) occurrences in the training part; 0 = cold item."""
     train_edges: Ints
+    """(2, E) user and item of every training interaction, in order."""
     fingerprint: str
+    """sha256 over all of the above."""
     dropped_users: int
+    """Users left out because of too few interactions."""
     dropped_items: int = 0
+    """Items left out because of too few interactions (`min_item_interactions`)."""
     protocol: str = "leave-one-out"
+    """'leave-one-out' or 'given'."""
 
     def sizes(self) -> dict[str, int]:
         """Return counts of users, items in what is kept, of these in training, candidates, and kept interactions."""

@@ -58,36 +58,30 @@ MIN_ITEMS = 32
 
 @dataclass(frozen=True)
 class CorpusSize:
-    """How large a corpus to make.
-
-    Attributes:
-        items: clips, covers and titles.
-        users: users, each with 5 to 20 interactions.
-        fresh: share of the items that occur only as last interactions.
-        fresh_targets: share of the users whose last interaction is with a fresh item.
-    """
+    """How large a corpus to make."""
 
     items: int = 320
+    """Clips, covers and titles."""
     users: int = 900
+    """Users, each with 5 to 20 interactions."""
     fresh: float = 0.15
+    """Share of the items that occur only as last interactions."""
     fresh_targets: float = 0.3
+    """Share of the users whose last interaction is with a fresh item."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What was planted, for tests and for the demo's explanation.
-
-    Attributes:
-        folder: the dataset folder.
-        taste: item id -> number of its taste.
-        fresh: ids of the fresh items.
-        broken: item id -> what was broken on purpose.
-    """
+    """What was planted, for tests and for the demo's explanation."""
 
     folder: Path
+    """The dataset folder."""
     taste: dict[str, int]
+    """Item id -> number of its taste."""
     fresh: frozenset[str]
+    """Ids of the fresh items."""
     broken: dict[str, str]
+    """Item id -> what was broken on purpose."""
 
 
 def make_corpus(

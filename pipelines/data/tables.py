@@ -37,19 +37,16 @@ LOCAL_TIMES = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M",
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a dataset's tables mean what: a name, or a number from 0 for tables without a header.
-
-    Attributes:
-        user: of the interactions.
-        item: of the interactions and of the items.
-        time: of the interactions; 'none' where there is none and rows stand in the order in which things happened.
-        title: of the items.
-    """
+    """Which columns of a dataset's tables mean what: a name, or a number from 0 for tables without a header."""
 
     user: str | int | None = None
+    """Of the interactions."""
     item: str | int | None = None
+    """Of the interactions and of the items."""
     time: str | int | None = None
+    """Of the interactions; 'none' where there is none and rows stand in the order in which things happened."""
     title: str | int | None = None
+    """Of the items."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 

@@ -11,15 +11,12 @@ from features.errors import ConfigError, nearest
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A frozen bijection between raw ids and 0..n-1.
-
-    Attributes:
-        ids: raw ids; position = dense index.
-        what: 'user' or 'item', for error messages.
-    """
+    """A frozen bijection between raw ids and 0..n-1."""
 
     ids: tuple[str, ...]
+    """Raw ids; position = dense index."""
     what: str
+    """'user' or 'item', for error messages."""
 
     def __post_init__(self) -> None:
         """Refuse a repeated id."""

@@ -56,31 +56,28 @@ field_separator: "\\t"
 
 @dataclass(frozen=True)
 class MMRecReport:
-    """What an export wrote.
-
-    Attributes:
-        folder: data/NAME.
-        config: configs/dataset/NAME.yaml.
-        users: U, renumbered 0..U-1.
-        items: I, renumbered 0..I-1.
-        rows: interactions of train, valid and test.
-        slots: 'image' and 'text' -> what stands there, in words.
-        filled: (slot, item id, why) of every item that got the mean vector.
-        left_out_items: items of the split in no interaction: MMRec cannot rank them.
-        repeated_pairs: training rows whose user and item occurred before; MMRec counts them again.
-        hidden_targets: valid and test rows whose item the user has in training: MMRec hides it, so never finds it.
-    """
+    """What an export wrote."""
 
     folder: Path
+    """data/NAME."""
     config: Path
+    """configs/dataset/NAME.yaml."""
     users: int
+    """U, renumbered 0..U-1."""
     items: int
+    """I, renumbered 0..I-1."""
     rows: tuple[int, int, int]
+    """Interactions of train, valid and test."""
     slots: Mapping[str, str]
+    """'image' and 'text' -> what stands there, in words."""
     filled: tuple[tuple[str, str, str], ...]
+    """(slot, item id, why) of every item that got the mean vector."""
     left_out_items: int
+    """Items of the split in no interaction: MMRec cannot rank them."""
     repeated_pairs: int
+    """Training rows whose user and item occurred before; MMRec counts them again."""
     hidden_targets: int
+    """Valid and test rows whose item the user has in training: MMRec hides it, so never finds it."""
 
 
 def export_mmrec(

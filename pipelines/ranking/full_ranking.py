@@ -38,23 +38,20 @@ SCORES_CPU = 2**21  # scores at a time on a CPU: 8 MB stay in its cache through 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How ranks are made.
-
-    Attributes:
-        mask: what becomes of items the user has had: 'keep' ranks them, 'hide' leaves them out except the target,
-            'strict' leaves them out, the target too (such a user is a miss).
-        at: list lengths N of HR@N, NDCG@N and so on.
-        metrics: HR, NDCG, Recall, Precision, MRR, MAP, from ranks; Coverage, Popularity, Gini, NeverMet, from what is
-            offered, which needs everybody's lists. See docs/evaluation.md.
-        lists: keep what is offered to each test user at the longest N, in lists.npy of the run.
-        batch_size: users scored at a time.
-    """
+    """How ranks are made."""
 
     mask: Mask = "hide"
+    """What becomes of items the user has had: 'keep' ranks them, 'hide' leaves them out except the target, 'strict'
+    leaves them out, the target too (such a user is a miss)."""
     at: tuple[int, ...] = (10, 20)
+    """List lengths N of HR@N, NDCG@N and so on."""
     metrics: tuple[str, ...] = DEFAULT
+    """HR, NDCG, Recall, Precision, MRR, MAP, from ranks; Coverage, Popularity, Gini, NeverMet, from what is offered,
+    which needs everybody's lists. See docs/evaluation.md."""
     lists: bool = False
+    """Keep what is offered to each test user at the longest N, in lists.npy of the run."""
     batch_size: int = 512
+    """Users scored at a time."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -71,58 +68,52 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class NeverMet:
-    """Items that occur in no training row: neither a model of graphs nor an in-batch loss ever holds their scores down.
-
-    Attributes:
-        at: list length K.
-        offered: their share of all places in the lists of K items.
-        targets: their share of the targets.
-        candidates: their share of the candidates.
-    """
+    """Items without any training row: neither a graph model nor an in-batch loss ever holds their scores down."""
 
     at: int
+    """List length K."""
     offered: float
+    """Their share of all places in the lists of K items."""
     targets: float
+    """Their share of the targets."""
     candidates: float
+    """Their share of the candidates."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model scores on one part.
-
-    Attributes:
-        metrics: 'HR@10', 'NDCG@10', ... over all users.
-        warm: the same over users whose targets all occur in training; None where there are none.
-        cold: the same over the other users; None where there are none.
-        n_users: N.
-        n_warm: users with warm targets.
-        n_cold: users with a cold target.
-        candidates: items ranked against each other, before any are hidden.
-        mask: which seen items were hidden.
-        ranks: (R,) best place of each target in the order of the part's users, best first within a user; inf = the
-            target itself was hidden, a miss at any K. With one target per user R = N.
-        ties: (R,) how many items share each target's score, itself included; None where no target ties.
-        offsets: (N + 1,) where each user's ranks start; None where each has one.
-        lists: (N, K) items at the longest K, best first, -1 where a user has no more; None unless asked for. Which of
-            several items with equal scores is listed is the sorting routine's choice.
-        catalog: 'Coverage@10' and the like, of the lists; None unless asked for.
-        never_met: shares of items that occur in no training row; None unless asked for, and where all items do.
-    """
+    """What a model scores on one part."""
 
     metrics: dict[str, float]
+    """'HR@10', 'NDCG@10', ... over all users."""
     warm: dict[str, float] | None
+    """The same over users whose targets all occur in training; None where there are none."""
     cold: dict[str, float] | None
+    """The same over the other users; None where there are none."""
     n_users: int
+    """N."""
     n_warm: int
+    """Users with warm targets."""
     n_cold: int
+    """Users with a cold target."""
     candidates: int
+    """Items ranked against each other, before any are hidden."""
     mask: Mask
+    """Which seen items were hidden."""
     ranks: Floats
+    """(R,) best place of each target in the order of the part's users, best first within a user; inf = the target
+    itself was hidden, a miss at any K. With one target per user R = N."""
     ties: Ints | None = None
+    """(R,) how many items share each target's score, itself included; None where no target ties."""
     offsets: Ints | None = None
+    """(N + 1,) where each user's ranks start; None where each has one."""
     lists: Lists | None = None
+    """(N, K) items at the longest K, best first, -1 where a user has no more; None unless asked for. Which of several
+    items with equal scores is listed is the sorting routine's choice."""
     catalog: dict[str, float] | None = None
+    """'Coverage@10' and the like, of the lists; None unless asked for."""
     never_met: NeverMet | None = None
+    """Shares of items that occur in no training row; None unless asked for, and where all items do."""
 
     @property
     def ranked(self) -> Ranked:

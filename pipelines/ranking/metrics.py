@@ -50,19 +50,16 @@ def ranks(scores: torch.Tensor, target_scores: torch.Tensor) -> tuple[torch.Tens
 
 @dataclass(frozen=True)
 class Ranked:
-    """The places of every user's targets.
-
-    Attributes:
-        ranks: (R,) best place of each target over all orders of tied items, user after user, best first within a user;
-            inf = hidden, a miss at any K.
-        offsets: (N + 1,) where each user's ranks start; every user has at least one.
-        ties: (R,) how many items share the target's score, itself and the user's other targets included; None where
-            no target ties.
-    """
+    """The places of every user's targets."""
 
     ranks: Floats
+    """(R,) best place of each target over all orders of tied items, user after user, best first within a user; inf =
+    hidden, a miss at any K."""
     offsets: Ints
+    """(N + 1,) where each user's ranks start; every user has at least one."""
     ties: Ints | None = None
+    """(R,) how many items share the target's score, itself and the user's other targets included; None where no target
+    ties."""
 
     @classmethod
     def of_one(cls, user_ranks: Floats, ties: Ints | None = None) -> Ranked:
@@ -195,15 +192,12 @@ def average_precision(ranked: Ranked, k: int) -> Floats:
 
 @dataclass(frozen=True)
 class Offered:
-    """What all users' lists of K items offer, as the mean over all orders of tied items.
-
-    Attributes:
-        counts: (I,) how many lists hold each item, above 0 also where a tie at the end of a list may leave it out.
-        missed: (I,) probability that no list holds the item.
-    """
+    """What all users' lists of K items offer, as the mean over all orders of tied items."""
 
     counts: Floats
+    """(I,) how many lists hold each item, above 0 also where a tie at the end of a list may leave it out."""
     missed: Floats
+    """(I,) probability that no list holds the item."""
 
     @classmethod
     def nothing(cls, n_items: int) -> Offered:

@@ -22,19 +22,16 @@ SHIPPED = Path(__file__).parents[1] / "recipes" / "tables"
 
 @dataclass(frozen=True)
 class Member:
-    """One row of a group: a recipe file as it stands, or with some keys set.
-
-    Attributes:
-        recipe: file, relative to the group file.
-        name: of the row and its run folder, where anything is set.
-        set: dotted key -> value, put into the recipe as if they stood in it (`small.items.dim`: under its `small`).
-        paper: the published result of the row; that of the recipe file is not the row's any more.
-    """
+    """One row of a group: a recipe file as it stands, or with some keys set."""
 
     recipe: str
+    """File, relative to the group file."""
     name: str = ""
+    """Of the row and its run folder, where anything is set."""
     set: Mapping[str, Any] = field(default_factory=dict)
+    """Dotted key -> value, put into the recipe as if they stood in it (`small.items.dim`: under its `small`)."""
     paper: PaperResult | None = None
+    """The published result of the row; that of the recipe file is not the row's any more."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -55,23 +52,20 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one published table.
-
-    Attributes:
-        title: heads our table.
-        source: paper and table; what is known to be odd about it is printed below.
-        recipes: the rows, in their order.
-        notes: what else to know before comparing.
-        baseline: name of the recipe that the others are tested against; None = the first.
-        groups: also print the table by popularity of the target, as `--groups` does.
-    """
+    """The rows of one published table."""
 
     title: str
+    """Heads our table."""
     source: str
+    """Paper and table; what is known to be odd about it is printed below."""
     recipes: tuple[Member, ...]
+    """The rows, in their order."""
     notes: tuple[str, ...] = ()
+    """What else to know before comparing."""
     baseline: str | None = None
+    """Name of the recipe that the others are tested against; None = the first."""
     groups: bool = False
+    """Also print the table by popularity of the target, as `--groups` does."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -83,21 +77,18 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the files given to a comparison come to.
-
-    Attributes:
-        recipes: of all files, each once, in their order.
-        title: of the table.
-        notes: of the groups among the files.
-        baseline: of the first group that names one.
-        groups: whether a group wants the table by popularity.
-    """
+    """What the files given to a comparison come to."""
 
     recipes: tuple[Recipe, ...]
+    """Of all files, each once, in their order."""
     title: str = "comparison"
+    """Of the table."""
     notes: tuple[str, ...] = ()
+    """Of the groups among the files."""
     baseline: str | None = None
+    """Of the first group that names one."""
     groups: bool = False
+    """Whether a group wants the table by popularity."""
 
 
 def load_group(path: Path) -> Group:

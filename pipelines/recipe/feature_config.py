@@ -14,22 +14,19 @@ ChangedPolicy = Literal["error", "keep"]
 
 @dataclass(frozen=True)
 class FeatureConfig:
-    """A feature file that the items are made from.
-
-    Attributes:
-        path: the file; may hold `*` as long as exactly one file matches (fingerprints need not be typed).
-        absent: what an item without a vector gets: 'error' stops, 'mean' the mean vector, 'zero' zeros. Without pixels
-            it is the mean colour for both.
-        encoder: name of the encoder that must have made the vectors or layers, or of the array that was imported; None
-            takes any.
-        changed: 'error' stops where the dataset's titles or media are no longer those that the file was made from;
-            'keep' says how many differ and goes on.
-    """
+    """A feature file that the items are made from."""
 
     path: str
+    """The file; may hold `*` as long as exactly one file matches (fingerprints need not be typed)."""
     absent: AbsentPolicy = "error"
+    """What an item without a vector gets: 'error' stops, 'mean' the mean vector, 'zero' zeros. Without pixels it is the
+    mean colour for both."""
     encoder: str | None = None
+    """Name of the encoder that must have made the vectors or layers, or of the array that was imported; None takes any.
+    """
     changed: ChangedPolicy = "error"
+    """'error' stops where the dataset's titles or media are no longer those that the file was made from; 'keep' says
+    how many differ and goes on."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 

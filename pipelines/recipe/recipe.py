@@ -36,30 +36,24 @@ CUT_TEXT = re.compile(r"^[ -]*(note|source|title): *(?![ \"'|>{])[^#\n]*\S #.*$"
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which recommender.
-
-    Attributes:
-        name: its file in models/.
-        settings: its own `Config`. In YAML the two stand side by side: `model: {name: sasrec, layers: 2}`.
-    """
+    """Which recommender."""
 
     name: str
+    """Its file in models/."""
     settings: Any = None
+    """Its own `Config`. In YAML the two stand side by side: `model: {name: sasrec, layers: 2}`."""
 
 
 @dataclass(frozen=True)
 class PaperResult:
-    """What the source published for this experiment, printed beside ours.
-
-    Attributes:
-        source: paper and table.
-        metrics: metric name such as 'HR@10' -> published value, as a share (0.0496, not 4.96).
-        note: what to know before comparing.
-    """
+    """What the source published for this experiment, printed beside ours."""
 
     source: str
+    """Paper and table."""
     metrics: Mapping[str, float]
+    """Metric name such as 'HR@10' -> published value, as a share (0.0496, not 4.96)."""
     note: str = ""
+    """What to know before comparing."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
@@ -73,34 +67,31 @@ class PaperResult:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment, complete.
-
-    Attributes:
-        name: names the run folder and the row in tables.
-        data: which dataset and how it is split.
-        model: the recommender and its settings.
-        items: where item vectors come from.
-        features: feature files for the representations that need them.
-        train: optimisation.
-        evaluate: ranking.
-        seed: of initialisation, order and dropout.
-        paper: the published result, if there is one.
-        scale: 'full' as published, or 'small': what the recipe file lists under `small` put in, so that it runs on two
-            cores. In the file, `small` maps dotted keys to values; a resolved recipe no longer holds it.
-        mix_recipes: allow feature files made in different ways (clean, with the benchmark's faults) in one row.
-    """
+    """One experiment, complete."""
 
     name: str
+    """Names the run folder and the row in tables."""
     data: DataConfig
+    """Which dataset and how it is split."""
     model: ModelConfig
+    """The recommender and its settings."""
     items: ItemsConfig = field(default_factory=ItemsConfig)
+    """Where item vectors come from."""
     features: tuple[FeatureConfig, ...] = ()
+    """Feature files for the representations that need them."""
     train: TrainConfig = field(default_factory=TrainConfig)
+    """optimisation."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
+    """ranking."""
     seed: int = 0
+    """Of initialisation, order and dropout."""
     paper: PaperResult | None = None
+    """The published result, if there is one."""
     scale: Literal["full", "small"] = "full"
+    """'full' as published, or 'small': what the recipe file lists under `small` put in, so that it runs on two cores.
+    In the file, `small` maps dotted keys to values; a resolved recipe no longer holds it."""
     mix_recipes: bool = False
+    """Allow feature files made in different ways (clean, with the benchmark's faults) in one row."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 

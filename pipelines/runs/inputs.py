@@ -67,17 +67,14 @@ def build_model(
 
 @dataclass(frozen=True)
 class Inputs:
-    """What the model of a run is built from.
-
-    Attributes:
-        data: the dataset and its split.
-        files: the recipe's feature files; none for kind 'e2e', whose encoders open their own.
-        sides: categories of items, by name.
-    """
+    """What the model of a run is built from."""
 
     data: Data
+    """The dataset and its split."""
     files: list[FeatureFile]
+    """The recipe's feature files; none for kind 'e2e', whose encoders open their own."""
     sides: Mapping[str, Categories]
+    """Categories of items, by name."""
 
 
 def read_inputs(recipe: Recipe, folder: Path, data: Data | None = None) -> Inputs:

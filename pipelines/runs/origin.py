@@ -20,22 +20,19 @@ CLEAN = "clean"
 
 @dataclass(frozen=True)
 class Origin:
-    """What made one part of the items' content.
-
-    Attributes:
-        name: the encoder's name; what an imported array was called where no encoder is known.
-        content: what the file holds per item: 'vectors', 'layers', 'activations' or 'pixels'; 'media' where an encoder
-            reads titles or pixels while it trains.
-        weights: where the encoder's weights come from, such as 'random, seed 0' or 'MCG-NJU/videomae-base @ 1a2b3c'.
-        recipe: 'clean', 'microlens' (the benchmark's way), or 'unknown' for imported arrays.
-        faults: the benchmark's departures from correct use that the features have.
-    """
+    """What made one part of the items' content."""
 
     name: str
+    """The encoder's name; what an imported array was called where no encoder is known."""
     content: str
+    """What the file holds per item: 'vectors', 'layers', 'activations' or 'pixels'; 'media' where an encoder reads
+    titles or pixels while it trains."""
     weights: str
+    """Where the encoder's weights come from, such as 'random, seed 0' or 'MCG-NJU/videomae-base @ 1a2b3c'."""
     recipe: str = CLEAN
+    """'clean', 'microlens' (the benchmark's way), or 'unknown' for imported arrays."""
     faults: tuple[str, ...] = ()
+    """The benchmark's departures from correct use that the features have."""
 
     @property
     def random(self) -> bool:

@@ -19,19 +19,16 @@ from pipelines.training.checkpoint import CHECKPOINT, load_best
 
 @dataclass(frozen=True)
 class Run:
-    """A finished run, opened.
-
-    Attributes:
-        folder: the run folder.
-        recipe: as it was run.
-        data: the dataset it was trained on, read again and checked against the record.
-        model: with its trained weights, in eval mode.
-    """
+    """A finished run, opened."""
 
     folder: Path
+    """The run folder."""
     recipe: Recipe
+    """As it was run."""
     data: Data
+    """The dataset it was trained on, read again and checked against the record."""
     model: Recommender
+    """With its trained weights, in eval mode."""
 
 
 def open_run(

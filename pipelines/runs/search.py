@@ -32,19 +32,16 @@ MOST_SEED = 2**32 - 1  # the samplers' NumPy generator takes no larger one
 
 @dataclass(frozen=True)
 class Trial:
-    """One setting that was tried.
-
-    Attributes:
-        settings: dotted key -> value.
-        run: its run folder.
-        value: the validation metric `train.monitor`; None where training failed.
-        error: why it failed; '' where it did not.
-    """
+    """One setting that was tried."""
 
     settings: Mapping[str, Any]
+    """Dotted key -> value."""
     run: Path
+    """Its run folder."""
     value: float | None
+    """The validation metric `train.monitor`; None where training failed."""
     error: str = ""
+    """Why it failed; '' where it did not."""
 
 
 def search(

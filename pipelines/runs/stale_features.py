@@ -27,19 +27,16 @@ SHOWN = 3
 
 @dataclass
 class Compared:
-    """What comparing a file's rows with a dataset found, item ids each.
-
-    Attributes:
-        changed: the source is another one by now.
-        gone: there is none any more.
-        new: there is one, which the file was made without.
-        unknown: of the same size with another date, too many bytes to read.
-    """
+    """What comparing a file's rows with a dataset found, item ids each."""
 
     changed: list[str] = field(default_factory=list)
+    """The source is another one by now."""
     gone: list[str] = field(default_factory=list)
+    """There is none any more."""
     new: list[str] = field(default_factory=list)
+    """There is one, which the file was made without."""
     unknown: list[str] = field(default_factory=list)
+    """Of the same size with another date, too many bytes to read."""
 
     def words(self, what: str) -> str:
         """Return what makes rows wrong, '' for nothing; `what` is 'title', 'video' or 'cover'."""

@@ -47,15 +47,12 @@ Media = Callable[["Encoder"], MediaSource]
 
 @dataclass(frozen=True)
 class Towers:
-    """The encoders of a recipe that train.
-
-    Attributes:
-        towers: by the encoder's name.
-        facts: of each, plain data for the record: encoder, weights, blocks that train, what it reads.
-    """
+    """The encoders of a recipe that train."""
 
     towers: Mapping[str, Tower] = field(default_factory=dict)
+    """By the encoder's name."""
     facts: Sequence[Mapping[str, Any]] = ()
+    """Of each, plain data for the record: encoder, weights, blocks that train, what it reads."""
 
 
 def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], media: Media) -> Towers:

@@ -23,46 +23,40 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch.
-
-    Attributes:
-        epoch: number from 1.
-        loss: mean per position.
-        train_s: seconds of training.
-        valid_s: seconds of validation.
-        valid: validation metrics; None where the epoch was not validated.
-        read_s: of `train_s`, what reading the inputs of trained encoders took; 0 without any, as all below.
-        forward_s: of `train_s`, what their forward passes took (on a GPU: what starting them took).
-        encoded: items they encoded in training.
-        encoded_valid: items they encoded in validation.
-    """
+    """One epoch."""
 
     epoch: int
+    """Number from 1."""
     loss: float
+    """Mean per position."""
     train_s: float
+    """Seconds of training."""
     valid_s: float
+    """Seconds of validation."""
     valid: Metrics | None
+    """Validation metrics; None where the epoch was not validated."""
     read_s: float = 0.0
+    """Of `train_s`, what reading the inputs of trained encoders took; 0 without any, as all below."""
     forward_s: float = 0.0
+    """Of `train_s`, what their forward passes took (on a GPU: what starting them took)."""
     encoded: int = 0
+    """Items they encoded in training."""
     encoded_valid: int = 0
+    """Items they encoded in validation."""
 
 
 @dataclass
 class State:
-    """What an epoch changes besides the model and the optimiser.
-
-    Attributes:
-        history: epochs so far.
-        best_epoch: the epoch with the best validation; 0 before the first validation.
-        best: its validation metrics.
-        best_weights: its state dict, on the CPU.
-    """
+    """What an epoch changes besides the model and the optimiser."""
 
     history: list[EpochRecord] = field(default_factory=list)
+    """Epochs so far."""
     best_epoch: int = 0
+    """The epoch with the best validation; 0 before the first validation."""
     best: Metrics = field(default_factory=dict)
+    """Its validation metrics."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
+    """Its state dict, on the CPU."""
 
     @property
     def epoch(self) -> int:

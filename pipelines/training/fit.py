@@ -45,21 +45,18 @@ class Progress:
 
 @dataclass(frozen=True)
 class FitResult:
-    """What training did; the model holds the best weights afterwards.
-
-    Attributes:
-        history: epochs in order, those before a resume included.
-        best_epoch: the epoch whose weights the model holds; 0 = nothing was trained.
-        best: its validation metrics.
-        seconds: training and validation of all epochs.
-        stopped_early: patience ran out before the last epoch.
-    """
+    """What training did; the model holds the best weights afterwards."""
 
     history: tuple[EpochRecord, ...]
+    """Epochs in order, those before a resume included."""
     best_epoch: int
+    """The epoch whose weights the model holds; 0 = nothing was trained."""
     best: Metrics
+    """Its validation metrics."""
     seconds: float
+    """Training and validation of all epochs."""
     stopped_early: bool
+    """Patience ran out before the last epoch."""
 
 
 def fit(

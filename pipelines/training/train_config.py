@@ -14,40 +14,37 @@ Precision = Literal["float32", "bfloat16"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """How to train.
-
-    Attributes:
-        epochs: at most.
-        batch_size: windows per step, or pairs for models that train on pairs. In-batch negatives come from them:
-            compare models at equal batch sizes.
-        optimizer: 'adamw', or 'lazy': AdamW that leaves rows of id tables alone that a step did not use, for wide
-            tables of many rows (see pipelines.training.optimizers).
-        lr: constant.
-        weight_decay: on matrices and tables; never on biases, LayerNorm gains and other vectors.
-        clip: largest norm of the gradient; None = no clipping.
-        patience: epochs without a strictly better `monitor` after which training stops.
-        monitor: validation metric that names the best epoch: HR@K, NDCG@K, Recall@K, Precision@K, MRR@K or MAP@K.
-        eval_every: epochs between validations; the last epoch is always validated.
-        eval_batch_size: users scored at a time.
-        precision: 'bfloat16' runs the model in mixed precision; losses and scores stay float32.
-        start_from: a finished run whose weights training starts from (runs/warm_start.py): its folder, seen
-            from where the run's own folder stands, so that a name alone is one beside it; {seed} is the run's seed.
-    """
+    """How to train."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     epochs: int = 100
+    """At most."""
     batch_size: int = 256
+    """Windows per step, or pairs for models that train on pairs. In-batch negatives come from them: compare models at
+    equal batch sizes."""
     optimizer: OptimizerName = "adamw"
+    """'adamw', or 'lazy': AdamW that leaves rows of id tables alone that a step did not use, for wide tables of many
+    rows (see pipelines.training.optimizers)."""
     lr: float = 1e-3
+    """constant."""
     weight_decay: float = 0.1
+    """On matrices and tables; never on biases, LayerNorm gains and other vectors."""
     clip: float | None = 5.0
+    """Largest norm of the gradient; None = no clipping."""
     patience: int = 10
+    """Epochs without a strictly better `monitor` after which training stops."""
     monitor: str = "NDCG@10"
+    """Validation metric that names the best epoch: HR@K, NDCG@K, Recall@K, Precision@K, MRR@K or MAP@K."""
     eval_every: int = 1
+    """Epochs between validations; the last epoch is always validated."""
     eval_batch_size: int = 256
+    """Users scored at a time."""
     precision: Precision = "float32"
+    """'bfloat16' runs the model in mixed precision; losses and scores stay float32."""
     start_from: str | None = None
+    """a finished run whose weights training starts from (runs/warm_start.py): its folder, seen from where the run's own
+    folder stands, so that a name alone is one beside it; {seed} is the run's seed."""
 
     def __post_init__(self) -> None:
         """Refuse values no run can have."""

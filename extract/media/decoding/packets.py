@@ -27,17 +27,14 @@ DECORD_CODECS = ("h264", "hevc", "vp8", "vp9")
 
 
 class Key(NamedTuple):
-    """A packet that decoding may start from.
-
-    Attributes:
-        place: in the order of the file.
-        pts: its presentation time.
-        target: the time to seek to, which leads to it whether the container counts by presentation or decoding time.
-    """
+    """A packet that decoding may start from."""
 
     place: int
+    """In the order of the file."""
     pts: int
+    """Its presentation time."""
     target: int
+    """The time to seek to, which leads to it whether the container counts by presentation or decoding time."""
 
 
 class Step(NamedTuple):
@@ -49,30 +46,27 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class PacketList:
-    """What the packets of a file's best video stream say. Letters: n packets.
-
-    Attributes:
-        stream: index of the stream in the file.
-        pts: presentation times in the order of the file, (n,) int64; NO_TIME where there is none.
-        targets: times to seek to that lead to each packet, likewise.
-        order: places of the frames to show, by time, (total,) int64; None where packets carry no usable times.
-        keys: places that decoding may start from, (k,) int64.
-        total: number of frames to show.
-        indexed: times and index hold for all frames, so that a seek finds the frame it looks for.
-        plain: one video stream, of which every key frame is whole and nothing is hidden, and whose first frame decord
-            paints as PyAV does.
-        ordinary: decord is exact on this file.
-    """
+    """What the packets of a file's best video stream say. Letters: n packets."""
 
     stream: int
+    """Index of the stream in the file."""
     pts: NDArray[np.int64]
+    """Presentation times in the order of the file, (n,) int64; NO_TIME where there is none."""
     targets: NDArray[np.int64]
+    """Times to seek to that lead to each packet, likewise."""
     order: NDArray[np.int64] | None
+    """Places of the frames to show, by time, (total,) int64; None where packets carry no usable times."""
     keys: NDArray[np.int64]
+    """Places that decoding may start from, (k,) int64."""
     total: int
+    """Number of frames to show."""
     indexed: bool
+    """Times and index hold for all frames, so that a seek finds the frame it looks for."""
     plain: bool
+    """One video stream, of which every key frame is whole and nothing is hidden, and whose first frame decord paints as
+    PyAV does."""
     ordinary: bool
+    """Decord is exact on this file."""
 
     def steps(self, numbers: NDArray[np.int64]) -> list[Step] | None:
         """Return how to find frames by their numbers; None where packets carry no usable times."""
