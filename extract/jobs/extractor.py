@@ -113,6 +113,7 @@ def prepare_all(
     tell: Tell | None = None,
 ) -> list[Work]:
     """Load the encoders and open their jobs; ConfigError for one given twice. If it raises, nothing is written."""
+    options.refuse_absent_device()
     if options.frames is not None and all(spec.modality != "video" for spec in specs):
         names = ", ".join(spec.name for spec in specs)
         raise ConfigError(f"--frames {options.frames} is for videos, but {names} read none; leave --frames out")

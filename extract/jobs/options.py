@@ -132,6 +132,11 @@ class ExtractOptions:
             torch.device(self.device)
         except RuntimeError as error:
             raise ConfigError(f"device {self.device!r} is unknown; use 'cpu', 'cuda' or 'cuda:0'") from error
+
+    def refuse_absent_device(self) -> None:
+        """Raise ConfigError where the device is not on this machine; a Slurm script is written on others."""
+        import torch
+
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device {self.device!r} is not there: torch sees no GPU; use --device cpu")
 
