@@ -38,8 +38,8 @@ class Extract:
     """How encoders are used. clean: as their makers do; microlens: as the benchmark's code does
     (docs/microlens-recipe.md)."""
     engine: str = option("local", choices=("local", "ray", "worker", "slurm"))
-    """Who does the work. local: this machine; ray: a Ray cluster; worker: one of many on a shared folder; slurm: write a
-    script of such workers."""
+    """Who does the work. local: this machine; ray: a Ray cluster; worker: one of many on a shared folder; slurm: write
+    a script of such workers."""
     processes: int = option(1)
     """Processes on this machine, or on the Ray cluster, each on a GPU of its own if it can."""
     ray_address: str = option("")
