@@ -12,8 +12,7 @@ import io
 import os
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 # Only the standard library up here, and only the verb that is asked for: `--help` does not wait for torch.
 
@@ -37,8 +36,7 @@ NO_IDS = (*ID_OPTIONS, "--top", "--data", "--columns", "--json", "--help", "-h")
 EXTRACT = {"torchvision", "transformers", "open_clip", "pytorchvideo", "decord", "lmdb", "av", "PIL", "simplejpeg"}
 
 
-@dataclass(frozen=True)
-class Asked:
+class Asked(NamedTuple):
     """What a command line asks for."""
 
     request: type[Any]

@@ -85,7 +85,8 @@ class ExtractOptions:
     compile: bool = False
     """Compile the encoder first: this takes minutes once, then every batch is faster."""
     dtype: str = "auto"
-    """Type on disk: float16, float32 or int8; auto takes float16 for vectors and float32 for --top-blocks."""
+    """Type on disk: float16, float32 or int8; auto takes float16 for vectors and float32 for --top-blocks. Pixels are
+    uint8."""
     batch_size: int = field(default=CPU_BATCH, metadata={"parse": parse_batch_size, "metavar": "N|auto"})
     """Clips, covers or titles per forward pass; auto takes what the GPU's memory holds (16 without one)."""
     shard_size: int = 256
@@ -144,8 +145,6 @@ class ExtractOptions:
         return auto if self.dtype == "auto" or self.pixels else cast("DiskType", self.dtype)
 
     def _check_output(self) -> None:
-        if self.pixels and self.dtype not in ("auto", "uint8"):
-            raise ConfigError(f"--pixels stores uint8; leave out --dtype {self.dtype}")
         given = {"--top-blocks": self.top_blocks is not None, "--layers": self.layers is not None}
         asked = [name for name, there in (given | {"--pixels": self.pixels}).items() if there]
         if len(asked) > 1:

@@ -62,6 +62,8 @@ def run(request: Extract) -> None:
     from pipelines.feature_files import extraction
 
     _check_engine(request)
+    if request.options.pixels and request.options.dtype not in ("auto", "uint8"):
+        raise ConfigError(f"--pixels stores uint8; leave out --dtype {request.options.dtype}")
     specs = [get_encoder(name) for name in request.encoders]
     options = replace(request.options, faults=_faults(request), command=shown(shlex.join(sys.argv)))
     if request.engine == "slurm":
