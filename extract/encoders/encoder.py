@@ -31,6 +31,8 @@ class EncoderSpec:
     """F, length of a feature vector."""
     backend: Callable[[EncoderSpec, str, int], Encoder]
     """Function that builds the encoder from this entry."""
+    family: str
+    """The kind of model that the backend builds, such as 'videomae' or 'resnet'; not part of the recipe."""
     inputs: PixelInput | TextInput
     """The input contract."""
     pooling: str

@@ -43,15 +43,15 @@ def _video(spec: EncoderSpec) -> bool:
 
 
 def _classifies(spec: EncoderSpec) -> bool:
-    return _video(spec) and spec.backend.__name__ in ("load_net", "load_slowfast")
+    return spec.family in ("pytorchvideo-net", "slowfast")
 
 
 def _videomae(spec: EncoderSpec) -> bool:
-    return spec.backend.__name__ == "load_videomae"
+    return spec.family == "videomae"
 
 
 def _normalises_batches(spec: EncoderSpec) -> bool:
-    return spec.backend.__name__ in ("load_net", "load_slowfast", "load_r3d", "load_resnet")
+    return spec.family in ("pytorchvideo-net", "slowfast", "r3d", "resnet")
 
 
 def _squashed(spec: EncoderSpec) -> EncoderSpec:

@@ -24,6 +24,7 @@ def _resnet(
         modality="cover",
         width=width,
         backend=load_resnet,
+        family="resnet",
         inputs=PixelInput(224, resize, *norms.IMAGENET),
         pooling="mean of the last map",
         blocks=("layer1", "layer2", "layer3", "layer4"),
@@ -43,6 +44,7 @@ def _hub(
     common: dict[str, Any] = {
         "modality": "cover",
         "backend": load_image,
+        "family": "hub-image",
         "inputs": PixelInput(224, 256, *norms.IMAGENET, interpolation="bicubic"),
         "pooling": "class token after the last norm",
         "blocks": ("layers",),
@@ -96,6 +98,7 @@ def _clip(
         modality="cover",
         width=width,
         backend=load_clip_image,
+        family="clip",
         inputs=PixelInput(size, size, *norms.CLIP, interpolation="bicubic"),
         pooling="attention pooling" if resnet else "projected class token",
         blocks=("layer1", "layer2", "layer3", "layer4") if resnet else ("transformer.resblocks",),

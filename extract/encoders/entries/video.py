@@ -25,6 +25,7 @@ def _zoo(name: str, hub: str, file: str, *, frames: int, paper: str, parameters:
         "modality": "video",
         "width": 2048,
         "backend": load_net,
+        "family": "pytorchvideo-net",
         # pytorchvideo tests on three crops of its short side; one centre crop of the training size
         "inputs": PixelInput(224, 256, *norms.KINETICS),
         "frames": FramePolicy("uniform", frames),
@@ -74,6 +75,7 @@ def _videomae(name: str, place: str, revision: str, *, width: int, parameters: i
         modality="video",
         width=width,
         backend=load_videomae,
+        family="videomae",
         inputs=PixelInput(224, 224, *norms.IMAGENET),
         frames=FramePolicy("uniform", 16),
         pooling="mean of tokens",
@@ -111,6 +113,7 @@ VIDEO = (
         modality="video",
         width=2304,
         backend=load_slowfast,
+        family="slowfast",
         # pytorchvideo tests on short side 256, three crops of 256; one centre crop of 224 is its training size
         inputs=PixelInput(224, 256, *norms.KINETICS),
         frames=FramePolicy("uniform", 32),
@@ -130,6 +133,7 @@ VIDEO = (
         parameters=52_852_808,
         width=2304,
         backend=load_slowfast,
+        family="slowfast",
         pooling="mean of each path's map, slow before fast",
         blocks=("blocks.1", "blocks.2", "blocks.3", "blocks.4"),
     ),
@@ -154,6 +158,7 @@ VIDEO = (
         modality="video",
         width=512,
         backend=load_r3d,
+        family="r3d",
         # torchvision squeezes to 128x171 without antialiasing; here the shape is kept
         inputs=PixelInput(112, 128, *norms.KINETICS_R3D),
         frames=FramePolicy("uniform", 16),
@@ -169,6 +174,7 @@ VIDEO = (
         modality="video",
         width=768,
         backend=load_swin3d,
+        family="swin3d",
         inputs=PixelInput(224, 256, *norms.IMAGENET),
         frames=FramePolicy("uniform", 32),
         pooling="mean of tokens after the last norm",
