@@ -1,4 +1,4 @@
-"""Video encoders. Frames are spread over the whole clip, as many as the model was trained with."""
+"""Video encoders. Each sees as many frames as it was trained with, spread over the whole clip."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def _zoo(name: str, hub: str, file: str, *, frames: int, paper: str, parameters:
         "width": 2048,
         "backend": load_net,
         "family": "pytorchvideo-net",
-        # pytorchvideo tests on three crops of its short side; one centre crop of the training size
+        # pytorchvideo tests on three crops as large as the short side; this is one centre crop of the training size
         "inputs": PixelInput(224, 256, *norms.KINETICS),
         "frames": FramePolicy("uniform", frames),
         "pooling": "mean of the last map",
@@ -38,7 +38,7 @@ def _zoo(name: str, hub: str, file: str, *, frames: int, paper: str, parameters:
 
 
 def _x3d(name: str, hub: str, file: str, *, frames: int, size: int, resize: int, parameters: int) -> EncoderSpec:
-    """Return an X3D (arXiv 2004.04730): its vector is what the classifier sees, after a ReLU."""
+    """Return the entry of an X3D (arXiv 2004.04730): its vector is what the classifier sees, after a ReLU."""
     return _zoo(
         name,
         hub,
@@ -52,7 +52,7 @@ def _x3d(name: str, hub: str, file: str, *, frames: int, size: int, resize: int,
 
 
 def _mvit(name: str, hub: str, file: str, *, frames: int, parameters: int) -> EncoderSpec:
-    """Return an MViT-B (arXiv 2104.11227), whose positions fix the number of frames."""
+    """Return the entry of an MViT-B (arXiv 2104.11227), whose positions fix the number of frames."""
     return _zoo(
         name,
         hub,
@@ -69,7 +69,7 @@ def _mvit(name: str, hub: str, file: str, *, frames: int, parameters: int) -> En
 
 
 def _videomae(name: str, place: str, revision: str, *, width: int, parameters: int, **arch: Any) -> EncoderSpec:
-    """Return a VideoMAE (arXiv 2203.12602): the pre-trained encoder, mean of its tokens."""
+    """Return the entry of a VideoMAE (arXiv 2203.12602): the mean of the tokens of the pre-trained encoder."""
     return EncoderSpec(
         name=name,
         modality="video",
@@ -81,7 +81,7 @@ def _videomae(name: str, place: str, revision: str, *, width: int, parameters: i
         pooling="mean of tokens",
         blocks=("encoder.layer",),
         paper="2203.12602",
-        arch={"use_mean_pooling": False, **arch},  # as the checkpoint's config: the final LayerNorm is applied
+        arch={"use_mean_pooling": False, **arch},  # as in the checkpoint's config: the final LayerNorm is applied
         weights=WeightsSource(
             place, revision, "CC-BY-NC-4.0", extra_keys=("decoder", "encoder_to_decoder", "mask_token")
         ),
@@ -114,7 +114,7 @@ VIDEO = (
         width=2304,
         backend=load_slowfast,
         family="slowfast",
-        # pytorchvideo tests on short side 256, three crops of 256; one centre crop of 224 is its training size
+        # pytorchvideo tests on three crops of 256 at short side 256; this is one centre crop of 224, its training size
         inputs=PixelInput(224, 256, *norms.KINETICS),
         frames=FramePolicy("uniform", 32),
         pooling="mean of each path's map, slow before fast",
@@ -144,7 +144,7 @@ VIDEO = (
     _zoo(
         "i3d-r50", "i3d_r50", "I3D_8x8_R50.pyth", frames=8, paper="1705.07750", parameters=27_223_872, blocks=AFTER_POOL
     ),
-    # MicroLens calls it R3D-r50; it is an R(2+1)D
+    # MicroLens calls it R3D-r50, but it is an R(2+1)D
     _zoo("r3d-r50", "r2plus1d_r50", "R2PLUS1D_16x4_R50.pyth", frames=16, paper="1711.11248", parameters=27_288_000),
     _zoo("csn-r101", "csn_r101", "CSN_32x2_R101.pyth", frames=32, paper="1904.02811", parameters=21_394_176),
     _x3d("x3d-xs", "x3d_xs", "X3D_XS.pyth", frames=4, size=160, resize=182, parameters=2_974_674),
@@ -159,7 +159,7 @@ VIDEO = (
         width=512,
         backend=load_r3d,
         family="r3d",
-        # torchvision squeezes to 128x171 without antialiasing; here the shape is kept
+        # torchvision resizes to 128x171 without antialiasing; here the shape is kept
         inputs=PixelInput(112, 128, *norms.KINETICS_R3D),
         frames=FramePolicy("uniform", 16),
         pooling="mean of the last map",
