@@ -130,8 +130,8 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 REASONS = {
     "evil": "the pickle asks for os.system",
-    "cut": "no readable pickle",
-    "noise": "it is no picture that can be read",
+    "cut": "not a readable pickle",
+    "noise": "it is not a picture that can be read",
     "empty": "the file is empty (0 bytes)",
     "list": "the pickle holds a list",
     "other": "has no attribute `image` of bytes; it has video",
@@ -186,7 +186,7 @@ def test_frames_that_are_not_stored_are_never_made_up(media: Path, tmp_path: Pat
     five = options(tmp_path, frames=parse_frame_policy("middle:5"))
     report = extract(both(media), ENCODERS["r3d-tiny"], five)
     assert report.counts == {"done": 3, "missing": 0, "failed": 1}
-    assert report.bad[0][2] == "short in videos: it holds 3 frames, not 5; use --frames middle:3"
+    assert report.bad[0][2] == "short in videos: it holds 3 frames, but 5 are asked for; use --frames middle:3"
 
 
 def test_an_entry_that_changed_is_made_again(tmp_path: Path) -> None:

@@ -369,7 +369,7 @@ FAILING: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty": (_text(""), "the file is empty"),
     "noise": (_noise, "Invalid data|no video"),
     "a web page": (_text("<!DOCTYPE html><html>404</html>" * 30), "Invalid data"),
-    "subtitles": (_text("1\n00:00:01,000 --> 00:00:02,000\nHello\n\n" * 3), "not one of those that are read"),
+    "subtitles": (_text("1\n00:00:01,000 --> 00:00:02,000\nHello\n\n" * 3), "not a known video format"),
     "a playlist": (_text("#EXTM3U\nother.mp4\n"), "may name other files"),
     "sound alone": (lambda folder: write_sound(folder / "clip.mp4"), "it holds no video stream"),
     "sound alone, called mkv": (
