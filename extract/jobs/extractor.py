@@ -111,22 +111,27 @@ def prepare_all(
     progress: Progress | None = None,
     tell: Tell | None = None,
 ) -> list[Work]:
-    """Load the encoders and open their jobs; ConfigError for one given twice. If it raises, nothing is written."""
+    """Load each encoder once and open its job; ConfigError for one given twice. If it raises, nothing is written."""
     if options.frames is not None and all(spec.modality != "video" for spec in specs):
         names = ", ".join(spec.name for spec in specs)
         raise ConfigError(f"--frames {options.frames} is for videos, but {names} read none; leave --frames out")
     if options.pixels:
         specs = distinct_contracts([_asked_for(spec, options) for spec in specs])
+    _refuse_twice(specs, specs)  # before they are loaded
     works = [prepare(catalog, spec, options, Telling(tell, progress)) for spec in specs]
-    targets = [work.job.target for work in works]
-    twice = next((spec.name for spec, target in zip(specs, targets, strict=True) if targets.count(target) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"encoder {twice!r} is given twice; name each encoder once")
+    _refuse_twice(specs, [work.job.target for work in works])
     check_room(works)
     if tell is not None:
         for line in announce(works):
             tell(line)
     return _settled(works, options)
+
+
+def _refuse_twice(specs: Sequence[EncoderSpec], keys: Sequence[object]) -> None:
+    """Raise ConfigError for the first encoder whose key another one has as well."""
+    twice = next((spec.name for spec, key in zip(specs, keys, strict=True) if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"encoder {twice!r} is given twice; name each encoder once")
 
 
 def _settled(works: Sequence[Work], asked: ExtractOptions) -> list[Work]:

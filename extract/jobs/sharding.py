@@ -44,9 +44,7 @@ class Job(FeatureJob):
 
     def __init__(self, target: Path, provenance: Provenance, wanted: Wanted, *, retry_failed: bool = False) -> None:
         super().__init__(target, provenance, wanted, retry_failed=retry_failed)
-        for item, _, reason in self.rejected():
-            if self._current[item] is self._made and passes(reason):
-                del self._current[item]
+        self.forget_finished(passes)
 
     def forget_passing(self) -> None:
         """Drop the failed rows of an unfinished run if one of them failed for a passing reason."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -188,6 +188,12 @@ class FeatureJob:
                 self._counted.add(record.name)
                 self._others_rows += int(recorded(record).get("rows", 0))
         return self._others_rows
+
+    def forget_finished(self, again: Callable[[str], bool]) -> None:
+        """Make rows of the finished file pending again that have no vector for a reason that `again` accepts."""
+        for item, _, reason in self.rejected():
+            if self._current[item] is self._made and again(reason):
+                del self._current[item]
 
     def forget_failed(self) -> None:
         """Drop the FAILED rows of shards, so that they are made again.
