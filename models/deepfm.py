@@ -9,8 +9,8 @@ With x_1 .. x_n the vectors of the fields (the history's items and the candidate
 The first layer is split: its history block is computed once per history and its candidate block once per item. The
 history has `max_length` places, the newest item always in the last one; empty places are zero.
 
-Deviations from the paper: the fields (models/shared/fields.py); the weight of a field is a linear map of its vector; no
-global bias, which no ranking loss can learn; a softmax over the items of the batch (there: log loss on clicks, loss
+Deviations from the paper: the fields (models/shared/factorisation_machines.py); the weight of a field is a linear map
+of its vector; no global bias, which no ranking loss can learn; a softmax over the items of the batch (there: log loss on clicks, loss
 'bce' here). Deviations from MicroLens, whose fields these are: there the first layer has no bias and there is no
 first-order term (`linear` false); all other items of a window are the history (`history` 'all'), so that a place says
 nothing about when.
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.shared.fields import FieldConfig, FieldRecommender, Parts, interactions
+from models.shared.factorisation_machines import FieldConfig, FieldRecommender, Parts, interactions
 from models.shared.layers import relu_layers
 from models.shared.recommender import TrainingFacts
 from models.shared.representation import ItemRepresentation

@@ -8,8 +8,8 @@ With x_1 .. x_n the vectors of the fields (the history's items and the candidate
 The pool of a history with a candidate i is pool(history) + (sum of history) * i, so that a history is pooled once for
 all candidates.
 
-Deviations from the paper: the fields (models/shared/fields.py); the weight of a field is a linear map of its vector; no
-global bias, which no ranking loss can learn; BatchNorm on the pool alone (the authors' code can have it on hidden
+Deviations from the paper: the fields (models/shared/factorisation_machines.py); the weight of a field is a linear map
+of its vector; no global bias, which no ranking loss can learn; BatchNorm on the pool alone (the authors' code can have it on hidden
 layers, too); a softmax over the items of the batch (there: squared error). Deviations from MicroLens, whose fields
 these are: there ReLU follows the last layer, too, so that no score is below 0 and a row can die; there is no
 first-order term (`linear` false); all other items of a window are the history (`history` 'all').
@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.shared.fields import FieldConfig, FieldRecommender, Parts, interactions
+from models.shared.factorisation_machines import FieldConfig, FieldRecommender, Parts, interactions
 from models.shared.layers import BatchNorm, relu_layers
 from models.shared.recommender import TrainingFacts
 from models.shared.representation import ItemRepresentation

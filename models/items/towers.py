@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.items.frozen import start_length
-from models.shared.ranks import ALONE, Ranks, own_randomness
+from models.shared.process_group import ALONE, Ranks, own_randomness
 from models.shared.representation import ItemRepresentation, ItemsConfig, linear
 
 WITHOUT_GRAPH = 64  # items encoded at a time where nothing is kept for a backward pass, unless `micro_batch` says less
@@ -30,6 +30,59 @@ WITHOUT_GRAPH = 64  # items encoded at a time where nothing is kept for a backwa
 WITH_GRAPH = 128
 SAMPLE = 32  # items that the scale of an encoder's vectors is taken from
 OTHER_VECTORS = 0.1  # relative; int8 activations move MiniLM's vectors by 0.056 (docs/prefix-cache.md)
+BUCKET = 16  # lengths that count as alike, and are padded to the same
+TOGETHER = 32  # items that are encoded together at least, of whatever lengths
+
+
+class Source(Protocol):
+    """Where an encoder's inputs come from: a file of activations, or decoded media."""
+
+    def read(self, items: Tensor) -> Tensor | tuple[Tensor, ...]:
+        """Return inputs (n, ...) of items (n,) int64, each at most once and ascending, on the device of `items`.
+
+        In the precision in which they are stored: they become float32 at the encoder's door, whole numbers (pixels,
+        token ids) stay. What is returned is not written to again. Encoders that take several tensors get them as a
+        tuple.
+        """
+
+
+@runtime_checkable
+class LooksAhead(Protocol):
+    """A source that may read inputs before they are asked for."""
+
+    def expect(self, items: Tensor) -> None:
+        """Take the items (n,) int64, on the CPU, that are likely to be read next; a hint, which changes no number."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """An encoder, or its top, and what it reads."""
+
+    source: Source
+    """Of its inputs."""
+    module: nn.Module
+    """Inputs (n, ...) -> (n, W) float32; on the CPU when built."""
+    trained: tuple[nn.Module, ...]
+    """The modules inside `module` that train; everything else of it is frozen."""
+    blocks: tuple[nn.Module, ...] = ()
+    """Modules inside `module`, called one after another, that `checkpointing` goes by."""
+    lengths: Callable[[Tensor], Tensor] | None = None
+    """Of the inputs of items (n,) int64, (n,) int64 from 1 on, where `source` gives items together as long an input as
+    the longest of them needs; None where all inputs are alike."""
+
+
+@dataclass
+class Meter:
+    """What a trained encoder has done since it was last asked."""
+
+    with_graph: int = 0
+    """Items encoded for training, each as often as it was: again for the backward pass of `micro_batch`."""
+    without_graph: int = 0
+    """Items encoded to be looked at only."""
+    read_s: float = 0.0
+    """Seconds of reading inputs."""
+    forward_s: float = 0.0
+    """Seconds of the forward passes; on a GPU, of starting them."""
 
 
 class TowerItems(ItemRepresentation):
@@ -282,82 +335,6 @@ def held_tables(model: nn.Module) -> Iterator[None]:
             tower._held = None
 
 
-def _spread(count: int, most: int) -> Tensor:
-    """Return at most `most` of the numbers below `count`, ascending, spread over all of them."""
-    numbers: Tensor = torch.unique(torch.linspace(0, count - 1, min(most, count)).long())
-    return numbers
-
-
-def _leave_out_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
-    assert isinstance(module, TowerItems)
-    for name in module._frozen:
-        state.pop(prefix + name, None)
-
-
-def _put_in_frozen(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
-    assert isinstance(module, TowerItems)
-    own = module.tower.state_dict(prefix="tower.")
-    for name in module._frozen:
-        state.setdefault(prefix + name, own[name])
-
-
-BUCKET = 16  # lengths that count as alike, and are padded to the same
-
-
-TOGETHER = 32  # items that are encoded together at least, of whatever lengths
-
-
-class Source(Protocol):
-    """Where an encoder's inputs come from: a file of activations, or decoded media."""
-
-    def read(self, items: Tensor) -> Tensor | tuple[Tensor, ...]:
-        """Return inputs (n, ...) of items (n,) int64, each at most once and ascending, on the device of `items`.
-
-        In the precision in which they are stored: they become float32 at the encoder's door, whole numbers (pixels,
-        token ids) stay. What is returned is not written to again. Encoders that take several tensors get them as a
-        tuple.
-        """
-
-
-@runtime_checkable
-class LooksAhead(Protocol):
-    """A source that may read inputs before they are asked for."""
-
-    def expect(self, items: Tensor) -> None:
-        """Take the items (n,) int64, on the CPU, that are likely to be read next; a hint, which changes no number."""
-
-
-@dataclass(frozen=True)
-class Tower:
-    """An encoder, or its top, and what it reads."""
-
-    source: Source
-    """Of its inputs."""
-    module: nn.Module
-    """Inputs (n, ...) -> (n, W) float32; on the CPU when built."""
-    trained: tuple[nn.Module, ...]
-    """The modules inside `module` that train; everything else of it is frozen."""
-    blocks: tuple[nn.Module, ...] = ()
-    """Modules inside `module`, called one after another, that `checkpointing` goes by."""
-    lengths: Callable[[Tensor], Tensor] | None = None
-    """Of the inputs of items (n,) int64, (n,) int64 from 1 on, where `source` gives items together as long an input as
-    the longest of them needs; None where all inputs are alike."""
-
-
-@dataclass
-class Meter:
-    """What a trained encoder has done since it was last asked."""
-
-    with_graph: int = 0
-    """Items encoded for training, each as often as it was: again for the backward pass of `micro_batch`."""
-    without_graph: int = 0
-    """Items encoded to be looked at only."""
-    read_s: float = 0.0
-    """Seconds of reading inputs."""
-    forward_s: float = 0.0
-    """Seconds of the forward passes; on a GPU, of starting them."""
-
-
 def by_length(lengths: Tensor, most: int) -> list[Tensor]:
     """Return the places 0..n-1 in groups of like lengths, the longest first; each ascending and of at most `most`.
 
@@ -385,6 +362,25 @@ def batch_norms(module: nn.Module) -> list[nn.Module]:
 def recompute(block: nn.Module) -> None:
     """Let a block keep only its inputs for the backward pass; what is inside is made again there."""
     block.forward = partial(_rerun, block.forward)
+
+
+def _spread(count: int, most: int) -> Tensor:
+    """Return at most `most` of the numbers below `count`, ascending, spread over all of them."""
+    numbers: Tensor = torch.unique(torch.linspace(0, count - 1, min(most, count)).long())
+    return numbers
+
+
+def _leave_out_frozen(module: nn.Module, state: dict[str, Any], prefix: str, _: Any) -> None:
+    assert isinstance(module, TowerItems)
+    for name in module._frozen:
+        state.pop(prefix + name, None)
+
+
+def _put_in_frozen(module: nn.Module, state: dict[str, Any], prefix: str, *_: Any) -> None:
+    assert isinstance(module, TowerItems)
+    own = module.tower.state_dict(prefix="tower.")
+    for name in module._frozen:
+        state.setdefault(prefix + name, own[name])
 
 
 def _rerun(forward: Any, *args: Any, **kwargs: Any) -> Any:
