@@ -220,7 +220,7 @@ def test_an_encoder_that_gives_no_vectors_is_refused() -> None:
     broken = copy.deepcopy(top(1))
     with torch.no_grad():
         broken.trained[0][-1][1].bias.fill_(torch.nan)
-    with pytest.raises(ValueError, match=r"encoder 'toy' gives \(32, 12\), not finite vectors"):
+    with pytest.raises(ValueError, match=r"encoder 'toy' gives shape \(32, 12\), but must give finite vectors"):
         model(broken)
     with pytest.raises(ValueError, match=r"items\.kind is 'top' but no encoder is given"):
         build_items(ItemsConfig(kind="top", encoder="toy"), ITEMS, {}, torch.Generator())
