@@ -190,7 +190,7 @@ def test_order_matters_to_deepfm_alone(name: str) -> None:
 @BOTH
 def test_histories_longer_than_the_model_are_refused(name: str) -> None:
     model = build(name, "id", max_length=3)
-    with pytest.raises(ValueError, match="histories of 6 items; max_length is 3"):
+    with pytest.raises(ValueError, match="histories have 6 items, but max_length is 3"):
         model.scores(users_with([[1, 2]]))
 
 
