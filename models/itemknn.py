@@ -64,7 +64,7 @@ class ItemKNN(NoInnerProduct):
     paper = "Sarwar et al., WWW 2001; Deshpande & Karypis, TOIS 2004"
     offsets: Tensor  # (I + 1,) where each item's neighbours start
     neighbours: Tensor  # (m,) item after item, nearest first
-    weights: Tensor  # (m,)
+    weights: Tensor  # (m,) weight of each neighbour
 
     def __init__(self, config: Config, items: Any, facts: TrainingFacts) -> None:  # noqa: ARG002 (has no items)
         super().__init__(config, None, facts)

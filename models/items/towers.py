@@ -102,8 +102,8 @@ class TowerItems(ItemRepresentation):
     with all its items as negatives, in the memory of one piece (Gao et al., arXiv 2101.06983).
     """
 
-    shift: Tensor  # (W,)
-    gain: Tensor  # ()
+    shift: Tensor  # (W,) subtracted from the encoder's vectors
+    gain: Tensor  # () by which they are then multiplied
 
     def __init__(self, name: str, tower: Tower, config: ItemsConfig, n_items: int, dim: int) -> None:
         """Take a tower whose `module` is on the CPU, and measure some items' vectors.

@@ -90,7 +90,7 @@ def sum_of_powers(
     of_users, of_items = first
     for _ in range(layers - len(parts)):
         of_users, of_items = (
-            edges[0](of_items, weights[0]).add_(first[0]),  # in the product's own memory
+            edges[0](of_items, weights[0]).add_(first[0]),  # in place, in the product's memory
             edges[1](of_users, weights[1]).add_(first[1]),
         )
     of_users = of_users if users is None else of_users.index_select(0, users)

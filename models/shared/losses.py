@@ -62,11 +62,10 @@ def in_batch_softmax(
 ) -> Tensor:
     """Return the softmax loss over the slots of a batch, with a correction for popularity.
 
-    The loss is that of MicroLens (arXiv 2309.15379, released code). There a candidate is a slot, its logit is `q . v -
-    log p`, and an item that fills three slots counts three times. Here a candidate is an item with its count inside the
-    exponent, which gives the same sum in fewer terms. The label counts once; its other slots, and other items of the
-    same user, do not count. The correction (Yi et al., RecSys 2019) is for the label too. Scores at inference are plain
-    inner products.
+    In MicroLens (arXiv 2309.15379, released code) a candidate is a slot, its logit is `q . v - log p`, and an item that
+    fills three slots counts three times. Here a candidate is an item with its count inside the exponent, which gives
+    the same sum in fewer terms. The label counts once; its other slots, and other items of the same user, do not count.
+    The correction (Yi et al., RecSys 2019) is for the label too. Scores at inference are plain inner products.
 
     Args:
         queries: (Q, D).
@@ -220,4 +219,4 @@ def _needs_shift(queries: Tensor, candidates: Tensor, weights: tuple[Tensor, Ten
     bound = torch.linalg.vector_norm(queries, dim=1).max() * torch.linalg.vector_norm(candidates, dim=1).max()
     if weights is not None:
         bound = bound + weights[0].abs().max() + weights[1].abs().max()
-    return not float(bound) < SAFE_LOGIT  # also where it is not a number
+    return not float(bound) < SAFE_LOGIT  # True for NaN, too

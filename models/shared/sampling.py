@@ -28,7 +28,7 @@ class NegativeSampler(nn.Module):
 
     drawable: Tensor  # (W,) items, ascending
     shifted: Tensor  # (E',) keys for the exact uniform draw
-    own: Tensor  # (E' + 1,) keys of what is met, ascending
+    own: Tensor  # (E' + 1,) keys of the items met, ascending
     cumulative: Tensor  # (I,) float64, running sum of the popularity weights
 
     def __init__(self, facts: TrainingFacts, how: Sampling = "uniform", *, cold: bool = True) -> None:

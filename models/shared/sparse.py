@@ -21,12 +21,12 @@ from torch.nn import functional
 class Pattern(NamedTuple):
     """Where a sparse (R, C) matrix has its E entries, row by row, and where its transpose has them."""
 
-    offsets: Tensor  # (R + 1,)
-    columns: Tensor  # (E,)
-    rows: Tensor  # (E,)
-    offsets_t: Tensor  # (C + 1,) of the transpose
-    columns_t: Tensor  # (E,)
-    order_t: Tensor  # (E,) for each entry of the transpose, which of the matrix's it is
+    offsets: Tensor  # (R + 1,) where each row's entries start
+    columns: Tensor  # (E,) the column of each entry
+    rows: Tensor  # (E,) the row of each entry
+    offsets_t: Tensor  # (C + 1,) offsets of the transpose
+    columns_t: Tensor  # (E,) columns of the transpose
+    order_t: Tensor  # (E,) which of the matrix's entries each entry of the transpose is
 
 
 @dataclass(frozen=True)
@@ -55,12 +55,12 @@ class Adjacency(nn.Module):
     Entries stand row by row, with columns ascending.
     """
 
-    offsets: Tensor  # (R + 1,)
-    columns: Tensor  # (E,)
-    rows: Tensor  # (E,)
-    offsets_t: Tensor  # (C + 1,) of the transpose
-    columns_t: Tensor  # (E,)
-    order_t: Tensor  # (E,) for each entry of the transpose, which of the matrix's it is
+    offsets: Tensor  # (R + 1,) where each row's entries start
+    columns: Tensor  # (E,) the column of each entry
+    rows: Tensor  # (E,) the row of each entry
+    offsets_t: Tensor  # (C + 1,) offsets of the transpose
+    columns_t: Tensor  # (E,) columns of the transpose
+    order_t: Tensor  # (E,) which of the matrix's entries each entry of the transpose is
 
     def __init__(self, rows: Tensor, columns: Tensor, n_rows: int, n_columns: int) -> None:
         """Take row and column, (E,) int64 each, of every entry: each pair once, in any order."""
