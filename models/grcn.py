@@ -1,8 +1,8 @@
 """GRCN: a graph of ids whose edges content weighs and prunes (Wei et al., ACM MM 2020, arXiv 2111.02036).
 
 Content graph, one per modality: items are f = LeakyReLU(projected features) and users a learned preference p, all
-scaled to length 1. `routings` times, p becomes unit(p + sum over the user's items of a f), where a is the softmax of p
-. f over those items. Then attention runs along both directions of each edge: it is the softmax, over a node's
+scaled to length 1. `routings` times, p becomes unit(p + sum over the user's items of a f), where a is the softmax over
+those items of p . f. Then attention runs along both directions of each edge: it is the softmax, over a node's
 neighbours, of the inner product with each. The content vector of a node x is x + sum of a x' over its neighbours x'.
 
 Graph refining: each modality gives an edge its attention times the confidence of the edge's source node in that
