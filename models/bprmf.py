@@ -1,9 +1,9 @@
 """BPR-MF: matrix factorisation under Bayesian personalised ranking (Rendle et al., UAI 2009, arXiv 1205.2618).
 
 The score of user u and item i is w_u . h_i + b_i (section 4.3.1), where h_i is the item representation and b_i a
-learned bias. The bias is carried as one more dimension, in which every user vector has a 1. The loss is BPR-Opt: -ln
-sigmoid of the score's difference to that of an item the user has not met, plus a penalty (`reg`) on the squared lengths
-of w_u, of both h_i and of both b_i.
+learned bias. The bias is carried as one more dimension, in which every user vector has a 1. The loss is BPR-Opt:
+-ln sigmoid of the score's difference to that of an item the user has not met, plus a penalty (`reg`) on the squared
+lengths of w_u, of both h_i and of both b_i.
 
 Deviations from the paper: AdamW on batches of pairs (there: plain gradient steps on one triple at a time); one weight
 `reg` for all (there: one each for users, positive items and negative items).

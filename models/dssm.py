@@ -1,7 +1,7 @@
 """DSSM: two towers (Huang et al., CIKM 2013), as the benchmark MicroLens (arXiv 2309.15379) uses it for ids.
 
-A user starts as a learned vector, an item as its item vector. Each side has a tower of its own with layers l_k =
-tanh(BatchNorm(W_k Dropout(l_k-1) + b_k)), BatchNorm only on request. Without layers, which is the default and the
+A user starts as a learned vector, an item as its item vector. Each side has a tower of its own, whose layers are
+l_k = tanh(BatchNorm(W_k Dropout(l_k-1) + b_k)), BatchNorm only on request. Without layers, which is the default and the
 benchmark's setting, this is matrix factorisation. The score is the inner product of the towers' outputs (benchmark), or
 gamma times their cosine (paper: relevance in section 3.1, its smoothing in section 3.3). With items 'id+v' fused by
 'concat' the score is the sum of an id half and a content half: the benchmark's "DSSM (ID+V)".
