@@ -19,7 +19,7 @@ import torch
 from features.errors import ConfigError
 from features.provenance import write_atomic
 from features.store import FeatureFile
-from models.shared.ranks import ALONE, Ranks
+from models.shared.process_group import ALONE, Ranks
 from models.shared.recommender import Recommender
 from pipelines.console import progress
 from pipelines.data.load import Data

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from features.errors import ConfigError
 from models.items.towers import take_meters, towers_of
-from models.shared.ranks import ALONE, Ranks
+from models.shared.process_group import ALONE, Ranks
 from models.shared.recommender import PairBatch, Recommender, TrainBatch
 from pipelines.data.split import Split
 from pipelines.ranking.full_ranking import Mask, evaluate
