@@ -12,6 +12,8 @@ from features.errors import ConfigError
 from models.shared.representation import CONTENT, TOWERS
 from pipelines.recipe.recipe import Recipe, parse_yaml
 
+Space = Mapping[str, tuple[Any, ...]]
+
 NAMES = {"top_blocks": "T"}  # of a key in the name of a row; others keep their last word
 CONTENT_OR_ENCODER = (*CONTENT, *TOWERS)
 # Settings of items that some kinds alone read (models/shared/representation.py); all kinds read the others.
@@ -38,6 +40,26 @@ READ_BY: Mapping[str, Sequence[str]] = {
         TOWERS,
     ),
 }
+
+
+def parse_space(words: Sequence[str], what: str = "space") -> Space:
+    """Read `key.path=value,value,...` words; values are YAML, so `1e-4`, `true` and `in-batch` are what they look like.
+
+    `what` the words are called in messages.
+
+    Raises:
+        ConfigError: a word of another form, a key twice, or no values.
+    """
+    space: dict[str, tuple[Any, ...]] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        values = tuple(parse_yaml(part, f"{what} {word!r}") for part in text.split(",") if part.strip())
+        if not equals or not key or not values:
+            raise ConfigError(f"{what} {word!r} is not of the form key.path=value,value, such as train.lr=1e-4,1e-3")
+        if key in space:
+            raise ConfigError(f"{what} names {key!r} twice; put all its values into one word")
+        space[key] = values
+    return space
 
 
 def parse_axes(words: Sequence[str]) -> Space:
@@ -98,26 +120,3 @@ def _name(name: str, chosen: Mapping[str, Any]) -> str:
 def _word(value: Any) -> str:
     """Return a value as the recipe has it; of a path its last part, as the name becomes a folder's."""
     return value.rpartition("/")[2] if isinstance(value, str) else json.dumps(value)
-
-
-Space = Mapping[str, tuple[Any, ...]]
-
-
-def parse_space(words: Sequence[str], what: str = "space") -> Space:
-    """Read `key.path=value,value,...` words; values are YAML, so `1e-4`, `true` and `in-batch` are what they look like.
-
-    `what` the words are called in messages.
-
-    Raises:
-        ConfigError: a word of another form, a key twice, or no values.
-    """
-    space: dict[str, tuple[Any, ...]] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        values = tuple(parse_yaml(part, f"{what} {word!r}") for part in text.split(",") if part.strip())
-        if not equals or not key or not values:
-            raise ConfigError(f"{what} {word!r} is not of the form key.path=value,value, such as train.lr=1e-4,1e-3")
-        if key in space:
-            raise ConfigError(f"{what} names {key!r} twice; put all its values into one word")
-        space[key] = values
-    return space

@@ -133,6 +133,36 @@ def fit(
     return FitResult(tuple(state.history), state.best_epoch, state.best, seconds, state.epoch < config.epochs)
 
 
+def _validate(
+    model: Recommender, split: Split, config: TrainConfig, mask: Mask, device: torch.device
+) -> tuple[Metrics, float]:
+    """Return validation metrics and the seconds they took."""
+    began = time.perf_counter()
+    result = evaluate(
+        model,
+        split.valid,
+        split.train_counts,
+        mask=mask,
+        at=config.at,
+        metrics=config.metrics,
+        batch_size=config.eval_batch_size,
+        device=device,
+    )
+    return result.metrics, time.perf_counter() - began
+
+
+def _identity(seed: int, split: Split, mask: Mask, config: TrainConfig, model: Recommender) -> dict[str, Any]:
+    """Return what a checkpoint must share with the run that goes on from it; epochs and patience may grow."""
+    free = ("epochs", "patience", "eval_batch_size")
+    kept = {f"train.{name}": value for name, value in asdict(config).items() if name not in free}
+    rates = {f"items.encoder_lr of tower {number}": tower.lr for number, tower in enumerate(towers_of(model))}
+    return {"seed": seed, "split": split.fingerprint, "mask": mask, **kept, **rates}
+
+
+def _silent(_: Progress) -> None:
+    """Report nothing."""
+
+
 class _Epochs:
     """Training epochs over the windows or pairs of a split, whose arrays are moved to the device once."""
 
@@ -207,36 +237,6 @@ class _Epochs:
         """Return the highest learning rate by its key in a recipe."""
         own = max((tower.lr for tower in self.towers if tower.lr is not None), default=0.0)
         return f"items.encoder_lr ({own})" if own > self.config.lr else f"train.lr ({self.config.lr})"
-
-
-def _silent(_: Progress) -> None:
-    """Report nothing."""
-
-
-def _validate(
-    model: Recommender, split: Split, config: TrainConfig, mask: Mask, device: torch.device
-) -> tuple[Metrics, float]:
-    """Return validation metrics and the seconds they took."""
-    began = time.perf_counter()
-    result = evaluate(
-        model,
-        split.valid,
-        split.train_counts,
-        mask=mask,
-        at=config.at,
-        metrics=config.metrics,
-        batch_size=config.eval_batch_size,
-        device=device,
-    )
-    return result.metrics, time.perf_counter() - began
-
-
-def _identity(seed: int, split: Split, mask: Mask, config: TrainConfig, model: Recommender) -> dict[str, Any]:
-    """Return what a checkpoint must share with the run that goes on from it; epochs and patience may grow."""
-    free = ("epochs", "patience", "eval_batch_size")
-    kept = {f"train.{name}": value for name, value in asdict(config).items() if name not in free}
-    rates = {f"items.encoder_lr of tower {number}": tower.lr for number, tower in enumerate(towers_of(model))}
-    return {"seed": seed, "split": split.fingerprint, "mask": mask, **kept, **rates}
 
 
 @contextmanager
