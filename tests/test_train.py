@@ -124,7 +124,7 @@ def test_resuming_another_model_or_a_damaged_file_is_refused(tmp_path: Path) -> 
     torch.save({"something": 1}, path)
     with pytest.raises(ConfigError, match="lacks best"):
         load_best(path, build("sasrec", "id"))
-    with pytest.raises(ConfigError, match="no checkpoint there; train the recipe into another folder"):
+    with pytest.raises(ConfigError, match=r"absent\.pt does not exist; train the recipe into another folder"):
         load_best(tmp_path / "absent.pt", build("sasrec", "id"))
 
 
