@@ -27,7 +27,7 @@ class DataConfig:
     """Which items are ranked. 'interactions': every item of the interactions file. 'kept': only items left after
     `keep_last`, as in MicroLens's code. 'catalog': also items that only have a title or media."""
     min_item_interactions: int = 0
-    """k of the warm-k subsets (MicroLens, Table 8). Items with fewer interactions are removed, then users who have
+    """The k of warm-k subsets (MicroLens, Table 8). Items with fewer interactions are removed, then users who have
     become short. All interactions of the file count, before `keep_last`. 0 = no such filter."""
     item_filter: Literal["once", "iterate"] = "once"
     """'once' removes items, then users; 'iterate' repeats both until every item and user left meets its bound."""

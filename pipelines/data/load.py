@@ -34,7 +34,7 @@ class Data:
     """A dataset and its split."""
 
     dataset: Dataset
-    """The dataset as it was read."""
+    """The dataset that was read."""
     split: Split
     """Its training, validation and test parts."""
 

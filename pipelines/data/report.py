@@ -159,7 +159,7 @@ def tell(dataset: Dataset, config: DataConfig | None = None, *, json: bool = Fal
     """Print the report's line, and its warnings on standard error.
 
     Args:
-        dataset: the dataset as it was read.
+        dataset: the dataset.
         config: what the recipe does with repeats; if it removes them there is no warning about them.
         json: whether standard output is for machines; the line then goes to standard error.
     """

@@ -96,7 +96,7 @@ class Split:
     train_edges: Ints
     """(2, E) user and item of every training interaction, in order."""
     fingerprint: str
-    """sha256 of the split: its ids, sequences, targets and history length, and the filter of items."""
+    """The split's sha256, over its ids, sequences, targets, history length and filter of items."""
     dropped_users: int
     """How many users were left out: those with too few interactions or, in a given split, without training rows."""
     dropped_items: int = 0

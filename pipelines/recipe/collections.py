@@ -172,7 +172,9 @@ def _is_group(raw: dict[str, Any]) -> bool:
 @dataclass(frozen=True)
 class _Row:
     path: Path
+    """The recipe file."""
     changes: Mapping[str, Any]
+    """Dotted key -> value, to set in the recipe file."""
 
     def fitting(self, overrides: Sequence[str]) -> list[str]:
         """Return the overrides, without those of feature files if the recipe lists none."""
