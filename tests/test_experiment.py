@@ -304,7 +304,7 @@ def test_the_length_of_histories_is_given_once(data: Path) -> None:
     assert build_recipe(plain).model.settings.max_length == 20
     plain["model"]["max_length"] = 10
     with pytest.raises(
-        ConfigError, match=r"model\.max_length is 10 but data\.max_length is 20; give it under data only"
+        ConfigError, match=r"model\.max_length is 10, but data\.max_length is 20; set data\.max_length only"
     ):
         build_recipe(plain)
 

@@ -62,7 +62,7 @@ DAMAGED: list[tuple[str, bytes, str, list[Use]]] = [
     ("metrics.json", b'{"test": {"all"', "Expecting ':'", [train, compare]),
     ("metrics.json", b"{}", "lacks 'test'", [train, compare]),
     ("metrics.json", b'{"test": {}}', "lacks 'candidates'", [compare]),
-    ("config.yaml", b"name: \xff\n", "not UTF-8 text", [train, compare, opened]),
+    ("config.yaml", b"name: \xff\n", "no UTF-8 text", [train, compare, opened]),
     ("config.yaml", b"", "no mapping of keys to values", [train, compare, opened]),
     ("record.json", b"\x00junk", "Expecting value", [train, compare, opened]),
     ("record.json", b"\xff", "no UTF-8 text", [train, compare, opened]),

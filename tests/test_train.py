@@ -262,8 +262,8 @@ def test_mixed_precision_learns_too() -> None:
     ("options", "message"),
     [
         ({"epochs": 0}, "train.epochs is 0"),
-        ({"lr": 0.0}, "lr 0.0"),
-        ({"clip": -1.0}, "clip -1.0"),
+        ({"lr": 0.0}, "train.lr is 0.0"),
+        ({"clip": -1.0}, "train.clip is -1.0"),
         ({"monitor": "NDGC@10"}, r"train.monitor is 'NDGC@10'; .* did you mean 'NDCG'\?"),
         ({"monitor": "Coverage@10"}, "train.monitor is 'Coverage@10'"),
         ({"monitor": "NDCG"}, "train.monitor is 'NDCG'"),
