@@ -19,8 +19,9 @@ from extract.encoders.registry import ENCODERS
 from extract.jobs import extractor
 from extract.jobs.extractor import extract, extract_all, prepare_all
 from extract.jobs.farm import Order, work
-from extract.jobs.options import ExtractOptions, ExtractReport
+from extract.jobs.options import ExtractOptions
 from extract.jobs.outputs import longest_title
+from extract.jobs.report import ExtractReport
 from extract.media.catalog import Catalog, build_catalog
 from features.atomic import fsync_file
 from features.errors import ConfigError, StoreError

@@ -14,7 +14,8 @@ import pytest
 from scipy import stats
 
 from features.errors import ConfigError
-from pipelines.comparing.compare import compare, finished_rows, run_compare, run_tests
+from pipelines.commands import compare as verb
+from pipelines.comparing.compare import compare, finished_rows, run_tests
 from pipelines.comparing.comparison import (
     Row,
     by_popularity,
@@ -241,8 +242,7 @@ def test_groups_are_ratios_to_the_baseline(runs: tuple[Path, list[Row]]) -> None
 
 
 def run_command(sources: list[Path], out: Path, **options: Any) -> None:
-    given = {"overrides": [], "seeds": 1, "device": "cpu", **options}
-    run_compare(sources, out=out / "runs", **given)
+    verb.run(verb.Compare(tuple(sources), **{"out": out / "runs", "device": "cpu", **options}))
 
 
 def test_the_command_prints_and_writes_the_tables(

@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from features.errors import ConfigError
-from pipelines.commands.extract import dataset_catalog
 from pipelines.data.dataset import Dataset
 from pipelines.data.detection import read_dataset
+from pipelines.feature_files.extraction import dataset_catalog
 from tests.small import write, write_interactions
 
 HEADER = "user,item,timestamp\n"

@@ -21,8 +21,9 @@ from extract.jobs.extractor import extract, extract_all
 from extract.jobs.options import ExtractOptions
 from extract.media.catalog import Catalog, build_catalog
 from extract.media.frames import parse_frame_policy
+from extract.media.limits import Limits
 from extract.media.lmdb_media import cover_of
-from extract.media.sandbox import Limits, close_idle, read_media
+from extract.media.sandbox import close_idle, read_media
 from features.errors import ConfigError, MediaError
 from features.store import FeatureFile
 from run_pipeline import main

@@ -17,8 +17,8 @@ from extract.media.folder_listing import COVER_SUFFIXES, VIDEO_SUFFIXES, Ignored
 from features.errors import ConfigError
 from features.paths import shown
 from features.store import FeatureFile, State
-from pipelines.commands.extract import dataset_catalog
 from pipelines.data.detection import read_dataset
+from pipelines.feature_files.extraction import dataset_catalog
 from tests.media import pictures, write_clip, write_cover
 from tests.small import write
 

@@ -21,7 +21,8 @@ from PIL import Image
 
 from extract.jobs.reading import Request, read
 from extract.media.catalog import build_catalog
-from extract.media.sandbox import Limits, read_media
+from extract.media.limits import Limits
+from extract.media.sandbox import read_media
 from features.store import State
 from tests.test_covers import closed, encoded, flipped, grey16, hole, palette, photograph, png
 from tests.toy_media import options

@@ -21,7 +21,8 @@ from PIL import Image
 
 from extract.media.decoders import read_auto, read_pyav
 from extract.media.frames import FramePolicy, frame_indices
-from extract.media.sandbox import Limits, read_media
+from extract.media.limits import Limits
+from extract.media.sandbox import read_media
 from features.errors import MediaError
 from tests.media import cut, pictures, write_sound
 from tests.video_files import every_frame, with_edit_of, with_matrix

@@ -16,7 +16,7 @@ import torch
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile
 from models.shared.recommender import UserBatch
-from pipelines.retrieval.retrieve import build_index, item_vectors, recommend, run_recommend, search, similar
+from pipelines.retrieval.retrieve import build_index, item_vectors, recommend, search, show_recommended, similar
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.run import Run, open_run
 from tests.small import ITEMS, item_ids, recipe, small_dataset, write_vectors
@@ -133,7 +133,7 @@ def test_a_run_that_can_only_be_read_is_searched_in_memory(
     (run.folder / "index.json").unlink()
     before = sorted(run.folder.iterdir())
     monkeypatch.setattr(step, half_written if step.startswith("faiss") else forbidden)
-    run_recommend(run.folder, "u01", 5, json=True)
+    show_recommended(open_run(run.folder, new_interactions=True), "u01", 5, json=True)
     printed = capsys.readouterr()
     assert [hit["item"] for hit in json.loads(printed.out)] == [hit.item for hit in expected]
     assert "index.faiss cannot be written; the index is used from memory" in printed.err

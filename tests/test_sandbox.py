@@ -22,7 +22,8 @@ from extract.media.catalog import build_catalog
 from extract.media.covers.image import read_cover
 from extract.media.decoders import read_auto
 from extract.media.frames import FrameUnion, frame_indices, parse_frame_policy
-from extract.media.sandbox import Limits, read_media
+from extract.media.limits import Limits
+from extract.media.sandbox import read_media
 from features.errors import ConfigError, MediaError
 from features.store import FeatureFile
 from tests.media import CLIPS, pictures, write_clip, write_cover, write_sound

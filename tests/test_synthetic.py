@@ -13,10 +13,10 @@ import pytest
 from extract.media.catalog import build_catalog
 from features.errors import ConfigError
 from features.store import FeatureFile, State
-from pipelines.commands.demo import run_demo
 from pipelines.data.dataset import Dataset
 from pipelines.data.detection import read_dataset
 from pipelines.data.synthetic import NAME, Corpus, CorpusSize, make_corpus, render_clip
+from pipelines.demo import run_demo
 
 SMALL = CorpusSize(items=32, users=100)
 
@@ -36,7 +36,7 @@ def test_a_demo_stopped_while_it_renders_leaves_no_half_corpus(tmp_path: Path, m
         (folder / f"{NAME}_videos").mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.commands.demo.make_corpus", stopped)
+    monkeypatch.setattr("pipelines.demo.make_corpus", stopped)
     with pytest.raises(KeyboardInterrupt):
         run_demo(tmp_path / "demo", seeds=1, items=64, users=100)
     assert not list((tmp_path / "demo").iterdir())

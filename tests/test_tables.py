@@ -10,7 +10,7 @@ import pytest
 
 import run_pipeline
 from features.errors import ConfigError
-from pipelines.comparing.compare import run_compare
+from pipelines.commands import compare as verb
 from pipelines.comparing.comparison import Row, notes
 from pipelines.recipe.collections import Group, Member, load_group, plan
 from pipelines.recipe.recipe import dump_yaml, load_recipe
@@ -53,7 +53,7 @@ def group(folder: Path, name: str = "group", **changes: Any) -> Path:
 
 
 def command(sources: list[Path], out: Path, **options: Any) -> None:
-    run_compare(sources, **{"overrides": [], "seeds": 1, "out": out / "runs", "device": "cpu", **options})
+    verb.run(verb.Compare(tuple(sources), **{"out": out / "runs", "device": "cpu", **options}))
 
 
 def test_a_group_is_run_printed_and_written_as_one_table(

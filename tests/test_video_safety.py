@@ -12,7 +12,8 @@ import pytest
 from extract.media.decoders import DECODERS, read_auto, read_decord, read_pyav
 from extract.media.decoding.container import CONTAINERS, opened
 from extract.media.frames import Decoder, FramePolicy
-from extract.media.sandbox import Limits, read_media
+from extract.media.limits import Limits
+from extract.media.sandbox import read_media
 from features.errors import MediaError
 from tests.media import pictures, write_clip, write_cover
 from tests.video_files import every_frame, with_data_elsewhere

@@ -131,7 +131,7 @@ class Feeder:
         )
 
     def _fail_what_does_not_fit(self, rows: NDArray[Any]) -> None:
-        dtype = self._options.dtype
+        dtype = self._options.disk_dtype
         stored = to_disk(rows, dtype)
         lost = np.zeros(len(rows), bool)
         if self._encoder.tokenizer is not None and rows.ndim == 3:  # a token of zeros would mean padding

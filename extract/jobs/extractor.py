@@ -16,9 +16,10 @@ from extract.jobs.batch_size import settled_batch_size
 from extract.jobs.changed_sources import Tell, Telling, known_digests
 from extract.jobs.decoded_media import stored_media
 from extract.jobs.disk_room import announce, check_room
-from extract.jobs.options import AUTO, ExtractOptions, ExtractReport
+from extract.jobs.options import AUTO, ExtractOptions
 from extract.jobs.outputs import asked_for
 from extract.jobs.pixels import Pixels, distinct_contracts
+from extract.jobs.report import ExtractReport
 from extract.jobs.sharding import Job, Progress, Work, claims_of
 from extract.jobs.turns import in_turn, make_all
 from extract.media.catalog import Catalog, stamp, why_missing
@@ -112,6 +113,7 @@ def prepare_all(
     tell: Tell | None = None,
 ) -> list[Work]:
     """Load the encoders and open their jobs; ConfigError for one given twice. If it raises, nothing is written."""
+    options.refuse_absent_device()
     if options.frames is not None and all(spec.modality != "video" for spec in specs):
         names = ", ".join(spec.name for spec in specs)
         raise ConfigError(f"--frames {options.frames} is for videos, but {names} read none; leave --frames out")
@@ -168,7 +170,7 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, tellin
         dataset=catalog.dataset,
         recipe=encoder.recipe()
         | {
-            "dtype": "uint8" if output.pixels else options.dtype,
+            "dtype": "uint8" if output.pixels else options.disk_dtype,
             "decoder": _reader(spec, options, stored),
         }
         | ({"decoding": DECODING} if spec.modality == "video" and not stored else {})

@@ -25,7 +25,8 @@ from extract.encoders.encoder import EncoderSpec
 from extract.encoders.registry import get_encoder
 from extract.jobs.changed_sources import Tell
 from extract.jobs.extractor import finish, forget_failed, prepare_all, report
-from extract.jobs.options import ExtractOptions, ExtractReport
+from extract.jobs.options import ExtractOptions
+from extract.jobs.report import ExtractReport
 from extract.jobs.sharding import Progress, Work, claims_of, run_shards
 from extract.jobs.turns import in_turn, make_all
 from extract.media.catalog import Catalog

@@ -16,7 +16,7 @@ import torch
 
 from extract.jobs.changed_sources import Tell
 from extract.jobs.farm import PATIENCE, POLL_S, Order, extract_by, rows_made, work
-from extract.jobs.options import ExtractReport
+from extract.jobs.report import ExtractReport
 from extract.jobs.sharding import Progress, Work
 from features.errors import ConfigError, FreezeframeError
 

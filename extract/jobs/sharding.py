@@ -80,7 +80,7 @@ class Work:
     @property
     def dtype(self) -> np.dtype[Any]:
         """Return the type on disk."""
-        return np.dtype(np.uint8) if self.output.pixels else disk_type(self.options.dtype)
+        return np.dtype(np.uint8) if self.output.pixels else disk_type(self.options.disk_dtype)
 
     def since(self, before: Mapping[str, float]) -> dict[str, float]:
         """Return the seconds of decoding and encoding since `seconds` was `before`: what its rows cost."""

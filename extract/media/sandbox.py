@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from extract.media.decoding.errors import one_line
 from extract.media.frames import Begin
+from extract.media.limits import Limits
 from extract.media.lmdb_media import LmdbEntry
 from features.errors import MediaError
 
@@ -41,16 +42,6 @@ FILES_PER_WORKER = 500
 WAIT = 10  # seconds that a file may take by the clock for each that it may take on the processor
 LOOK_S = 0.05  # between looks at what a worker takes
 PIPE_BYTES = 2**20  # the most a user may ask for; a pipe's own 64 KB make many small steps of a clip
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What opening one file may cost."""
-
-    time_s: float = 60.0
-    """Seconds on the processor, above 0; by the clock it may take WAIT times as long."""
-    memory_mb: int = 4096
-    """MB (2^20 bytes) of address space above that of an idle worker."""
 
 
 @dataclass(frozen=True)

@@ -7,18 +7,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from pipelines.console import note, print_json, say, table, warn
+from pipelines.console import note, say, warn
 from pipelines.data.data_config import DataConfig
 from pipelines.data.dataset import Dataset
-from pipelines.data.detection import read_dataset
-from pipelines.data.tables import parse_columns
 
 TIED_SHARE = 0.01  # share of users from which ties that decide targets are worth a warning
 LEAST_JOINED = 0.5  # share of the smaller side: a join that finds less probably compares two kinds of ids
@@ -171,19 +168,8 @@ def tell(dataset: Dataset, config: DataConfig | None = None, *, json: bool = Fal
             warn(text)
 
 
-def run_data(data: Path, columns: str | None, json: bool) -> None:
-    """Run the verb `data`: print the report on a dataset folder."""
-    report = data_report(read_dataset(data, parse_columns(columns)))
-    if json:
-        print_json(asdict(report) | {"warnings": report.warnings()})
-        return
-    say(report.layout)
-    table("", ["what", "value"], _rows(report))
-    for text in report.warnings():
-        warn(text)
-
-
-def _rows(report: DataReport) -> Sequence[Sequence[str]]:
+def report_rows(report: DataReport) -> Sequence[Sequence[str]]:
+    """Return the rows of the report as a table: what is counted, and its value."""
     lowest, median, mean, most = report.lengths
     rows: list[tuple[str, Any]] = [
         ("users", report.users),
