@@ -99,9 +99,9 @@ def test_a_published_number_stays_with_the_recipe_as_it_stands(source: Path) -> 
     [
         (
             ["items.inter=true,false"],
-            r"--axis items\.inter: .* and adapter alone read it; .* or add items\.kind=adapter",
+            r"--axis items\.inter: .* only items of kind adapter use it; .* or add items\.kind=adapter",
         ),
-        (["items.layers=1,2"], r"--axis items\.layers: recipe 'titles' has items\.kind 'v', and dnn alone read it"),
+        (["items.layers=1,2"], r"--axis items\.layers: .* items\.kind 'v', but only items of kind dnn use it"),
         (["items.kind"], r"--axis 'items\.kind' is not of the form key\.path=value,value"),
         (["items.kind=v", "items.kind=id"], r"--axis names 'items\.kind' twice"),
         (["items.kind=v,tap"], r"items\.kind is 'tap'"),
@@ -116,7 +116,7 @@ def test_axes_that_cannot_be_meant(source: Path, axes: list[str], message: str) 
 def test_axes_are_not_for_groups_nor_runs(source: Path, compared: Path, tmp_path: Path) -> None:
     group = {"title": "one row", "source": "nowhere", "recipes": [str(source)]}
     path = write(tmp_path / "group.yaml", dump_yaml(group))
-    with pytest.raises(ConfigError, match=r"--axis is for recipes, and .*group\.yaml is a group of them"):
+    with pytest.raises(ConfigError, match=r"--axis is for recipes, but .*group\.yaml is a group of recipes; name its"):
         plan([path], [], ["items.kind=id,v"])
     with pytest.raises(ConfigError, match=r"stays as it is; --set, --axis and --seeds are for recipes"):
         verb.run(verb.Compare((compared / "runs" / "titles[kind=v]-seed0",), axes=("items.kind=id,v",), out=tmp_path))

@@ -259,7 +259,7 @@ def test_features_that_are_refused(tmp_path: Path, split: Split, image) -> None:
     nothing = features(tmp_path / "nothing.h5", np.full((6, 2), np.nan), [1] * 6)
     zero = features(tmp_path / "zero.h5", np.zeros((6, 2)))
     refusals = {
-        "was made for dataset 'elsewhere'; it has rows of 0 of the": FeatureFile(other),
+        "was made for dataset 'elsewhere'; it has rows for 0 of the": FeatureFile(other),
         "holds activations or pixels": cached,
     }
     refusals |= {"lacks 5 of 5 items": nothing, "all 5 vectors are zero": zero}

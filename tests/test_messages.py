@@ -141,7 +141,7 @@ def test_a_text_that_yaml_cuts_is_refused(tmp_path: Path, key: str) -> None:
     paper = {"source": "s", "note": "n"} | {key: "tags are the #words of titles"}
     lines = "".join(f"  {name}: {value}\n" for name, value in paper.items())
     path = write(tmp_path / "r.yaml", f"{text}paper:\n{lines}  metrics: {{HR@10: 0.1}}   # a comment may stand here\n")
-    with pytest.raises(ConfigError, match=rf"{key} ends at ' #', where a comment begins"):
+    with pytest.raises(ConfigError, match=rf"{key} ends at ' #', where YAML begins a comment"):
         load_recipe(path)
     for quote in "'\"":
         path.write_text(path.read_text().replace("tags are the #words of titles", f"{quote}tags are the #words{quote}"))

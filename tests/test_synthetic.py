@@ -120,6 +120,6 @@ def state_of(file: FeatureFile) -> dict[str, int]:
 
 
 def test_a_corpus_too_small_for_its_users_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"a corpus of 16 items is too small: users have up to 20 .*at least 32"):
+    with pytest.raises(ConfigError, match=r"a corpus of 16 items is too small: a user has up to 20 .*at least 32"):
         make_corpus(tmp_path / "c", seed=0, size=CorpusSize(items=16, users=5))
     assert not (tmp_path / "c").exists()
