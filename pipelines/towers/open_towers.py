@@ -85,23 +85,13 @@ def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], medi
     return Towers(dict(zip(items.encoders, (tower for tower, _ in made), strict=True)), [facts for _, facts in made])
 
 
-def load_encoder(name: str, weights: str, seed: int, frames: str | None = None, faults: Sequence[str] = ()) -> Encoder:
-    """Build an encoder; ConfigError for an unknown name, weights that cannot be had, or a library that is absent."""
-    try:
-        from extract.encoders.faults import with_faults
-        from extract.encoders.registry import get_encoder
-        from extract.media.frames import parse_frame_policy
-
-        spec = get_encoder(name)
-        if faults:
-            spec = with_faults(spec, tuple(faults))
-        if frames is not None and spec.frames is not None:
-            spec = replace(spec, frames=parse_frame_policy(frames))
-        return spec.backend(spec, weights, seed)
-    except ImportError as error:
-        raise ConfigError(
-            f"encoder {name!r} needs {error.name or 'a library'}, which is not installed; pip install -e '.[extract]'"
-        ) from error
+def refuse_shallow(recipe: Recipe) -> None:
+    """Raise ConfigError as `open_towers` where a recipe of kind 'top' lacks its activations; loads no encoder."""
+    if recipe.items.kind != "top" or not recommenders()[recipe.model.name].uses_items:
+        return
+    files = [FeatureFile(feature.resolve()) for feature in recipe.features]
+    for name in recipe.items.encoders:
+        _refuse_shallow(name, recipe.items, files[_activations_of(name, recipe.items, files)])
 
 
 def _end_to_end(name: str, recipe: Recipe, split: Split, media: Media) -> tuple[Tower, dict[str, Any]]:
@@ -116,51 +106,6 @@ def _end_to_end(name: str, recipe: Recipe, split: Split, media: Media) -> tuple[
     tower = Tower(source, module, (top,), _last_blocks(encoder, items), lengths)
     drawn = {"seed": seed} if items.weights == "random" else {}
     return tower, _facts(encoder, items) | drawn | {"media": source.fingerprint}
-
-
-class Lengths:
-    """The tokens of items' titles: counted when first asked for, then remembered."""
-
-    def __init__(self, source: Source, n_items: int, count: Callable[[Any], Tensor]) -> None:
-        """Take what counts the tokens (n,), each at least 1, in what `source` gives."""
-        self._source, self._count = source, count
-        self._known = torch.zeros(n_items, dtype=torch.int64)
-
-    def __call__(self, items: Tensor) -> Tensor:
-        """Return lengths (n,) int64, on the CPU, of distinct items (n,) int64."""
-        items = items.cpu()
-        unknown = items[self._known[items] == 0]
-        for start in range(0, len(unknown), AT_ONCE):
-            some = unknown[start : start + AT_ONCE]
-            self._known[some] = self._count(self._source.read(some))
-        return self._known[items]
-
-
-class CutTitles:
-    """Activations of titles, read as far as the longest that is asked for goes: the rest is padding."""
-
-    def __init__(self, activations: MappedActivations, lengths: Lengths) -> None:
-        """Take the activations, and the tokens of each item in them."""
-        self.file = activations.file
-        self._activations, self._lengths = activations, lengths
-
-    def read(self, items: Tensor) -> Tensor:
-        """Return activations (n, tokens, F) of items (n,) int64, on their device."""
-        return self._activations.read(items, int(self._lengths(items).max()))
-
-    def expect(self, items: Tensor) -> None:
-        """Read items (n,) int64 ahead where they do not lie in memory."""
-        self._activations.expect(items)
-
-
-def _lengths(prefix: Prefix, source: Source, n_items: int) -> Lengths | None:
-    """Return the lengths of titles; None for pixels, and where an encoder sees as many tokens of every title."""
-    from extract.encoders.cutting import Padded
-
-    packing = prefix.packing
-    if not isinstance(packing, Padded) or packing.context:
-        return None
-    return Lengths(source, n_items, packing.lengths)
 
 
 class _AsStored(nn.Module):
@@ -195,31 +140,6 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
     return tower, _facts(encoder, items) | {"activations": file.provenance.fingerprint}
 
 
-def refuse_shallow(recipe: Recipe) -> None:
-    """Raise ConfigError as `open_towers` where a recipe of kind 'top' lacks its activations; loads no encoder."""
-    if recipe.items.kind != "top" or not recommenders()[recipe.model.name].uses_items:
-        return
-    files = [FeatureFile(feature.resolve()) for feature in recipe.features]
-    for name in recipe.items.encoders:
-        _refuse_shallow(name, recipe.items, files[_activations_of(name, recipe.items, files)])
-
-
-def _refuse_shallow(name: str, items: ItemsConfig, file: FeatureFile) -> None:
-    kept = file.provenance.recipe["top_blocks"]
-    blocks = file.provenance.recipe.get("blocks")
-    if blocks is not None and items.top_blocks != "all" and items.top_blocks > blocks:
-        raise ConfigError(
-            f"items.top_blocks is {items.top_blocks}, but {name!r} has {blocks} blocks; use at most {kept}, which "
-            f"{file.path} has, or kind 'e2e' with top_blocks 'all'"
-        )
-    if items.top_blocks == "all" or items.top_blocks > kept:
-        deeper = "kind 'e2e'" if items.top_blocks == "all" else f"`extract --top-blocks {items.top_blocks}`"
-        raise ConfigError(
-            f"items.top_blocks is {items.top_blocks}, but {file.path} holds what stands below the last {kept} blocks "
-            f"of {name!r}; use at most {kept}, or {deeper}"
-        )
-
-
 def _activations_of(name: str, items: ItemsConfig, files: Sequence[FeatureFile]) -> int:
     """Return the number of the file with an encoder's activations: of several cuts, the smallest that has T blocks."""
     from extract.encoders.registry import get_encoder
@@ -242,6 +162,22 @@ def _activations_of(name: str, items: ItemsConfig, files: Sequence[FeatureFile])
         )
     enough = [cut for cut in cuts if items.top_blocks != "all" and cut >= items.top_blocks]
     return cuts[min(enough, default=max(cuts))]  # the deepest, where none is deep enough: it is refused with its T
+
+
+def _refuse_shallow(name: str, items: ItemsConfig, file: FeatureFile) -> None:
+    kept = file.provenance.recipe["top_blocks"]
+    blocks = file.provenance.recipe.get("blocks")
+    if blocks is not None and items.top_blocks != "all" and items.top_blocks > blocks:
+        raise ConfigError(
+            f"items.top_blocks is {items.top_blocks}, but {name!r} has {blocks} blocks; use at most {kept}, which "
+            f"{file.path} has, or kind 'e2e' with top_blocks 'all'"
+        )
+    if items.top_blocks == "all" or items.top_blocks > kept:
+        deeper = "kind 'e2e'" if items.top_blocks == "all" else f"`extract --top-blocks {items.top_blocks}`"
+        raise ConfigError(
+            f"items.top_blocks is {items.top_blocks}, but {file.path} holds what stands below the last {kept} blocks "
+            f"of {name!r}; use at most {kept}, or {deeper}"
+        )
 
 
 def _refuse_frames(items: ItemsConfig, file: FeatureFile) -> None:
@@ -282,6 +218,25 @@ def _encoder_of(name: str, file: FeatureFile, items: ItemsConfig) -> Encoder:
     return encoder
 
 
+def load_encoder(name: str, weights: str, seed: int, frames: str | None = None, faults: Sequence[str] = ()) -> Encoder:
+    """Build an encoder; ConfigError for an unknown name, weights that cannot be had, or a library that is absent."""
+    try:
+        from extract.encoders.faults import with_faults
+        from extract.encoders.registry import get_encoder
+        from extract.media.frames import parse_frame_policy
+
+        spec = get_encoder(name)
+        if faults:
+            spec = with_faults(spec, tuple(faults))
+        if frames is not None and spec.frames is not None:
+            spec = replace(spec, frames=parse_frame_policy(frames))
+        return spec.backend(spec, weights, seed)
+    except ImportError as error:
+        raise ConfigError(
+            f"encoder {name!r} needs {error.name or 'a library'}, which is not installed; pip install -e '.[extract]'"
+        ) from error
+
+
 def _last_blocks(encoder: Encoder, items: ItemsConfig) -> tuple[nn.Module, ...]:
     blocks = encoder.blocks()
     return tuple(blocks if items.top_blocks == "all" else blocks[-items.top_blocks :])
@@ -296,6 +251,51 @@ def _facts(encoder: Encoder, items: ItemsConfig) -> dict[str, Any]:
         "top_blocks": items.top_blocks,
         "blocks": len(encoder.blocks()),
     } | ({"frames": str(encoder.spec.frames)} if chosen else {})
+
+
+def _lengths(prefix: Prefix, source: Source, n_items: int) -> Lengths | None:
+    """Return the lengths of titles; None for pixels, and where an encoder sees as many tokens of every title."""
+    from extract.encoders.cutting import Padded
+
+    packing = prefix.packing
+    if not isinstance(packing, Padded) or packing.context:
+        return None
+    return Lengths(source, n_items, packing.lengths)
+
+
+class Lengths:
+    """The tokens of items' titles: counted when first asked for, then remembered."""
+
+    def __init__(self, source: Source, n_items: int, count: Callable[[Any], Tensor]) -> None:
+        """Take what counts the tokens (n,), each at least 1, in what `source` gives."""
+        self._source, self._count = source, count
+        self._known = torch.zeros(n_items, dtype=torch.int64)
+
+    def __call__(self, items: Tensor) -> Tensor:
+        """Return lengths (n,) int64, on the CPU, of distinct items (n,) int64."""
+        items = items.cpu()
+        unknown = items[self._known[items] == 0]
+        for start in range(0, len(unknown), AT_ONCE):
+            some = unknown[start : start + AT_ONCE]
+            self._known[some] = self._count(self._source.read(some))
+        return self._known[items]
+
+
+class CutTitles:
+    """Activations of titles, read as far as the longest that is asked for goes: the rest is padding."""
+
+    def __init__(self, activations: MappedActivations, lengths: Lengths) -> None:
+        """Take the activations, and the tokens of each item in them."""
+        self.file = activations.file
+        self._activations, self._lengths = activations, lengths
+
+    def read(self, items: Tensor) -> Tensor:
+        """Return activations (n, tokens, F) of items (n,) int64, on their device."""
+        return self._activations.read(items, int(self._lengths(items).max()))
+
+    def expect(self, items: Tensor) -> None:
+        """Read items (n,) int64 ahead where they do not lie in memory."""
+        self._activations.expect(items)
 
 
 def set_up(trained: Sequence[nn.Module], items: ItemsConfig, *, titles: bool) -> None:
