@@ -123,7 +123,7 @@ def test_axes_are_not_for_groups_nor_runs(source: Path, compared: Path, tmp_path
 
 def test_activations_that_are_too_shallow_are_told_before_anything_is_trained(source: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"top_blocks is all, but .*cut\.h5 holds what stands below the last 2 blocks"
+        ConfigError, match=r"top_blocks is all, but .*cut\.h5 is cut below the last 2 of the 2 blocks of 'bert-tiny'"
     ):
         run_compare([source], [], 1, tmp_path / "runs", "cpu", axes=["items.kind=id,top", "items.top_blocks=1,all"])
     assert not (tmp_path / "runs").exists()

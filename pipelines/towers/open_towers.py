@@ -86,12 +86,12 @@ def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], medi
 
 
 def refuse_shallow(recipe: Recipe) -> None:
-    """Raise ConfigError as `open_towers` where a recipe of kind 'top' lacks its activations; loads no encoder."""
+    """Raise ConfigError where `open_towers` would for want of activations or of blocks in them; load no encoder."""
     if recipe.items.kind != "top" or not recommenders()[recipe.model.name].uses_items:
         return
     files = [FeatureFile(feature.resolve()) for feature in recipe.features]
     for name in recipe.items.encoders:
-        _refuse_shallow(name, recipe.items, files[_activations_of(name, recipe.items, files)])
+        _activations_of(name, recipe.items, files)
 
 
 def _end_to_end(name: str, recipe: Recipe, split: Split, media: Media) -> tuple[Tower, dict[str, Any]]:
@@ -119,7 +119,6 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
     items = recipe.items
     place = _activations_of(name, items, files)
     file, made = files[place], files[place].provenance.recipe
-    _refuse_shallow(name, items, file)
     _refuse_frames(items, file)
     kept = made["top_blocks"]
     encoder = _encoder_of(name, file, items)
@@ -141,7 +140,11 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
 
 
 def _activations_of(name: str, items: ItemsConfig, files: Sequence[FeatureFile]) -> int:
-    """Return the number of the file with an encoder's activations: of several cuts, the smallest that has T blocks."""
+    """Return which file holds an encoder's activations; of several cuts, the one with the fewest blocks that hold T.
+
+    Raises:
+        ConfigError: an unknown encoder, no such file, several that differ in more than their cut, or none with T blocks.
+    """
     from extract.encoders.registry import get_encoder
 
     get_encoder(name)  # refuses an unknown one; entries alone need no library of media
@@ -161,23 +164,16 @@ def _activations_of(name: str, items: ItemsConfig, files: Sequence[FeatureFile])
             "are cut; name one under features"
         )
     enough = [cut for cut in cuts if items.top_blocks != "all" and cut >= items.top_blocks]
-    return cuts[min(enough, default=max(cuts))]  # the deepest, where none is deep enough: it is refused with its T
-
-
-def _refuse_shallow(name: str, items: ItemsConfig, file: FeatureFile) -> None:
-    kept = file.provenance.recipe["top_blocks"]
-    blocks = file.provenance.recipe.get("blocks")
-    if blocks is not None and items.top_blocks != "all" and items.top_blocks > blocks:
-        raise ConfigError(
-            f"items.top_blocks is {items.top_blocks}, but {name!r} has {blocks} blocks; use at most {kept}, which "
-            f"{file.path} has, or kind 'e2e' with top_blocks 'all'"
-        )
-    if items.top_blocks == "all" or items.top_blocks > kept:
-        deeper = "kind 'e2e'" if items.top_blocks == "all" else f"`extract --top-blocks {items.top_blocks}`"
-        raise ConfigError(
-            f"items.top_blocks is {items.top_blocks}, but {file.path} holds what stands below the last {kept} blocks "
-            f"of {name!r}; use at most {kept}, or {deeper}"
-        )
+    if enough:
+        return cuts[min(enough)]
+    deepest = max(cuts)
+    file, blocks = files[cuts[deepest]], made[cuts[deepest]].get("blocks")  # older files do not say how many there are
+    possible = items.top_blocks != "all" and (blocks is None or items.top_blocks <= blocks)
+    instead = f"`extract --top-blocks {items.top_blocks}`" if possible else "kind 'e2e' with items.top_blocks=all"
+    raise ConfigError(
+        f"items.top_blocks is {items.top_blocks}, but {file.path} is cut below the last {deepest}"
+        f"{'' if blocks is None else f' of the {blocks}'} blocks of {name!r}; use at most {deepest}, or {instead}"
+    )
 
 
 def _refuse_frames(items: ItemsConfig, file: FeatureFile) -> None:
