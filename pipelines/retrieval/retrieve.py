@@ -27,6 +27,8 @@ from features.store import FeatureFile, State
 from models.shared.recommender import Recommender, UserBatch
 from pipelines.console import note, print_json, say, table
 from pipelines.data.detection import read_dataset
+from pipelines.data.filters import newest
+from pipelines.data.split import Sequences, histories
 from pipelines.data.tables import parse_columns
 from pipelines.runs.run import Run, open_run
 
@@ -70,11 +72,9 @@ def recommend(run: Run, user: str, top: int) -> list[Hit]:
     split = run.data.split
     number = _number(run, user)
     index = _run_index(run)
-    length = run.recipe.data.max_length
-    tail = _known_history(run, user)[-length:]
-    items = np.zeros((1, length), dtype=np.int64)
-    items[0, length - len(tail) :] = tail
-    mask = np.arange(length)[None] >= length - len(tail)
+    known = np.array(_known_history(run, user), dtype=np.int64)
+    own = Sequences(known, np.array([0, len(known)]))
+    items, mask, _, _ = histories(own, np.zeros(1, dtype=np.int64), own.offsets[1:], run.recipe.data.max_length)
     place = next(chain(run.model.parameters(), run.model.buffers())).device
     batch = UserBatch(
         torch.tensor([number]).to(place), torch.from_numpy(items).to(place), torch.from_numpy(mask).to(place)
@@ -118,10 +118,14 @@ def _known_history(run: Run, user: str) -> list[int]:
 
 
 def _history(run: Run, user: str) -> list[int]:
-    """Return everything that is kept of a user, oldest first: what trained, validated and tested."""
-    config, split = run.recipe.data, run.data.split
-    had = split.items.known(run.data.dataset.interactions.filter(pl.col("user") == user)["item"])
-    return had[-config.keep_last :] if config.keep_last and split.protocol == "leave-one-out" else had
+    """Return a user's whole history, oldest item first: training, validation and test interactions alike.
+
+    Only items that the model knows count, and in leave-one-out only the newest `keep_last` of them.
+    """
+    split = run.data.split
+    known = pl.col("item").is_in(list(split.items.ids))
+    had = run.data.dataset.interactions.filter((pl.col("user") == user) & known)
+    return split.items.known((newest(had, run.recipe.data) if split.protocol == "leave-one-out" else had)["item"])
 
 
 def item_vectors(model: Recommender) -> Floats:
