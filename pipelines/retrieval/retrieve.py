@@ -1,6 +1,10 @@
 """Top-k retrieval with FAISS: items for a user from a trained run, similar items from a feature file.
 
-Exact inner-product search: at 20,000 to 1,000,000 items a flat index is the right default and agrees with evaluation.
+The search is exact: for 20,000 to 1,000,000 items a flat inner-product index is fast enough and agrees with evaluation.
+
+A run's index is kept in its folder. Row n of `index.faiss` is the item in line n of `items.txt` (from 0; its format is
+described in pipelines/runs/kept_data.py). `index.json` holds the sha256 of the vectors and of `items.txt`; where either
+has changed, both files are written again.
 """
 
 from __future__ import annotations
@@ -8,7 +12,7 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -23,6 +27,7 @@ from numpy.typing import NDArray
 
 from features.atomic import fsync_file, write_atomic
 from features.errors import ConfigError, StoreError, nearest
+from features.provenance import file_sha256
 from features.store import FeatureFile, State
 from models.shared.recommender import Recommender, UserBatch
 from pipelines.console import note, print_json, say, table
@@ -30,6 +35,7 @@ from pipelines.data.detection import read_dataset
 from pipelines.data.filters import newest
 from pipelines.data.split import Sequences, histories
 from pipelines.data.tables import parse_columns
+from pipelines.runs.kept_data import ITEM_ROWS, id_lines
 from pipelines.runs.run import Run, open_run
 
 Floats = NDArray[np.float32]
@@ -141,39 +147,45 @@ def item_vectors(model: Recommender) -> Floats:
 
 
 def _run_index(run: Run) -> Any:
-    """Return the run's index from its folder; made there on first use, and again where it is of other vectors."""
+    """Return the index in a run's folder; build it on first use, and again where its vectors or ids have changed."""
     path = run.folder / "index.faiss"
-    vectors = item_vectors(run.model)
-    made_from = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
+    vectors, ids = item_vectors(run.model), id_lines(run.data.split.items.ids)
+    made_from = {
+        "vectors_sha256": hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest(),
+        "items_sha256": hashlib.sha256(ids.encode()).hexdigest(),
+    }
     if path.is_file():
         if _made_from(path) == made_from:
             return _read_index(path, vectors.shape)
-        note(f"{path} is not of the run's present weights; it is made again")
+        note(f"{path} does not fit the run's present weights and item ids; it is built again")
     index = build_index(vectors)
-    _keep(index, path, made_from)
+    _keep(index, ids, path, made_from)
     return index
 
 
-def _made_from(path: Path) -> str | None:
-    """Return the hash of the vectors that an index was made from; None where nothing says so."""
-    facts = path.with_suffix(".json")
+def _made_from(path: Path) -> dict[str, str] | None:
+    """Return what index.json says an index was made from; None where it says nothing, or items.txt has changed since.
+
+    Raises:
+        ConfigError: one of the two files may not be read.
+    """
+    facts, ids = path.with_suffix(".json"), path.with_name(ITEM_ROWS)
     try:
-        text = facts.read_text(encoding="utf-8")
+        told = json.loads(facts.read_text(encoding="utf-8"))
+        return dict(told) if file_sha256(ids) == told["items_sha256"] else None
     except PermissionError as error:
-        raise ConfigError(f"cannot read {facts} (permission denied); check its permissions") from error
-    except (FileNotFoundError, UnicodeDecodeError):
-        return None
-    try:
-        return str(json.loads(text)["vectors_sha256"])
-    except (ValueError, TypeError, KeyError):
+        raise ConfigError(
+            f"cannot read {error.filename or facts} (permission denied); check its permissions"
+        ) from error
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
 
-def _keep(index: Any, path: Path, made_from: str) -> None:
-    """Write an index for the next time, whole or not at all; where that cannot be, say so and go on without.
+def _keep(index: Any, ids: str, path: Path, made_from: Mapping[str, str]) -> None:
+    """Write an index and items.txt for the next time, whole or not at all; where that fails, say so and go on.
 
-    What it was made from stands beside it, and is taken away before the index changes: at no moment, and after no
-    crash, does it stand beside another index.
+    index.json says what the index was made from. It is deleted before the index changes and written after it, so that
+    it never stands beside another index, not even after a crash.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -181,9 +193,10 @@ def _keep(index: Any, path: Path, made_from: str) -> None:
         faiss.write_index(index, str(temporary))
         fsync_file(temporary)
         temporary.replace(path)
-        write_atomic(path.with_suffix(".json"), json.dumps({"vectors_sha256": made_from}))
-    except (OSError, RuntimeError, StoreError):  # faiss raises the second, write_atomic the last
-        note(f"{path} cannot be written; the index is used from memory, and made again the next time")
+        write_atomic(path.with_name(ITEM_ROWS), ids)
+        write_atomic(path.with_suffix(".json"), json.dumps(made_from))
+    except (OSError, RuntimeError, StoreError):  # faiss raises RuntimeError, write_atomic StoreError
+        note(f"{path} cannot be written; the index is used from memory, and built again the next time")
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -197,11 +210,11 @@ def _read_index(path: Path, shape: tuple[int, ...]) -> Any:
     except PermissionError as error:
         raise ConfigError(f"cannot read {path} (permission denied); check its permissions") from error
     except RuntimeError as error:
-        raise ConfigError(f"{path} is no FAISS index; delete it, and it is made again") from error
+        raise ConfigError(f"{path} is no FAISS index; delete it, and it is built again") from error
     if (index.ntotal, index.d) != shape:
         raise ConfigError(
-            f"{path} has {index.ntotal} vectors of width {index.d}, the run's model {shape[0]} of width {shape[1]}, "
-            "though index.json says it was made from them; delete both, and they are made again"
+            f"{path} has {index.ntotal} vectors of width {index.d}, but the run's model has {shape[0]} of width "
+            f"{shape[1]}; delete it and index.json, and both are made again"
         )
     return index
 

@@ -30,7 +30,7 @@ from pipelines.ranking.full_ranking import Evaluation, evaluate
 from pipelines.recipe.recipe import Recipe, difference, dump_yaml, load_recipe, recipe_to_dict
 from pipelines.runs.costs import files_read, run_costs
 from pipelines.runs.inputs import build, open_features, read_inputs
-from pipelines.runs.kept_data import keep
+from pipelines.runs.kept_data import ITEM_ROWS, USER_ROWS, keep, write_row_ids
 from pipelines.runs.memory import peaks, start_peaks
 from pipelines.runs.processes import processes, refuse_recipe, share_model
 from pipelines.runs.record import begin_record, finish_record
@@ -43,7 +43,8 @@ from pipelines.towers.open_towers import Media
 from pipelines.training.checkpoint import CHECKPOINT, remove_partial
 from pipelines.training.fit import fit
 
-DERIVED = ("index.faiss", "index.json", "ranks.npy", "rank_ties.npy", "rank_offsets.npy", "lists.npy", "log.jsonl")
+RANKS = ("ranks.npy", "rank_ties.npy", "rank_offsets.npy", "lists.npy")
+DERIVED = ("index.faiss", "index.json", *RANKS, USER_ROWS, ITEM_ROWS, "log.jsonl")
 
 
 def run_recipe(
@@ -110,7 +111,7 @@ def run_recipe(
     if ranks.first:
         log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in fitted.history)
         write_atomic(folder / "log.jsonl", log)
-        metrics["files"] = save_ranks(folder, result)
+        metrics["files"] = save_ranks(folder, result) | write_row_ids(folder, split)
         costs = run_costs(fitted, model, files_read(recipe, files, towers.towers), peaks(place, own_peak))
         finish_record(folder, fitted, model, place, costs, ranks.world)
         write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))

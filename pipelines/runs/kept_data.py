@@ -1,12 +1,21 @@
-"""What a run keeps of its data, to be of use from any folder and after new interactions: ids and training edges.
+"""What a run keeps of its data: raw ids and training edges.
 
-`users.json` and `items.json` name the rows of every table, index and list of the run; `training.npy` holds the (2, E)
-training edges as dense numbers, from which models of graphs and of popularity are built again.
+With them a run can be used from any folder, and after new interactions have come.
+
+- `users.json` and `items.json`: JSON lists of the ids that the model was trained on. Position n belongs to number n.
+- `training.npy`: the (2, E) training edges as such numbers. Models of graphs and of popularity are built from them.
+- `users.txt` and `items.txt`: the ids behind the rows of the arrays that are made from the run, one id per line.
+  Line r of `users.txt` (from 0) is the test user of row r of `lists.npy`, and of `ranks.npy` where each user has one
+  target. Line n of `items.txt` is item n in `lists.npy` and row n of `index.faiss`. They are UTF-8 with line feeds.
+  Inside an id, a backslash, a line feed and a carriage return are written as `\\\\`, `\\n` and `\\r`. metrics.json and
+  index.json hold the sha256 of these files, as they do for what the files describe.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,6 +31,8 @@ from pipelines.recipe.recipe import Recipe
 from pipelines.runs.run_files import read_array, read_object, read_text
 
 USERS, ITEMS, EDGES = "users.json", "items.json", "training.npy"
+USER_ROWS, ITEM_ROWS = "users.txt", "items.txt"
+ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r"})
 
 
 def keep(folder: Path, split: Split) -> None:
@@ -32,6 +43,33 @@ def keep(folder: Path, split: Split) -> None:
         np.save(folder / EDGES, split.train_edges)
     except OSError as error:
         raise StoreError(f"cannot write {folder / EDGES} ({error}); {write_advice(error)}") from error
+
+
+def write_row_ids(folder: Path, split: Split) -> dict[str, str]:
+    """Write users.txt and items.txt beside a run's ranks and lists.
+
+    Returns:
+        File name -> sha256, for metrics.json.
+
+    Raises:
+        StoreError: a file cannot be written.
+    """
+    users = [split.users.ids[user] for user in split.test.users.tolist()]
+    texts = {USER_ROWS: id_lines(users), ITEM_ROWS: id_lines(split.items.ids)}
+    for name, text in texts.items():
+        write_atomic(folder / name, text)
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+
+
+def id_lines(ids: Sequence[str]) -> str:
+    r"""Return ids one per line, escaped so that each stays on its line.
+
+    >>> id_lines(["u1", "two\nlines"])
+    'u1\ntwo\\nlines\n'
+    """
+    text = "".join(f"{one.translate(ESCAPES)}\n" for one in ids)
+    # readers take a first byte-order mark for the encoding's, so an id that begins with one gets another in front
+    return f"\ufeff{text}" if text.startswith("\ufeff") else text
 
 
 def kept_split(folder: Path, dataset: Dataset) -> Split | None:

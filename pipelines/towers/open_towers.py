@@ -143,7 +143,7 @@ def _activations_of(name: str, items: ItemsConfig, files: Sequence[FeatureFile])
     """Return which file holds an encoder's activations; of several cuts, the one with the fewest blocks that hold T.
 
     Raises:
-        ConfigError: an unknown encoder, no such file, several that differ in more than their cut, or none with T blocks.
+        ConfigError: an unknown encoder, no such file, several that differ in more than the cut, or none with T blocks.
     """
     from extract.encoders.registry import get_encoder
 
