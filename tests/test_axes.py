@@ -199,7 +199,7 @@ def test_runs_older_than_the_ledger_have_no_costs(compared: Path, tmp_path: Path
     write_csv(tmp_path / "t.csv", Comparison([old], costs=True))
     assert "costs" not in (tmp_path / "t.csv").read_text()
     pytest.importorskip("matplotlib")
-    with pytest.raises(ConfigError, match=r"no row knows both HR@10 and what training cost"):
+    with pytest.raises(ConfigError, match=r"no row has both HR@10 and its training cost"):
         write_plot(tmp_path / "p.svg", Comparison([old]))
 
 

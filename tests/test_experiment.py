@@ -221,7 +221,7 @@ def test_a_changed_dataset_is_refused(data: Path, tmp_path: Path) -> None:
         handle.write("u00\t001\t99\n")
     for again in (lambda: open_run(tmp_path / "run"), lambda: run_recipe(recipe(data), tmp_path / "run")):
         with pytest.raises(
-            ConfigError, match=r"dataset 'small' changed since .*run was trained, so that .*; train it into another"
+            ConfigError, match=r"dataset 'small' changed since .*run was trained, and .*; train into another"
         ):
             again()
 

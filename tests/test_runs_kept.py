@@ -99,7 +99,7 @@ def test_a_test_is_not_falsified_by_new_interactions(tmp_path: Path, capsys: Cap
     run_recipe(made, tmp_path / "run")
     append(data, ("u01", "003", 99))
     assert cli("evaluate", tmp_path / "run") == 2
-    assert "so that a test would be another; train it into another folder" in capsys.readouterr().err
+    assert "and its test would change with it; train into another folder" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="changed since"):
         run_recipe(made, tmp_path / "run")
 

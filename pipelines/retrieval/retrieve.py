@@ -60,7 +60,7 @@ def build_index(vectors: Floats) -> Any:
 def search(index: Any, queries: Floats, hidden: Sequence[Sequence[int]], top: int) -> list[list[tuple[int, float]]]:
     """Return for each (D,) query its best `top` rows that are not hidden, as (row, score), best first.
 
-    Asks the index for `top` plus the most hidden rows and filters, so hidden rows never shorten a list.
+    The index is asked for `top` rows plus as many as are hidden from any query, so hidden rows never shorten a list.
     """
     depth = min(top + max((len(set(rows)) for rows in hidden), default=0), index.ntotal)
     scores, rows = index.search(np.ascontiguousarray(queries, dtype=np.float32), depth)
@@ -73,7 +73,7 @@ def search(index: Any, queries: Floats, hidden: Sequence[Sequence[int]], top: in
 
 
 def recommend(run: Run, user: str, top: int) -> list[Hit]:
-    """Return the best items for a user after everything the dataset knows of that user, seen items hidden."""
+    """Return the best items for a user, given the user's whole history in the dataset; seen items are hidden."""
     _check_top(top)
     split = run.data.split
     number = _number(run, user)
@@ -87,17 +87,17 @@ def recommend(run: Run, user: str, top: int) -> list[Hit]:
     )
     with torch.inference_mode():
         query = run.model.user_vectors(batch).cpu().numpy()
-    had = run.data.dataset.interactions.filter(pl.col("user") == user)["item"]  # also those before `keep_last`
+    had = run.data.dataset.interactions.filter(pl.col("user") == user)["item"]  # including those before `keep_last`
     hits = search(index, query, [split.items.known(had)], top)[0]
     titles = run.data.dataset.titles
     return [Hit(split.items.ids[row], score, titles.get(split.items.ids[row], "")) for row, score in hits]
 
 
 def _number(run: Run, user: str) -> int:
-    """Return a user's number; 0 for one the model was not trained on, where it looks at histories alone.
+    """Return a user's number; 0 for a user it was not trained on, if the model looks at histories alone.
 
     Raises:
-        ConfigError: nobody of that id, or one the model cannot know.
+        ConfigError: there is no such user, or the model cannot know this one.
     """
     users, rows = run.data.split.users, run.data.dataset.interactions.filter(pl.col("user") == user)
     if users.known([user]):
@@ -116,7 +116,7 @@ def _number(run: Run, user: str) -> int:
 
 
 def _known_history(run: Run, user: str) -> list[int]:
-    """Return what is kept of a user; ConfigError where the model reads histories and knows none of it."""
+    """Return a user's history; ConfigError if the model reads histories and knows none of its items."""
     found = _history(run, user)
     if not found and run.model.reads_history:
         raise ConfigError(f"the model knows none of the items that user {user!r} has had; train again with them")
@@ -203,9 +203,9 @@ def _keep(index: Any, ids: str, path: Path, made_from: Mapping[str, str]) -> Non
 
 
 def _read_index(path: Path, shape: tuple[int, ...]) -> Any:
-    """Return the index of a file; ConfigError where it cannot be read or is not one of (I, D) vectors."""
+    """Return the index of a file; ConfigError if it cannot be read or does not hold (I, D) vectors."""
     try:
-        path.open("rb").close()  # faiss says the same of what is damaged and of what one may not read
+        path.open("rb").close()  # faiss does not tell a damaged file from one that may not be read
         index = faiss.read_index(str(path))
     except PermissionError as error:
         raise ConfigError(f"cannot read {path} (permission denied); check its permissions") from error
@@ -237,7 +237,7 @@ def similar(file: FeatureFile, item: str, top: int) -> list[Hit]:
 
 
 def _why(file: FeatureFile, item: str, done: Sequence[str]) -> str:
-    """Return the tail of the error about an item without vector: its state, or the nearest id."""
+    """Return the end of the error about an item without a vector: its state, or the nearest id."""
     row = int(file.rows([item])[0])
     if row >= 0:
         state = State(file.columns.states[row]).name.lower()

@@ -36,7 +36,7 @@ ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r"})
 
 
 def keep(folder: Path, split: Split) -> None:
-    """Write what a run keeps of its split; StoreError where it cannot."""
+    """Write users.json, items.json and training.npy of a split; StoreError if one cannot be written."""
     for name, vocabulary in ((USERS, split.users), (ITEMS, split.items)):
         write_atomic(folder / name, json.dumps(vocabulary.ids, indent=0))
     try:
@@ -73,7 +73,7 @@ def id_lines(ids: Sequence[str]) -> str:
 
 
 def kept_split(folder: Path, dataset: Dataset) -> Split | None:
-    """Return the split that a run was trained on, without its windows and targets; None where it kept none.
+    """Return the split that a run was trained on, without its windows and targets; None if the run kept none.
 
     Raises:
         ConfigError: a file of the run is damaged.
@@ -111,14 +111,14 @@ def _vocabulary(path: Path, what: str) -> Vocabulary:
 
 
 def placed(recipe: Recipe, folder: Path, data: Path | None) -> Recipe:
-    """Return a run's recipe with paths that lead somewhere from here.
+    """Return a run's recipe with paths that exist as seen from the current folder.
+
+    A relative path that leads nowhere is replaced by where it led when the run was trained.
 
     Args:
-        recipe: as it was run.
+        recipe: the recipe as it was run.
         folder: the run folder.
         data: the dataset folder to use instead of the recipe's.
-
-    A relative path that leads nowhere from here is replaced by where it led when the run was trained.
     """
     there, files = _recorded(folder / "record.json")
     if data is not None:
@@ -133,7 +133,7 @@ def placed(recipe: Recipe, folder: Path, data: Path | None) -> Recipe:
 
 
 def _recorded(path: Path) -> tuple[Path | None, dict[int, str]]:
-    """Return where a run's dataset was, and its feature files by their place in the recipe; nothing where not told."""
+    """Return where a run's dataset was, and its feature files by place in the recipe; None and {} if not recorded."""
     record = read_object(path) if path.is_file() else {}
     dataset, features = record.get("dataset"), record.get("features")
     folder = dataset.get("folder") if isinstance(dataset, dict) else None

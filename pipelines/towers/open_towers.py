@@ -1,4 +1,4 @@
-"""Encoders that train inside a recommender: loaded, cut, and joined with what they read.
+"""Loads the encoders that train inside a recommender, cuts them, and joins them with what they read.
 
 Letters: T blocks that train, S tokens, F features, W width of an encoder's vectors.
 """
@@ -25,21 +25,21 @@ from pipelines.data.split import Split
 from pipelines.recipe.recipe import Recipe
 from pipelines.towers.activations import MappedActivations
 
-SEEN = ("inputs", "tokenizer", "arch", "pooling")  # of an encoder's recipe: what it sees, and how
-OF_A_CUT = ("top_blocks", "tokens")  # what may differ between files of one encoder that stand for each other
-AT_ONCE = 256  # items whose lengths are measured together
+SEEN = ("inputs", "tokenizer", "arch", "pooling")  # entries of an encoder's recipe: what it sees, and how
+OF_A_CUT = ("top_blocks", "tokens")  # entries in which interchangeable files of one encoder may differ
+AT_ONCE = 256  # items whose tokens are counted at a time
 
 
 class MediaSource(Source, Protocol):
-    """Media of a dataset's items, decoded and preprocessed as one encoder takes them: its input by dense index.
+    """The media of a dataset's items, decoded and preprocessed for one encoder, by dense index.
 
     `read` returns pixels (n, T, 3, H, W) or (n, 3, H, W) float32, or Tokens. The same items give the same numbers
-    every time: augmentation would make cached activations of kind 'top' another experiment.
+    every time: with augmentation, this would be another experiment than kind 'top' over cached activations.
     """
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of what was decoded, and how; a run is not opened again with another one."""
+        """Return a hash of what was decoded, and how; a run does not open with another one."""
 
 
 Media = Callable[["Encoder"], MediaSource]
@@ -50,9 +50,9 @@ class Towers:
     """The encoders of a recipe that train."""
 
     towers: Mapping[str, Tower] = field(default_factory=dict)
-    """By the encoder's name."""
+    """The loaded encoders with what they read, by name."""
     facts: Sequence[Mapping[str, Any]] = ()
-    """Of each, plain data for the record: encoder, weights, blocks that train, what it reads."""
+    """Plain data for the record, one entry per encoder: its name, weights, blocks that train, and what it reads."""
 
 
 def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], media: Media) -> Towers:
@@ -60,9 +60,9 @@ def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], medi
 
     Args:
         recipe: its `items` name encoders, weights and T.
-        split: whose items are encoded.
+        split: the split whose items are encoded.
         files: the recipe's feature files, in its order; kind 'top' reads those with activations.
-        media: what an encoder of kind 'e2e' reads.
+        media: opens what an encoder of kind 'e2e' reads.
 
     Raises:
         ConfigError: an encoder without activations, or with those of other weights or of fewer blocks than T; an
@@ -109,7 +109,7 @@ def _end_to_end(name: str, recipe: Recipe, split: Split, media: Media) -> tuple[
 
 
 class _AsStored(nn.Module):
-    """Puts activations in memory as a file gives them: in another order convolutions round otherwise than in 'top'."""
+    """Puts activations in the memory order of a file: in another, convolutions round differently than in 'top'."""
 
     def forward(self, activations: Tensor) -> Tensor:
         return activations.contiguous()
@@ -125,11 +125,11 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
     prefix, module = split_encoder(encoder, kept, tokens=made.get("tokens"))
     if prefix.shape != file.shape[1:]:
         raise ConfigError(
-            f"{file.path} holds activations of shape {file.shape[1:]} per item, where {name!r} now gives "
+            f"{file.path} holds activations of shape {file.shape[1:]} per item, but {name!r} now gives "
             f"{prefix.shape}; extract them again"
         )
     trained = module
-    if kept != items.top_blocks:  # the blocks between run frozen
+    if kept != items.top_blocks:  # the blocks in between stay frozen
         _, trained = split_encoder(encoder, items.top_blocks, tokens=made.get("tokens"))
     activations = MappedActivations(file, split.items.ids, absent=recipe.features[place].absent)
     lengths = _lengths(prefix, activations, len(split.items))
@@ -177,19 +177,19 @@ def _activations_of(name: str, items: ItemsConfig, files: Sequence[FeatureFile])
 
 
 def _refuse_frames(items: ItemsConfig, file: FeatureFile) -> None:
-    """Raise ConfigError where other frames are asked for than a file of activations was made of."""
+    """Raise ConfigError if `items` asks for other frames than a file of activations was made from."""
     from extract.media.frames import parse_frame_policy
 
     made = file.provenance.recipe.get("frames")
     if items.frames is not None and made is not None and str(parse_frame_policy(items.frames)) != made:
         raise ConfigError(
-            f"items.frames is {items.frames!r}, but {file.path} was made of frames {made}; extract it again with "
+            f"items.frames is {items.frames!r}, but {file.path} was made from frames {made}; extract it again with "
             f"--frames {items.frames}, or leave items.frames out"
         )
 
 
 def _encoder_of(name: str, file: FeatureFile, items: ItemsConfig) -> Encoder:
-    """Return the encoder that made a file; ConfigError where the weights that `items` name are others."""
+    """Return the encoder that made a file; ConfigError if `items` names other weights, or the encoder has changed."""
     made, weights = file.provenance.recipe, items.weights
     if (made["weights"] == "random") != (weights == "random"):
         kind = "random" if made["weights"] == "random" else "pretrained (or their path)"
@@ -215,7 +215,7 @@ def _encoder_of(name: str, file: FeatureFile, items: ItemsConfig) -> Encoder:
 
 
 def load_encoder(name: str, weights: str, seed: int, frames: str | None = None, faults: Sequence[str] = ()) -> Encoder:
-    """Build an encoder; ConfigError for an unknown name, weights that cannot be had, or a library that is absent."""
+    """Build an encoder; ConfigError for an unknown name, weights that cannot be had, or a missing library."""
     try:
         from extract.encoders.faults import with_faults
         from extract.encoders.registry import get_encoder
@@ -250,7 +250,7 @@ def _facts(encoder: Encoder, items: ItemsConfig) -> dict[str, Any]:
 
 
 def _lengths(prefix: Prefix, source: Source, n_items: int) -> Lengths | None:
-    """Return the lengths of titles; None for pixels, and where an encoder sees as many tokens of every title."""
+    """Return what counts the tokens of titles; None for pixels, and where all titles give the same number of tokens."""
     from extract.encoders.cutting import Padded
 
     packing = prefix.packing
@@ -260,10 +260,10 @@ def _lengths(prefix: Prefix, source: Source, n_items: int) -> Lengths | None:
 
 
 class Lengths:
-    """The tokens of items' titles: counted when first asked for, then remembered."""
+    """How many tokens each item's title has: counted when first asked for, then remembered."""
 
     def __init__(self, source: Source, n_items: int, count: Callable[[Any], Tensor]) -> None:
-        """Take what counts the tokens (n,), each at least 1, in what `source` gives."""
+        """Take `count`, which returns how many tokens (n,), at least 1 each, are in what `source` reads."""
         self._source, self._count = source, count
         self._known = torch.zeros(n_items, dtype=torch.int64)
 
@@ -278,10 +278,10 @@ class Lengths:
 
 
 class CutTitles:
-    """Activations of titles, read as far as the longest that is asked for goes: the rest is padding."""
+    """Activations of titles, read up to the longest title of each call: the rest is padding."""
 
     def __init__(self, activations: MappedActivations, lengths: Lengths) -> None:
-        """Take the activations, and the tokens of each item in them."""
+        """Take the activations, and how many tokens each item has."""
         self.file = activations.file
         self._activations, self._lengths = activations, lengths
 
@@ -290,7 +290,7 @@ class CutTitles:
         return self._activations.read(items, int(self._lengths(items).max()))
 
     def expect(self, items: Tensor) -> None:
-        """Read items (n,) int64 ahead where they do not lie in memory."""
+        """Start to read items (n,) int64 ahead, unless all rows are in memory."""
         self._activations.expect(items)
 
 
@@ -298,11 +298,11 @@ def set_up(trained: Sequence[nn.Module], items: ItemsConfig, *, titles: bool) ->
     """Set up modules before they train.
 
     Args:
-        trained: those that train; modules outside of them are left alone.
-        items: says whether their dropout and drop-path act.
-        titles: whether their inputs are titles, padded to like lengths. On a machine without a GPU their attention then
-            goes by plain matrix products, which train faster in bfloat16 than the fused kernel; in float32 neither
-            leads throughout.
+        trained: the modules that train; others are left alone.
+        items: says whether dropout and drop-path are active.
+        titles: whether their inputs are titles, padded to similar lengths. On a machine without a GPU, attention is
+            then computed by plain matrix products, which train faster in bfloat16 than the fused kernel. In float32
+            neither is always faster.
     """
     parts = [module for part in trained for module in part.modules()]
     if not items.encoder_dropout:
@@ -316,12 +316,12 @@ def _without_dropout(parts: Sequence[nn.Module]) -> None:
     for module in parts:
         if isinstance(module, nn.Dropout) or type(module).__name__ == "StochasticDepth":  # torchvision's drop-path
             module.p = 0.0
-        elif isinstance(getattr(module, "drop_prob", None), float):  # that of others
+        elif isinstance(getattr(module, "drop_prob", None), float):  # drop-path of other libraries
             module.drop_prob = 0.0
 
 
 def _plain_attention(parts: Sequence[nn.Module]) -> None:
-    """Give all parts one configuration of their own; frozen blocks keep theirs, by which files were made."""
+    """Let parts compute attention plainly, by a copy of their configuration; frozen blocks keep the one files had."""
     own: dict[int, Any] = {}
     module: Any
     for module in parts:
