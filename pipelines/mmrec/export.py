@@ -69,9 +69,9 @@ class MMRecReport:
     rows: tuple[int, int, int]
     """Numbers of train, valid and test interactions."""
     slots: Mapping[str, str]
-    """'image' and 'text' -> what the slot holds, in words."""
+    """What each slot holds, in words; the keys are 'image' and 'text'."""
     filled: tuple[tuple[str, str, str], ...]
-    """(slot, item id, why) for every item that got the mean vector."""
+    """Items that got the mean vector, as (slot, item id, why)."""
     left_out_items: int
     """Number of items without any interaction: MMRec cannot rank them."""
     repeated_pairs: int
