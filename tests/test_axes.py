@@ -124,7 +124,7 @@ def test_axes_are_not_for_groups_nor_runs(source: Path, compared: Path, tmp_path
 
 def test_activations_that_are_too_shallow_are_told_before_anything_is_trained(source: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"top_blocks is all, but .*cut\.h5 holds what stands below the last 2 blocks"
+        ConfigError, match=r"top_blocks is all, but .*cut\.h5 is cut below the last 2 of the 2 blocks of 'bert-tiny'"
     ):
         verb.run(verb.Compare((source,), axes=("items.kind=id,top", "items.top_blocks=1,all"), out=tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
@@ -200,7 +200,7 @@ def test_runs_older_than_the_ledger_have_no_costs(compared: Path, tmp_path: Path
     write_csv(tmp_path / "t.csv", Comparison([old], costs=True))
     assert "costs" not in (tmp_path / "t.csv").read_text()
     pytest.importorskip("matplotlib")
-    with pytest.raises(ConfigError, match=r"no row knows both HR@10 and what training cost"):
+    with pytest.raises(ConfigError, match=r"no row has both HR@10 and its training cost"):
         write_plot(tmp_path / "p.svg", Comparison([old]))
 
 

@@ -47,7 +47,7 @@ def test_a_run_folder(data: Path, vectors: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     metrics = run_recipe(made, run)
     names = {"config.yaml", "metrics.json", "record.json", "ranks.npy", "log.jsonl", "checkpoint.pt"}
-    names |= {"users.json", "items.json", "training.npy"}
+    names |= {"users.json", "items.json", "training.npy", "users.txt", "items.txt"}
     assert {path.name for path in run.iterdir()} == names
     assert load_recipe(run / "config.yaml") == made
     assert read_json(run / "metrics.json") == metrics
@@ -221,7 +221,7 @@ def test_a_changed_dataset_is_refused(data: Path, tmp_path: Path) -> None:
         handle.write("u00\t001\t99\n")
     for again in (lambda: open_run(tmp_path / "run"), lambda: run_recipe(recipe(data), tmp_path / "run")):
         with pytest.raises(
-            ConfigError, match=r"dataset 'small' changed since .*run was trained, so that .*; train it into another"
+            ConfigError, match=r"dataset 'small' changed since .*run was trained, and .*; train into another"
         ):
             again()
 

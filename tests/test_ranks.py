@@ -214,7 +214,7 @@ def test_torchrun_trains_a_recipe(kind: str, tmp_path: Path) -> None:
     ("verb", "message"),
     [
         ("train", "unknown key 'train.epoch'"),
-        ("evaluate", "torchrun starts several processes, which only `train` shares its work among"),
+        ("evaluate", "torchrun starts several processes, but only `train` shares its work among them"),
     ],
 )
 def test_torchrun_says_once_what_is_wrong(verb: str, message: str, tmp_path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Several recipes or groups of them, several seeds, or runs that are finished, in one table.
+"""Compares several recipes or groups of them, several seeds, or finished runs in one table.
 
-What it shows is in pipelines/comparing/comparison.py, what a group is in pipelines/recipe/collections.py.
+pipelines/comparing/comparison.py says what the table shows, pipelines/recipe/collections.py what a group is.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(
-            f"{names.count(twice)} recipes are named {twice!r}; rows and run folders need names of their own"
+            f"{names.count(twice)} recipes are named {twice!r}; give each its own name, for its row and run folders"
         )
     data = _read_all(recipes)
     _refuse_starts(recipes, seeds, out)
@@ -54,7 +54,7 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
 
 
 def _read_all(recipes: Sequence[Recipe]) -> dict[DataConfig, Data]:
-    """Return the data of all recipes; before hours of training, not after, name everything that is not there.
+    """Return the data of all recipes; check their features, so that errors come before hours of training.
 
     Raises:
         ConfigError: feature files that are not there, of other items or too shallow; data with nothing to train on.
@@ -79,7 +79,7 @@ def _read_all(recipes: Sequence[Recipe]) -> dict[DataConfig, Data]:
 
 
 def _refuse_starts(recipes: Sequence[Recipe], seeds: int, out: Path) -> None:
-    """Raise ConfigError for a run that cannot be started from, or is neither finished nor made before by these rows."""
+    """Raise ConfigError if a row starts from a run that does not fit, or that is not there by the time it is needed."""
     before: dict[Path, Recipe] = {}
     for recipe in recipes:
         folders = [(replace(recipe, seed=seed), out / f"{recipe.name}-seed{seed}") for seed in range(seeds)]
@@ -91,7 +91,7 @@ def _refuse_starts(recipes: Sequence[Recipe], seeds: int, out: Path) -> None:
 
 
 def finished_rows(folders: Sequence[Path]) -> list[Row]:
-    """Return finished runs as rows: those that differ in nothing but the seed share one.
+    """Return finished runs as rows; runs that differ only in the seed share a row.
 
     Raises:
         ConfigError: a folder that is no finished run, or one run or seed given twice.
@@ -121,13 +121,13 @@ def finished_rows(folders: Sequence[Path]) -> list[Row]:
 
 
 def _metrics(folders: Sequence[Path]) -> tuple[dict[str, Any], ...]:
-    """Return the metrics of runs of one recipe; ConfigError where their data were not the same."""
+    """Return the metrics of runs of one recipe; ConfigError if they were tested on different data."""
     found = [read_metrics(folder) for folder in folders]
     for folder, metrics in zip(folders, found, strict=True):
         if metrics.get("tested_on") != found[0].get("tested_on"):
             raise ConfigError(
-                f"{folders[0]} and {folder} are runs of one recipe with other seeds, but were tested on other data; "
-                "compare them apart"
+                f"{folders[0]} and {folder} are runs of one recipe with different seeds, but were tested on different "
+                "data; compare them separately"
             )
     return tuple(found)
 
@@ -147,7 +147,7 @@ def run_tests(rows: Sequence[Row], baseline: str | None = None, test: Test = "t"
     same = [row for row in rows if tested_on(row) == tested_on(base)]
     if len(same) < 2 or tested_on(base)[0] is None:
         return None
-    # beside the first two, the one by which the baseline's best epoch was chosen
+    # the first two, and the one that chose the baseline's best epoch
     shown = [metric for group, metric in columns(rows) if group == "all"][:2]
     metrics = list(dict.fromkeys([*shown, base.recipe.train.monitor]))
     runs = [row.folders for row in same]

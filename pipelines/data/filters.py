@@ -67,6 +67,13 @@ def without_short_users(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame
     return table.join(short.select("user"), on="user", how="anti", maintain_order="left")
 
 
+def newest(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
+    """Return the last `keep_last` interactions of each user (in time order per user); all of them where it is None."""
+    if config.keep_last is None:
+        return table
+    return table.group_by("user", maintain_order=True).tail(config.keep_last)
+
+
 def candidates(
     dataset: Dataset, frequent: pl.DataFrame, tail: pl.DataFrame, config: DataConfig, catalog_ids: Iterable[str]
 ) -> list[str]:

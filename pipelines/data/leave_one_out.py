@@ -15,7 +15,7 @@ from features.errors import ConfigError
 from features.provenance import canonical_json
 from pipelines.data.data_config import DataConfig
 from pipelines.data.dataset import Dataset
-from pipelines.data.filters import candidates, frequent_items, without_repeats, without_short_users
+from pipelines.data.filters import candidates, frequent_items, newest, without_repeats, without_short_users
 from pipelines.data.split import EvalPart, Ints, Sequences, Split, encode, histories, windows
 from pipelines.data.vocabulary import Vocabulary
 
@@ -29,7 +29,7 @@ def leave_one_out(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[st
     # sort users as the vocabulary does, by text: MMRec's rows are in the order of numbers, with 10 after 9
     frequent = frequent_items(without_repeats(dataset.interactions, config).sort("user", maintain_order=True), config)
     kept = without_short_users(frequent, config)
-    tail = kept if config.keep_last is None else kept.group_by("user", maintain_order=True).tail(config.keep_last)
+    tail = newest(kept, config)
     users = Vocabulary(tuple(tail["user"].unique().sort().to_list()), "user")
     items = Vocabulary(tuple(candidates(dataset, frequent, tail, config, catalog_ids)), "item")
     sizes = tail.group_by("user", maintain_order=True).len()["len"].to_numpy().astype(np.int64)

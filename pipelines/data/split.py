@@ -171,4 +171,6 @@ def _slots(flat: Ints, start: Ints, last: Ints, width: int) -> tuple[Ints, Bools
     """Return each row's last `width` items from `start` to `last`, padded on the left with 0, and the mask."""
     position = last[:, None] - np.arange(width - 1, -1, -1)
     mask = position >= start[:, None]
+    if not len(flat):
+        return np.zeros_like(position), mask
     return np.where(mask, flat[np.maximum(position, 0)], 0), mask

@@ -1,7 +1,7 @@
-"""Search for hyper-parameters of one recipe by Optuna (Akiba et al., KDD 2019), judged on the validation part alone.
+"""Searches one recipe's hyper-parameters with Optuna (Akiba et al., KDD 2019), judged by the validation part alone.
 
-Every trial is a run folder like any other, so a search that stopped goes on where it was, and a trial that was finished
-before is not trained again. Test metrics are looked at for the best trial only, after it has been chosen.
+Every trial is an ordinary run folder. A search that was stopped therefore goes on where it was, and a finished trial is
+not trained again. Test metrics are shown only for the best trial, after it has been chosen.
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ class Trial:
     """One setting that was tried."""
 
     settings: Mapping[str, Any]
-    """Dotted key -> value."""
+    """The values that were tried: dotted key -> value."""
     run: Path
-    """Its run folder."""
+    """The trial's run folder."""
     value: float | None
-    """The validation metric `train.monitor`; None where training failed."""
+    """The validation metric `train.monitor`; None if training failed."""
     error: str = ""
-    """Why it failed; '' where it did not."""
+    """Why training failed; '' if it did not."""
 
 
 def search(
@@ -57,14 +57,14 @@ def search(
 
     Args:
         recipe: the recipe file.
-        overrides: `key.path=value`, for all trials.
+        overrides: `key.path=value` settings of all trials.
         space: dotted key -> values to choose from.
-        trials: how many different settings; fewer where the space has fewer.
-        out: folder of the run folders and of trials.json.
-        sampler: 'tpe' learns from the trials before, 'random' does not, 'grid' goes through the space in order.
-        seed: of the sampler; the recipe's own seed is the recipe's.
+        trials: how many different settings to try; fewer if the space has fewer.
+        out: the folder for the run folders and trials.json.
+        sampler: 'tpe' learns from earlier trials, 'random' does not, 'grid' goes through the space in order.
+        seed: the sampler's seed; training uses the recipe's.
         device: see `run_recipe`.
-        report: gets a line per trial.
+        report: called with a line per trial.
 
     Raises:
         ConfigError: no trials, an unknown sampler, a seed it cannot take, keys the recipe does not know, or every
@@ -74,7 +74,7 @@ def search(
         raise ConfigError(f"--trials is {trials}; a search needs at least 1")
     if not 0 <= seed <= MOST_SEED:
         raise ConfigError(f"--seed is {seed}; it must be from 0 to 2**32 - 1")
-    base = load_recipe(recipe, overrides)  # also refuses what no trial could run
+    base = load_recipe(recipe, overrides)  # also refuses a recipe that no trial could run
     done: list[Trial] = []
     cache: dict[Any, Any] = {}
     proposals = _proposals(space, sampler, seed, done)
@@ -113,7 +113,7 @@ def _proposals(space: Space, sampler: Sampler, seed: int, done: Sequence[Trial])
         yield from (dict(zip(names, values, strict=True)) for values in itertools.product(*space.values()))
         return
     optuna = _optuna()
-    # places in the lists, not values: every value of a recipe may then be a choice
+    # Optuna chooses places in the lists, so that values of any type can be choices
     choices = {name: optuna.distributions.CategoricalDistribution(range(len(space[name]))) for name in names}
     kinds = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     study = optuna.create_study(direction="maximize", sampler=kinds[sampler](seed=seed))
