@@ -6,6 +6,7 @@ is no inheritance between files and no environment variable. YAML 1.2, so `1e-4`
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import re
@@ -155,7 +156,12 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _scaled(raw: dict[str, Any], overrides: Sequence[str], path: Path) -> dict[str, Any]:
+def recipe_from_data(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Build a recipe from what a recipe file would hold, `small` included, and apply `key.path=value` overrides."""
+    return build_recipe(_scaled(copy.deepcopy(dict(raw)), overrides))
+
+
+def _scaled(raw: dict[str, Any], overrides: Sequence[str], path: Path | None = None) -> dict[str, Any]:
     """Return a recipe's plain data with the overrides, under `scale: small` also with those it lists under `small`."""
     small = raw.pop("small", None)
     resolved = small is None and raw.get("scale") == "small"  # a run's config.yaml, which holds it already
@@ -164,7 +170,8 @@ def _scaled(raw: dict[str, Any], overrides: Sequence[str], path: Path) -> dict[s
     if raw.get("scale") != "small" or resolved:
         return raw
     if not isinstance(small, dict):
-        raise ConfigError(f"recipe {path} has no section `small`, so there is no scale=small; override single keys")
+        which = f"recipe {path}" if path else "the recipe"
+        raise ConfigError(f"{which} has no section `small`, so there is no scale=small; override single keys")
     for key, value in small.items():
         _override(raw, f"{key}={json.dumps(value)}")
     for override in overrides:  # what is asked for on the command line has the last word
