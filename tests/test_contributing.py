@@ -56,7 +56,7 @@ def copy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     edit(detection, "\nREADERS: tuple[Reader, ...] = (", "\nREADERS: tuple[Reader, ...] = (HISTORIES, ")
     entries = (folder / ENTRIES).read_text(encoding="utf-8").rstrip()
     assert entries.endswith("\n)")  # TINY comes last
-    (folder / ENTRIES).write_text(f"{entries.removesuffix(')')}{BLOCKS[ENTRIES]})\n", encoding="utf-8")
+    (folder / ENTRIES).write_text(f"{entries.removesuffix(')')}{BLOCKS[ENTRIES].rstrip()},\n)\n", encoding="utf-8")
     edit(folder / place(folder, EXAM), "\nBLOCKS = {\n", f"\nBLOCKS = {{\n{BLOCKS[EXAM]}")
     return folder
 
