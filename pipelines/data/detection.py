@@ -6,13 +6,15 @@ from pathlib import Path
 
 from features.errors import ConfigError
 from features.paths import no_folder
-from pipelines.data.dataset import Dataset
+from pipelines.data.dataset import Dataset, Reader
 from pipelines.data.readers.iisan import IISAN
 from pipelines.data.readers.microlens import MICROLENS
 from pipelines.data.readers.mmrec import MMREC
 from pipelines.data.readers.plain import MEDIA, PLAIN
 from pipelines.data.readers.recbole import RECBOLE
 from pipelines.data.tables import TABLES, Columns
+
+READERS: tuple[Reader, ...] = (MICROLENS, IISAN, MMREC, RECBOLE, PLAIN)
 
 
 def read_dataset(folder: Path, columns: Columns | None = None) -> Dataset:
@@ -27,7 +29,7 @@ def read_dataset(folder: Path, columns: Columns | None = None) -> Dataset:
     """
     if not folder.is_dir():
         raise ConfigError(f"dataset folder {folder} {no_folder(folder, 'check --data (or data.folder in the recipe)')}")
-    found = [(reader, what) for reader in (MICROLENS, IISAN, MMREC, RECBOLE, PLAIN) if (what := reader.detect(folder))]
+    found = [(reader, what) for reader in READERS if (what := reader.detect(folder))]
     # every layout may hold videos/ and covers/, so they decide only where nothing else does
     if not found and (what := MEDIA.detect(folder)):
         found = [(MEDIA, what)]

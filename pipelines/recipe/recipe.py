@@ -7,6 +7,7 @@ silently. There is no inheritance between files, and no environment variable mat
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import re
@@ -156,8 +157,13 @@ def read_mapping(path: Path) -> dict[str, Any]:
     return raw
 
 
-def _scaled(raw: dict[str, Any], overrides: Sequence[str], path: Path) -> dict[str, Any]:
-    """Return a recipe's plain data with the overrides and, if `scale` is 'small', with the keys under `small` set."""
+def recipe_from_data(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Build a recipe from what a recipe file would hold, `small` included, and apply `key.path=value` overrides."""
+    return build_recipe(_scaled(copy.deepcopy(dict(raw)), overrides))
+
+
+def _scaled(raw: dict[str, Any], overrides: Sequence[str], path: Path | None = None) -> dict[str, Any]:
+    """Return a recipe's plain data with the overrides, under `scale: small` also with those it lists under `small`."""
     small = raw.pop("small", None)
     resolved = small is None and raw.get("scale") == "small"  # a run's config.yaml, where the keys are set already
     for override in overrides:
@@ -165,7 +171,8 @@ def _scaled(raw: dict[str, Any], overrides: Sequence[str], path: Path) -> dict[s
     if raw.get("scale") != "small" or resolved:
         return raw
     if not isinstance(small, dict):
-        raise ConfigError(f"recipe {path} has no section `small`, which scale=small needs; override single keys")
+        which = f"recipe {path}" if path else "the recipe"
+        raise ConfigError(f"{which} has no section `small`, which scale=small needs; override single keys")
     for key, value in small.items():
         _override(raw, f"{key}={json.dumps(value)}")
     for override in overrides:  # once more: the command line goes over `small`
