@@ -3,20 +3,44 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
 
 from extract.encoders.encoder import Encoder, EncoderSpec
-from extract.encoders.inputs import Batch, PixelInput
+from extract.encoders.inputs import Batch, PixelInput, Tokens
 from extract.encoders.preprocess import preprocess
 from extract.encoders.registry import ENCODERS, get_encoder
 from tests.support.media import pictures
 
 TINY = [name for name in ENCODERS if "-tiny" in name]
 FULL = [name for name in ENCODERS if "-tiny" not in name]
+# one of each family and way to be cut; the others differ in depth and width
+FAMILIES = [
+    "videomae-base",
+    "slowfast-r50",
+    "slow-r50",
+    "r3d-r50",
+    "csn-r101",
+    "x3d-xs",
+    "mvit-b-16x4",
+    "r3d-r18",
+    "swin3d-t",
+    "resnet50",
+    "swin-t",
+    "vit-base",
+    "vit-mae-base",
+    "beit-base",
+    "clip-vit-b-32-image",
+    "clip-rn50-image",
+    "bert-base",
+    "minilm",
+    "clip-vit-b-32-text",
+]
 TITLES = ["a cat plays the piano", "football: the best goals of 2021", "cooking rice", "钢琴 cover 教程", "a"] * 2
 BLOCKS = {
     "videomae-base": 12,
@@ -58,6 +82,29 @@ BLOCKS = {
 
 def build(name: str, seed: int = 0) -> Encoder:
     return get_encoder(name).backend(get_encoder(name), "random", seed)
+
+
+def build_without_numbers(name: str) -> Encoder:
+    """Return an encoder on the `meta` device: its tensors have shapes and nothing else."""
+    if name.startswith("mvit"):  # pytorchvideo computes its widths with tensors
+        return build(name).to("meta")
+    with mock.patch("extract.encoders.encoder.state_sha256", return_value=""), torch.device("meta"):
+        return build(name)
+
+
+def build_for_few_frames(name: str) -> Encoder:
+    """Return an encoder for clips of 4 frames where it can take them: full-size ones cost seconds per frame."""
+    spec = get_encoder(name)
+    if spec.frames is not None and not name.startswith("mvit"):  # whose table of positions fixes the number
+        spec = replace(spec, frames=replace(spec.frames, count=4))
+    return spec.backend(spec, "random", 0)
+
+
+def shape_of_vectors(encoder: Encoder, inputs: Batch) -> tuple[int, ...]:
+    """Return the shape of what an encoder on the `meta` device makes of such a batch."""
+    there = Tokens(*(part.to("meta") for part in inputs)) if isinstance(inputs, Tokens) else inputs.to("meta")
+    with mock.patch.object(Tensor, "__bool__", return_value=False):  # libraries ask whether a mask hides nothing
+        return tuple(encode(encoder, there).shape)
 
 
 def pixels(spec: EncoderSpec, kind: int) -> Tensor:

@@ -15,30 +15,7 @@ from extract.encoders.inputs import Tokens
 from extract.encoders.parts import Cut, Words
 from extract.encoders.registry import ENCODERS
 from features.errors import ConfigError
-from tests.support.encoding import BLOCKS, TINY, batch, build, encode, save_bert
-
-# one of each way to be cut; the others differ in depth and width
-FULL = [
-    "videomae-base",
-    "slowfast-r50",
-    "slow-r50",
-    "r3d-r50",
-    "csn-r101",
-    "x3d-xs",
-    "mvit-b-16x4",
-    "r3d-r18",
-    "swin3d-t",
-    "resnet50",
-    "swin-t",
-    "vit-base",
-    "vit-mae-base",
-    "beit-base",
-    "clip-vit-b-32-image",
-    "clip-rn50-image",
-    "bert-base",
-    "minilm",
-    "clip-vit-b-32-text",
-]
+from tests.support.encoding import BLOCKS, FAMILIES, TINY, batch, build, build_for_few_frames, encode, save_bert
 
 DEEP = [pytest.param(name, marks=pytest.mark.slow) if BLOCKS[name] > 20 else name for name in TINY]
 pytestmark = pytest.mark.filterwarnings("ignore:'saved_variables' is deprecated:DeprecationWarning")  # pytorchvideo
@@ -63,12 +40,12 @@ def test_prefix_and_top_are_the_encoder_at_every_cut(name: str) -> None:
     pairs = [
         split_encoder(encoder, count) for count in cuts(name)
     ]  # before the encoder ever ran: a cut computes nothing
-    inputs = batch(encoder, 3)
+    inputs = batch(encoder, 2)
     packing = pairs[0][0].packing
     whole = encode(encoder, packing.padded(inputs) if isinstance(packing, Padded) else inputs)
     for prefix, top in pairs:
         activations = prefix(inputs)
-        assert activations.shape == (3, *prefix.shape)
+        assert activations.shape == (2, *prefix.shape)
         assert activations.dtype == torch.float32
         kept = activations.clone()
         with torch.inference_mode():
@@ -191,17 +168,23 @@ def test_faults_are_kept_by_both_halves(name: str) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", FULL)
-def test_full_size_encoders_are_cut(name: str) -> None:
-    encoder = build(name)
-    inputs = batch(encoder, 2)
+@pytest.mark.parametrize("name", FAMILIES)
+def test_full_size_encoders_compute_and_are_cut(name: str) -> None:
+    """One of each family; test_encoders.py has the shapes of the others, and of whole clips."""
+    encoder = build_for_few_frames(name)
+    assert len(encoder.blocks()) == BLOCKS[name]
+    assert sum(parameter.numel() for parameter in encoder.model.parameters()) == ENCODERS[name].parameters
+    inputs = batch(encoder, 1)
     if isinstance(inputs, Tensor):  # as the prefix puts them: in another order convolutions round otherwise
         inputs = inputs.movedim(-3, -1).contiguous().movedim(-1, -3)
+    vectors = encode(encoder, inputs)
+    assert vectors.shape == (1, ENCODERS[name].width)
+    assert torch.isfinite(vectors.half()).all()
     deepest = split_encoder(encoder, BLOCKS[name])[0].shape
     assert min(deepest) >= 1
     prefix, top = split_encoder(encoder, 2)
     activations = prefix(inputs)
-    assert activations.shape == (2, *prefix.shape)
+    assert activations.shape == (1, *prefix.shape)
     with torch.inference_mode():
         # titles are padded to a multiple of 16 below a cut: the softmax of attention is summed in another order
-        torch.testing.assert_close(top(activations), encode(encoder, inputs), atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(top(activations), vectors, atol=1e-5, rtol=1e-5)
