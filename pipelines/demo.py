@@ -14,8 +14,8 @@ from features.atomic import whole_folder
 from features.errors import ConfigError
 from features.store import FeatureFile
 from pipelines.comparing.compare import compare
-from pipelines.comparing.comparison import Comparison, Row
-from pipelines.comparing.output import print_comparison, write_markdown
+from pipelines.comparing.result_table import Comparison, Row
+from pipelines.comparing.table_files import print_comparison, write_markdown
 from pipelines.console import progress, say
 from pipelines.data.detection import read_dataset
 from pipelines.data.synthetic import CorpusSize, make_corpus

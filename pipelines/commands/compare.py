@@ -10,7 +10,7 @@ from features.errors import ConfigError
 from pipelines.commands.options import argument, option
 
 if TYPE_CHECKING:
-    from pipelines.comparing.comparison import Comparison
+    from pipelines.comparing.result_table import Comparison
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,9 @@ REQUEST = Compare
 def run(request: Compare) -> None:
     """Make the rows and show them; without sources, list the groups of recipes that come with freezeframe."""
     from pipelines.comparing import compare as comparing
-    from pipelines.comparing.comparison import Comparison
     from pipelines.comparing.cost_table import trains_an_encoder
     from pipelines.comparing.plot import check_plot
+    from pipelines.comparing.result_table import Comparison
     from pipelines.recipe.collections import Plan, plan, print_groups
 
     test = comparing.check_test(request.test)
@@ -93,8 +93,8 @@ def _run_folders(request: Compare) -> list[Path]:
 
 def _show(shown: Comparison, place: int, *, groups: bool) -> None:
     """Print the table; `place` is the baseline's row."""
-    from pipelines.comparing.comparison import by_popularity, columns, untested
-    from pipelines.comparing.output import print_comparison
+    from pipelines.comparing.result_table import by_popularity, columns, untested
+    from pipelines.comparing.table_files import print_comparison
     from pipelines.console import say, table
 
     print_comparison(shown)
@@ -109,8 +109,8 @@ def _show(shown: Comparison, place: int, *, groups: bool) -> None:
 
 def _write(shown: Comparison, request: Compare) -> None:
     """Write the files that were asked for."""
-    from pipelines.comparing.output import WRITERS
     from pipelines.comparing.plot import write_plot
+    from pipelines.comparing.table_files import WRITERS
     from pipelines.console import say
 
     for name, path in {"markdown": request.markdown, "csv": request.csv, "latex": request.latex}.items():

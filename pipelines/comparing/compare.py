@@ -1,6 +1,6 @@
 """Compares several recipes or groups of them, several seeds, or finished runs in one table.
 
-pipelines/comparing/comparison.py says what the table shows, pipelines/recipe/collections.py what a group is.
+pipelines/comparing/result_table.py says what the table shows, pipelines/recipe/collections.py what a group is.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, cast, get_args
 
 from features.errors import ConfigError, StoreError, nearest
-from pipelines.comparing.comparison import Row, Tests, columns, tested_on
+from pipelines.comparing.result_table import Row, Tests, columns, tested_on
 from pipelines.comparing.significance import Test, compare_with_baseline
 from pipelines.data.data_config import DataConfig
 from pipelines.data.load import Data, load_data

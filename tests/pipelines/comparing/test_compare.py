@@ -16,7 +16,7 @@ from scipy import stats
 from features.errors import ConfigError
 from pipelines.commands import compare as verb
 from pipelines.comparing.compare import compare, finished_rows, run_tests
-from pipelines.comparing.comparison import (
+from pipelines.comparing.result_table import (
     Row,
     by_popularity,
     comparison,
@@ -26,8 +26,8 @@ from pipelines.comparing.comparison import (
     summary,
     untested,
 )
-from pipelines.comparing.output import escape_latex, latex, markdown
 from pipelines.comparing.significance import load_ranks
+from pipelines.comparing.table_files import escape_latex, latex, markdown
 from pipelines.ranking.full_ranking import EvaluateConfig
 from pipelines.ranking.metrics import hit_rate
 from pipelines.recipe.recipe import PaperResult, Recipe, dump_yaml, recipe_to_dict

@@ -16,10 +16,10 @@ from features.errors import ConfigError
 from models.shared.representation import ItemsConfig, Kind
 from pipelines.commands import compare as verb
 from pipelines.comparing.compare import finished_rows
-from pipelines.comparing.comparison import Comparison, Row
 from pipelines.comparing.cost_table import cost_summary, cost_table, costs, frozen_row
-from pipelines.comparing.output import write_csv
 from pipelines.comparing.plot import MARKS, check_plot, short_names, write_plot
+from pipelines.comparing.result_table import Comparison, Row
+from pipelines.comparing.table_files import write_csv
 from pipelines.recipe.axes import READ_BY
 from pipelines.recipe.collections import plan
 from pipelines.recipe.recipe import dump_yaml

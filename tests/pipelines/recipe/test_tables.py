@@ -11,7 +11,7 @@ import pytest
 import run_pipeline
 from features.errors import ConfigError
 from pipelines.commands import compare as verb
-from pipelines.comparing.comparison import Row, notes
+from pipelines.comparing.result_table import Row, notes
 from pipelines.recipe.collections import Group, Member, load_group, plan
 from pipelines.recipe.recipe import dump_yaml, load_recipe
 from tests.support.small import item_ids, plain_recipe, small_dataset, write, write_vectors

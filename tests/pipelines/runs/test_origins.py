@@ -19,8 +19,8 @@ from features.errors import ConfigError
 from features.provenance import Provenance
 from features.store import FeatureFile, FeatureRows, write_features
 from pipelines.comparing.compare import compare
-from pipelines.comparing.comparison import Comparison, comparison, notes
-from pipelines.comparing.output import write_csv
+from pipelines.comparing.result_table import Comparison, comparison, notes
+from pipelines.comparing.table_files import write_csv
 from pipelines.data.load import load_data
 from pipelines.recipe.recipe import build_recipe, dump_yaml, recipe_to_dict
 from pipelines.runs.experiment import run_recipe

@@ -12,8 +12,8 @@ import pytest
 
 from features.errors import ConfigError
 from pipelines.commands import compare as verb
-from pipelines.comparing.comparison import Row
 from pipelines.comparing.cost_table import cost_summary
+from pipelines.comparing.result_table import Row
 from pipelines.recipe.recipe import load_recipe
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.run import open_run

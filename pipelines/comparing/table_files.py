@@ -8,7 +8,8 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pipelines.comparing.comparison import (
+from pipelines.comparing.cost_table import cost_summary, cost_table, costs
+from pipelines.comparing.result_table import (
     Comparison,
     Row,
     Tests,
@@ -18,7 +19,6 @@ from pipelines.comparing.comparison import (
     significance,
     tests_summary,
 )
-from pipelines.comparing.cost_table import cost_summary, cost_table, costs
 from pipelines.console import say, table
 
 GROUPS = ("all", "warm", "cold")
