@@ -5,13 +5,14 @@ A table that cannot be read is refused with one line that says what is wrong and
 
 from __future__ import annotations
 
+import codecs
 import csv
 import gzip
 import io
 import sys
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -30,6 +31,7 @@ NAMES = {
     "time": ("timestamp", "time", "ts", "datetime", "unixreviewtime"),
     "title": ("title", "itemtitle", "movietitle", "name"),
 }
+HEAD_BYTES = 2**16  # of a file, in which its first line ends
 WHOLE = 2**53  # up to here floats represent every whole number
 TIMES = ("%+", "%Y-%m-%dT%H:%M:%S%.f%z", "%Y-%m-%d %H:%M:%S%.f%z")  # with an offset from UTC
 LOCAL_TIMES = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")  # taken as UTC
@@ -86,6 +88,24 @@ def read_text(path: Path) -> str:
         raise ConfigError(
             f"{path} is not UTF-8 text{looks} ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from error
+
+
+def first_line(path: Path) -> str:
+    """Return the first line of a text file in the encodings of `read_text`; what cannot be decoded is replaced."""
+    with path.open("rb") as handle:
+        start = handle.read(HEAD_BYTES)
+    wide = start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE))
+    return start.decode("utf-16" if wide else "utf-8-sig", errors="replace").partition("\n")[0].rstrip("\r")
+
+
+def refuse_names(names: Columns, path: Path, what: str) -> None:
+    """Raise ConfigError where columns are named for a file whose columns are fixed."""
+    given = [f"{name}={value}" for name, value in asdict(names).items() if value is not None]
+    if given:
+        raise ConfigError(
+            f"--columns (data.columns) is {','.join(given)}, but {path.name} is {what}, whose columns are fixed; "
+            "leave it out"
+        )
 
 
 def read_lines(path: Path) -> list[str]:

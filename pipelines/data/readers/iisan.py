@@ -10,7 +10,7 @@ from pathlib import Path
 
 from features.errors import ConfigError
 from pipelines.data.dataset import Dataset, Reader, interactions_from_sequences, subfolder, unique_titles
-from pipelines.data.tables import Columns, read_lines
+from pipelines.data.tables import Columns, read_lines, refuse_names
 
 
 def _files(folder: Path, what: str) -> Path | None:
@@ -38,10 +38,11 @@ def read_titles(path: Path) -> dict[str, str]:
     return unique_titles([(number, item, html.unescape(title)) for number, item, _, title in pairs], path)
 
 
-def _read(folder: Path, _: Columns) -> Dataset:
+def _read(folder: Path, names: Columns) -> Dataset:
     users, items = _files(folder, "users"), _files(folder, "items")
     if users is None or items is None:
         raise ConfigError(f"{folder} needs both *_users.tsv and *_items.tsv")
+    refuse_names(names, users, "a file of sequences")
     return Dataset(
         name=items.name.split(".")[0].rpartition("_items")[0],
         layout=f"IISAN folder: {users.name}, {items.name}",

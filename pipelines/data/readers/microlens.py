@@ -14,7 +14,7 @@ from pipelines.data.dataset import (
     subfolder,
     unique_titles,
 )
-from pipelines.data.tables import Columns, read_lines
+from pipelines.data.tables import Columns, read_lines, refuse_names
 
 TITLES = ("*_title_en.csv", "*_titles.csv", "*_title.csv")
 
@@ -70,10 +70,12 @@ def _read(folder: Path, names: Columns) -> Dataset:
         raise ConfigError(f"{folder} holds no *_pairs.tsv or *_pairs.csv")
     name = pairs.stem.removesuffix("_pairs")
     if pairs.suffix == ".tsv":
+        refuse_names(names, pairs, "a file of sequences")
         interactions = interactions_from_sequences(pairs)
     else:
         interactions, _ = interactions_from_table(pairs, names)
     table = next((path for pattern in TITLES for path in sorted(folder.glob(pattern))), None)
+    refuse_names(Columns(title=names.title), table or pairs, "MicroLens's list of titles")
     titles = read_titles(table) if table else {}
     return Dataset(
         name=name,

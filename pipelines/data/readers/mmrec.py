@@ -12,7 +12,7 @@ import polars as pl
 
 from features.errors import ConfigError, nearest
 from pipelines.data.dataset import Dataset, Reader, subfolder
-from pipelines.data.tables import Columns, read_table
+from pipelines.data.tables import Columns, first_line, read_table, refuse_names
 
 NUMBERS = {"userID": "user", "itemID": "item", "x_label": "part"}
 # An itemID above a million and above 100 times the number of items is a mistake: all numbers below it would be ranked.
@@ -20,15 +20,10 @@ FAR_ID, FAR_TIMES = 1_000_000, 100
 
 
 def _inter(folder: Path) -> Path | None:
-    files = [path for path in sorted(folder.glob("*.inter")) if "x_label" in _header(path)]
+    files = [path for path in sorted(folder.glob("*.inter")) if "x_label" in first_line(path).split("\t")]
     if len(files) > 1:
         raise ConfigError(f"{folder} holds {files[0].name} and {files[1].name}; keep one dataset per folder")
     return files[0] if files else None
-
-
-def _header(path: Path) -> list[str]:
-    with path.open("rb") as handle:
-        return handle.readline().decode("utf-8-sig", errors="replace").rstrip("\r\n").split("\t")
 
 
 def _detect(folder: Path) -> str | None:
@@ -84,10 +79,11 @@ def _refuse_far(typed: pl.DataFrame, path: Path) -> None:
         )
 
 
-def _read(folder: Path, _: Columns) -> Dataset:
+def _read(folder: Path, names: Columns) -> Dataset:
     path = _inter(folder)
     if path is None:
         raise ConfigError(f"{folder} holds no NAME.inter with x_label")
+    refuse_names(names, path, "MMRec's table")
     interactions, timed = read_inter(path)
     return Dataset(
         name=path.stem,

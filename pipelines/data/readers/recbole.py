@@ -6,19 +6,14 @@ from pathlib import Path
 
 from features.errors import ConfigError
 from pipelines.data.dataset import Dataset, Reader, interactions_from_table, subfolder, unique_titles
-from pipelines.data.tables import Columns, find_column, ids_of, read_table
+from pipelines.data.tables import Columns, find_column, first_line, ids_of, read_table
 
 
 def _inter(folder: Path) -> Path | None:
-    files = [path for path in sorted(folder.glob("*.inter")) if ":token" in _header(path)]
+    files = [path for path in sorted(folder.glob("*.inter")) if ":token" in first_line(path)]
     if len(files) > 1:
         raise ConfigError(f"{folder} holds {files[0].name} and {files[1].name}; keep one dataset per folder")
     return files[0] if files else None
-
-
-def _header(path: Path) -> str:
-    with path.open("rb") as handle:
-        return handle.readline().decode("utf-8-sig", errors="replace")
 
 
 def _detect(folder: Path) -> str | None:

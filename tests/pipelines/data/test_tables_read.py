@@ -255,3 +255,39 @@ def test_repeats(tmp_path: Path) -> None:
         return [split.items.ids[item] for item in kept]
 
     assert [items(how) for how in ("keep", "first", "last")] == [list("abacbd"), list("abcd"), list("acbd")]
+
+
+FIXED: dict[str, dict[str, str]] = {
+    "IISAN": {"x_users.tsv": "u\ta b c\n", "x_items.tsv": "a\tone\nb\ttwo\nc\tthree\n"},
+    "MMRec": {"x.inter": "userID\titemID\tx_label\n0\t0\t0\n0\t1\t1\n0\t2\t2\n"},
+    "MicroLens's sequences": {"x_pairs.tsv": "u\ta b c\n"},
+}
+
+
+@pytest.mark.parametrize("layout", FIXED)
+def test_columns_named_for_files_that_have_none_are_refused(layout: str, tmp_path: Path) -> None:
+    for name, content in FIXED[layout].items():
+        (tmp_path / name).write_text(content)
+    assert len(read_dataset(tmp_path).interactions) == 3
+    with pytest.raises(ConfigError, match=r"is user=uid, but x.* whose columns are fixed; leave it out"):
+        read_dataset(tmp_path, Columns(user="uid"))
+
+
+def test_a_title_column_named_for_microlens_titles_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "x_pairs.csv").write_text("uid,item,timestamp\nu,a,1\nu,b,2\nu,c,3\n")
+    (tmp_path / "x_titles.csv").write_text("a,one\nb,two\nc,three\n")
+    assert len(read_dataset(tmp_path, Columns(user="uid")).interactions) == 3
+    with pytest.raises(ConfigError, match=r"is title=name, but x_titles.csv is MicroLens's list of titles"):
+        read_dataset(tmp_path, Columns(user="uid", title="name"))
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-8-sig", "utf-8"])
+@pytest.mark.parametrize(
+    ("header", "layout"),
+    [("userID\titemID\tx_label", "MMRec"), ("user_id:token\titem_id:token\ttimestamp:float", "RecBole")],
+)
+def test_inter_files_in_other_encodings_are_recognised(header: str, layout: str, encoding: str, tmp_path: Path) -> None:
+    (tmp_path / "x.inter").write_bytes(f"{header}\n0\t0\t0\n0\t1\t1\n0\t2\t2\n".encode(encoding))
+    dataset = read_dataset(tmp_path)
+    assert dataset.layout.startswith(layout)
+    assert dataset.interactions["item"].to_list() == ["0", "1", "2"]
