@@ -42,9 +42,9 @@ from extract.media.catalog import Catalog
 from features.errors import FreezeframeError
 from features.precision import DISK_TYPES
 from features.store import FeatureFile, State
-from pipelines.commands.extract import dataset_catalog
 from pipelines.console import table
 from pipelines.data.detection import read_dataset
+from pipelines.feature_files.extraction import dataset_catalog
 
 BATCH = 16
 

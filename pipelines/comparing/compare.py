@@ -1,6 +1,6 @@
 """Compares several recipes or groups of them, several seeds, or finished runs in one table.
 
-pipelines/comparing/comparison.py says what the table shows, pipelines/recipe/collections.py what a group is.
+pipelines/comparing/result_table.py says what the table shows, pipelines/recipe/collections.py what a group is.
 """
 
 from __future__ import annotations
@@ -8,19 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from features.errors import ConfigError, StoreError, nearest
-from pipelines.comparing.comparison import Comparison, Row, Tests, by_popularity, columns, tested_on, untested
-from pipelines.comparing.cost_table import trains_an_encoder
-from pipelines.comparing.output import WRITERS, print_comparison
-from pipelines.comparing.plot import check_plot, write_plot
+from pipelines.comparing.result_table import Row, Tests, columns, tested_on
 from pipelines.comparing.significance import Test, compare_with_baseline
-from pipelines.console import say, table
 from pipelines.data.data_config import DataConfig
 from pipelines.data.load import Data, load_data
 from pipelines.data.report import tell
-from pipelines.recipe.collections import Plan, plan, print_groups
 from pipelines.recipe.recipe import Recipe
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.inputs import open_features
@@ -146,8 +141,8 @@ def run_tests(rows: Sequence[Row], baseline: str | None = None, test: Test = "t"
     Raises:
         ConfigError: a baseline or a test that does not exist, or a run without ranks.
     """
-    place = _baseline([row.name for row in rows], baseline)
-    _check_test(test)
+    place = row_place([row.name for row in rows], baseline)
+    check_test(test)
     base = rows[place]
     same = [row for row in rows if tested_on(row) == tested_on(base)]
     if len(same) < 2 or tested_on(base)[0] is None:
@@ -166,71 +161,15 @@ def run_tests(rows: Sequence[Row], baseline: str | None = None, test: Test = "t"
     )
 
 
-def _baseline(names: Sequence[str], baseline: str | None) -> int:
-    if baseline is not None and baseline not in names:
-        raise ConfigError(f"--baseline {baseline!r} is no row of the table; {nearest(baseline, names)}")
-    return names.index(baseline) if baseline is not None else 0
+def row_place(names: Sequence[str], name: str | None) -> int:
+    """Return the place of the baseline's row, the first without a name; ConfigError for a name that no row has."""
+    if name is not None and name not in names:
+        raise ConfigError(f"--baseline {name!r} is no row of the table; {nearest(name, names)}")
+    return names.index(name) if name is not None else 0
 
 
-def _check_test(test: str) -> None:
+def check_test(test: str) -> Test:
+    """Return the name of a test; ConfigError for one that there is not."""
     if test not in get_args(Test):
         raise ConfigError(f"--test is {test!r}; {nearest(test, get_args(Test))}")
-
-
-def run_compare(
-    sources: Sequence[Path],
-    overrides: Sequence[str],
-    seeds: int,
-    out: Path,
-    device: str,
-    baseline: str | None = None,
-    test: Test = "t",
-    groups: bool = False,
-    costs: bool = False,
-    plot: Path | None = None,
-    axes: Sequence[str] = (),
-    markdown: Path | None = None,
-    csv: Path | None = None,
-    latex: Path | None = None,
-) -> None:
-    """Command line `compare`; without sources it lists the groups of recipes that come with freezeframe."""
-    _check_test(test)
-    if plot is not None:
-        check_plot(plot)
-    if not sources:
-        print_groups()
-        return
-    runs = _run_folders(sources, [*overrides, *axes], seeds)
-    made = Plan(()) if runs else plan(sources, overrides, axes)
-    baseline = baseline if baseline is not None else made.baseline
-    if not runs:
-        _baseline([recipe.name for recipe in made.recipes], baseline)  # before hours of training, not after
-    rows = finished_rows(runs) if runs else compare(made.recipes, seeds, out, device=device)
-    tests = run_tests(rows, baseline, test)
-    shown = Comparison(rows, tests, made.title, made.notes, costs or any(map(trains_an_encoder, rows)))
-    print_comparison(shown)
-    if tests is None and (why := untested(rows, rows[_baseline([row.name for row in rows], baseline)])):
-        say(why)
-    if groups or made.groups:
-        place = _baseline([row.name for row in rows], baseline)
-        metric = columns(rows)[0][1]
-        table(f"{metric} by popularity", *by_popularity(rows, place, metric))
-        say(f"x = times {rows[place].name}; cold = the target never occurs in training")
-    for name, path in {"markdown": markdown, "csv": csv, "latex": latex}.items():
-        if path:
-            WRITERS[name](path, shown)
-            say(f"table written to {path}")
-    if plot is not None:
-        write_plot(plot, shown)
-        say(f"picture written to {plot}")
-
-
-def _run_folders(sources: Sequence[Path], overrides: Sequence[str], seeds: int) -> list[Path]:
-    """Return the sources if they are run folders, nothing if they are files."""
-    runs = [path for path in sources if path.is_dir()]
-    if runs and len(runs) < len(sources):
-        other = next(path for path in sources if not path.is_dir())
-        raise ConfigError(f"{runs[0]} is a folder and {other} is none; compare recipes or finished runs, not both")
-    if runs and (overrides or seeds != 1):
-        raise ConfigError(f"{runs[0]} is a run and stays as it is; --set, --axis and --seeds are for recipes")
-    return runs
+    return cast(Test, test)

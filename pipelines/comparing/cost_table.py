@@ -8,7 +8,7 @@ from typing import Any
 
 from models import recommenders
 from models.shared.representation import CONTENT, TOWERS
-from pipelines.comparing.comparison import Row
+from pipelines.comparing.result_table import Row
 from pipelines.runs.run_files import read_object
 
 MB = 10**6

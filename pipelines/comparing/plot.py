@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from features.errors import ConfigError
 from models.shared.representation import Kind
-from pipelines.comparing.comparison import Comparison, Row, columns
 from pipelines.comparing.cost_table import costs, kind_of
+from pipelines.comparing.result_table import Comparison, Row, columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -1,4 +1,4 @@
-"""The leave-one-out split: a user's last item is for test, the one before it for validation.
+"""The leave-one-out split: each user's last item is the test target, the one before it the validation target.
 
 Letters: as in split.py.
 """
@@ -21,12 +21,12 @@ from pipelines.data.vocabulary import Vocabulary
 
 
 def leave_one_out(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[str] = ()) -> Split:
-    """Return the split; errors as `make_split`."""
+    """Return the leave-one-out split; arguments and errors are those of `make_split`."""
     if not dataset.ordered:
         raise ConfigError(
             f"{config.folder} has no timestamps ({dataset.layout}); leave-one-out needs an order: set data.split=given"
         )
-    # by user as the vocabulary sorts them: MMRec's come in the order of their numbers, 10 behind 9
+    # sort users as the vocabulary does, by text: MMRec's rows are in the order of numbers, with 10 after 9
     frequent = frequent_items(without_repeats(dataset.interactions, config).sort("user", maintain_order=True), config)
     kept = without_short_users(frequent, config)
     tail = newest(kept, config)

@@ -20,16 +20,11 @@ from numpy.typing import NDArray
 from features.atomic import whole_folder, write_atomic
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile, State
-from pipelines.console import say, warn
-from pipelines.data.data_config import DataConfig
-from pipelines.data.detection import read_dataset
 from pipelines.data.joining import refuse_foreign
-from pipelines.data.load import make_split
 from pipelines.data.split import Split
-from pipelines.data.tables import parse_columns
 from pipelines.mmrec.check import CACHES, check_mmrec_folder
 
-__all__ = ["MMRecReport", "check_mmrec_folder", "export_mmrec", "run_export_mmrec"]
+__all__ = ["MMRecReport", "check_mmrec_folder", "export_mmrec"]
 
 RECORD = "freezeframe.json"
 FILLED = "filled_items.tsv"
@@ -245,29 +240,3 @@ def _record(report: MMRecReport, split: Split, files: Mapping[str, FeatureFile])
     made = {slot: json.loads(file.provenance.to_json()) for slot, file in files.items()}
     told = {name: value for name, value in asdict(report).items() if name not in ("folder", "config", "filled")}
     return {"dataset": split.dataset, "split": split.fingerprint, "features": made, **told}
-
-
-def run_export_mmrec(
-    data: Path,
-    image: Path | None,
-    text: Path | None,
-    name: str,
-    out: Path,
-    overwrite: bool,
-    columns: str | None = None,
-) -> None:
-    """Command line `export mmrec`: the split with the default settings, then `export_mmrec`."""
-    split = make_split(read_dataset(data, parse_columns(columns)), DataConfig(folder=str(data)))
-    files = {slot: FeatureFile(path) for slot, path in (("image", image), ("text", text)) if path is not None}
-    report = export_mmrec(out, name, split, image=files.get("image"), text=files.get("text"), overwrite=overwrite)
-    say(f"{report.folder}: {report.users} users, {report.items} items, train / valid / test rows {report.rows}")
-    say(f"{report.config}: copy to MMRec's src/configs/dataset/, the folder to its data/")
-    for slot, what in report.slots.items():
-        say(f"  {slot} slot: {what}")
-    if report.filled:
-        say(f"  {len(report.filled)} vectors are the mean of the others: {report.folder / FILLED}")
-    if report.left_out_items:
-        say(f"  {report.left_out_items} items occur in no interaction and are left out: MMRec cannot hold them")
-    if report.hidden_targets:
-        warn(f"{report.hidden_targets} targets also occur in their user's training part; MMRec never finds those")
-    say(f"  in MMRec's data/{name} delete {CACHES} of earlier exports: it would use the graphs of old features")

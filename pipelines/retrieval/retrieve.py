@@ -14,7 +14,7 @@ import json
 import uuid
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -31,12 +31,10 @@ from features.provenance import file_sha256
 from features.store import FeatureFile, State
 from models.shared.recommender import Recommender, UserBatch
 from pipelines.console import note, print_json, say, table
-from pipelines.data.detection import read_dataset
 from pipelines.data.filters import newest
 from pipelines.data.split import Sequences, histories
-from pipelines.data.tables import parse_columns
 from pipelines.runs.kept_data import ITEM_ROWS, id_lines
-from pipelines.runs.run import Run, open_run
+from pipelines.runs.run import Run
 
 Floats = NDArray[np.float32]
 
@@ -257,31 +255,29 @@ def _why_none(run: Run, user: str) -> str:
     return f"nothing to recommend: user {user!r} has had {had} items, all of the {len(run.data.split.items)} there are"
 
 
-def _print_hits(title: str, hits: Sequence[Hit], json: bool) -> None:
+def show_recommended(run: Run, user: str, top: int, *, json: bool = False) -> None:
+    """Print a user's newest items, and the best items that the user has not seen; as JSON the latter alone."""
+    hits = recommend(run, user, top)
+    if not hits:
+        note(_why_none(run, user))
+    if not json:
+        titles, items = run.data.dataset.titles, run.data.split.items.ids
+        for seen in _history(run, user)[-run.recipe.data.max_length :]:
+            say(f"seen  {items[seen]}  {titles.get(items[seen], '')}")
+    _print_hits(f"recommended to user {user}", hits, json=json)
+
+
+def show_similar(
+    file: FeatureFile, item: str, top: int, *, titles: Mapping[str, str] | None = None, json: bool = False
+) -> None:
+    """Print the items whose vectors have the highest cosine with the item's, with their titles where they are given."""
+    hits = [replace(hit, title=(titles or {}).get(hit.item, hit.title)) for hit in similar(file, item, top)]
+    _print_hits(f"similar to item {item}", hits, json=json)
+
+
+def _print_hits(title: str, hits: Sequence[Hit], *, json: bool) -> None:
     if json:
         print_json([asdict(hit) for hit in hits])
         return
     rows = [[hit.item, f"{hit.score:.4f}", hit.title] for hit in hits]
     table(title, ["item", "score", "title"], rows)
-
-
-def run_recommend(run: Path, user: str, top: int, json: bool, data: Path | None = None) -> None:
-    """Command line `recommend`."""
-    opened = open_run(run, place=data, new_interactions=True)
-    hits = recommend(opened, user, top)
-    if not hits:
-        note(_why_none(opened, user))
-    if not json:
-        titles, items = opened.data.dataset.titles, opened.data.split.items.ids
-        for seen in _history(opened, user)[-opened.recipe.data.max_length :]:
-            say(f"seen  {items[seen]}  {titles.get(items[seen], '')}")
-    _print_hits(f"recommended to user {user}", hits, json)
-
-
-def run_similar(file: Path, item: str, top: int, data: Path | None, json: bool, columns: str | None = None) -> None:
-    """Command line `similar`."""
-    hits = similar(FeatureFile(file), item, top)
-    if data:
-        titles = read_dataset(data, parse_columns(columns)).titles
-        hits = [Hit(hit.item, hit.score, titles.get(hit.item, "")) for hit in hits]
-    _print_hits(f"similar to item {item}", hits, json)

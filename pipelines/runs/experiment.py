@@ -15,7 +15,7 @@ A run folder holds:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -25,22 +25,21 @@ import torch
 from features.errors import ConfigError
 from features.provenance import write_atomic
 from features.store import FeatureFile
-from models.shared.ranks import ALONE, Ranks
+from models.shared.process_group import ALONE, Ranks
 from models.shared.recommender import Recommender
-from pipelines.console import print_json, progress, say
-from pipelines.data.load import Data, load_data
-from pipelines.data.report import tell
+from pipelines.console import progress
+from pipelines.data.load import Data
 from pipelines.data.split import Split
 from pipelines.device import resolve_device
 from pipelines.ranking.full_ranking import Evaluation, evaluate
-from pipelines.recipe.recipe import Recipe, difference, dump_yaml, load_recipe, recipe_to_dict
+from pipelines.recipe.recipe import Recipe, difference, dump_yaml, recipe_to_dict
 from pipelines.runs.costs import files_read, run_costs
 from pipelines.runs.inputs import build, open_features, read_inputs
 from pipelines.runs.kept_data import ITEM_ROWS, USER_ROWS, keep, write_row_ids
 from pipelines.runs.memory import peaks, start_peaks
-from pipelines.runs.processes import processes, refuse_recipe, share_model
+from pipelines.runs.processes import refuse_recipe, share_model
 from pipelines.runs.record import begin_record, finish_record
-from pipelines.runs.results import as_metrics, print_metrics, save_ranks
+from pipelines.runs.results import as_metrics, save_ranks
 from pipelines.runs.run import open_run
 from pipelines.runs.run_files import read_metrics, read_recipe
 from pipelines.runs.stale_features import refuse_changed
@@ -139,7 +138,7 @@ def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     if not config.is_file() or not (metrics.is_file() or (folder / CHECKPOINT).is_file()):
         return None  # nothing, or a run that failed before its first epoch ended
     before = read_recipe(folder)
-    longer = _goes_on(before, recipe)
+    longer = goes_on(before, recipe)
     if recipe_to_dict(before) != recipe_to_dict(recipe) and not longer:
         raise ConfigError(
             f"{folder} holds a run with other settings ({difference(before, recipe)}); choose another --out"
@@ -147,7 +146,7 @@ def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     return read_metrics(folder) if metrics.is_file() and not longer else None
 
 
-def _goes_on(before: Recipe, recipe: Recipe) -> bool:
+def goes_on(before: Recipe, recipe: Recipe) -> bool:
     """Return whether a recipe differs from that of an earlier run only by more epochs or more patience."""
     old, new = before.train, recipe.train
     same = replace(recipe, train=replace(new, epochs=old.epochs, patience=old.patience))
@@ -170,22 +169,3 @@ def evaluate_test(model: Recommender, recipe: Recipe, split: Split, device: torc
         batch_size=options.batch_size,
         device=device,
     )
-
-
-def run_train(recipe: Path, overrides: Sequence[str], out: Path | None, device: str, json: bool) -> None:
-    """Command line `train`."""
-    with processes(device) as (ranks, place):
-        loaded = load_recipe(recipe, overrides)
-        folder = out or Path("runs") / loaded.name
-        done = (folder / "metrics.json").is_file() and not _goes_on(read_recipe(folder), loaded)
-        data = load_data(loaded.data)
-        if ranks.first:
-            tell(data.dataset, loaded.data, json=json)
-        metrics = run_recipe(loaded, folder, device=place, data=data, ranks=ranks)
-    if not ranks.first:
-        return
-    if json:
-        print_json(metrics)
-        return
-    say(f"{folder} was finished before; nothing to train" if done else f"trained {loaded.name}, run folder {folder}")
-    print_metrics(loaded, metrics)

@@ -15,7 +15,7 @@ from torch.distributed.rendezvous import rendezvous
 from features.errors import ConfigError, FreezeframeError
 from models import recommenders
 from models.items.towers import share_out
-from models.shared.ranks import ALONE, LostProcessError, Ranks
+from models.shared.process_group import ALONE, LostProcessError, Ranks
 from models.shared.recommender import Recommender
 from models.shared.representation import TOWERS
 from pipelines import console

