@@ -159,7 +159,7 @@ def test_other_frames_than_the_encoders_own(stored: dict[str, Path], data: Path,
     refused(
         data,
         changes("top", name, cut, frames="uniform:2"),
-        r"made of frames uniform:4; .*again with --frames uniform:2",
+        r"made from frames uniform:4; .*again with --frames uniform:2",
     )
     assert run_recipe(recipe(data, changes("top", name, cut, frames="uniform:4")), tmp_path / "top", device="cpu")
 
