@@ -2,6 +2,7 @@
 PYTHON ?= python3.11
 BIN := .venv/bin
 STAMP := .venv/.installed
+LOCK := requirements-lock.txt
 
 .PHONY: demo test test-fast coverage lint format install clean
 
@@ -30,13 +31,19 @@ format: install
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-install: $(STAMP)
+install: $(STAMP)$(if $(LOCKED),-locked)  ## LOCKED=1 takes the known-good versions of requirements-lock.txt
 
 # an existing .venv is reused; pip runs again only when pyproject.toml changed
 $(STAMP): pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $(STAMP)
+
+# the other stamp is touched, too: what needs an installation takes this one
+$(STAMP)-locked: pyproject.toml $(LOCK)
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --constraint $(LOCK) --editable '.[dev]'
+	touch $(STAMP) $(STAMP)-locked
 
 clean:
 	rm -rf demo runs build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis .coverage

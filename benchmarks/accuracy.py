@@ -1,13 +1,14 @@
-"""RecBole's accuracy on our split: the same interactions, last item to test, all items ranked.
+"""RecBole's accuracy on our split: the same interactions, each user's last item as test target, all items ranked.
 
     python benchmarks/accuracy.py --data DIR --recbole FOLDER --out FOLDER [--models Pop,BPR,...] [--seeds 3]
 
-FOLDER is where RecBole is installed (see recbole_peer.py). It gets the newest `--keep-last` interactions of each user,
-as our recipes do, trains with its own early stopping on NDCG@10, and is tested at its best epoch. Which seen items it
-hides depends on the model: sequential ones (SASRec, GRU4Rec) hide none, as our `evaluate --mask keep`; the others hide
-all but the target, as our `--mask hide`. Sequential ones are tested with that mask, too, which RecBole itself does not
-offer. Its Pop counts an item once per batch, however often the batch has it.
-Finished runs are kept in --out and not made again. Prints a line per model: mean and deviation over seeds.
+`--recbole` is where RecBole is installed (see recbole_peer.py). RecBole gets the newest `--keep-last` interactions of
+each user, as our recipes do, trains with its own early stopping on NDCG@10, and is tested at its best epoch. Which seen
+items it hides depends on the model. Sequential ones (SASRec, GRU4Rec) hide none, like our `evaluate --mask keep`; the
+others hide all but the target, like our `--mask hide`. Sequential ones are tested with this second mask as well, which
+RecBole itself does not offer. Its Pop counts an item once per batch, however often the batch holds it.
+
+Finished runs are kept in `--out` and not repeated. Prints one line per model: mean and deviation over seeds.
 """
 
 from __future__ import annotations
@@ -66,9 +67,13 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--data", type=Path, required=True, help="a dataset folder")
     parser.add_argument("--recbole", type=Path, required=True, help="folder that RecBole is installed in")
     parser.add_argument("--out", type=Path, required=True, help="folder for finished runs")
-    parser.add_argument("--models", default=",".join(MODELS), help="of Pop, BPR, LightGCN, GRU4Rec, SASRec")
+    parser.add_argument(
+        "--models", default=",".join(MODELS), help="comma-separated: Pop, BPR, LightGCN, GRU4Rec, SASRec"
+    )
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--keep-last", type=int, default=13, help="newest interactions of a user, as data.keep_last")
+    parser.add_argument(
+        "--keep-last", type=int, default=13, help="newest interactions kept per user, as data.keep_last"
+    )
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()
 

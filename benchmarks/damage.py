@@ -1,10 +1,10 @@
-"""Which damage of covers is found, how many sound ones are called damaged, and what looking costs.
+"""How much damage to covers is found, how many sound covers are refused, and what the check costs.
 
-    python benchmarks/damage.py                      pictures made here
-    python benchmarks/damage.py --covers DIR         your own, and whether each of them is read
+    python benchmarks/damage.py                      generated pictures
+    python benchmarks/damage.py --covers DIR         your own covers: is each of them read?
 
-Each sound picture is written in every format, then spoilt in six ways; a spoilt one counts as found when it is refused.
-A spoilt picture whose pixels did not change (the damage hit metadata) counts as sound.
+Each sound picture is written in every format, then damaged in six ways. Damage counts as found when the picture is
+refused. A damaged picture whose pixels did not change (the damage hit metadata) counts as sound.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ FORMATS: dict[str, tuple[str, dict[str, Any]]] = {
     "BMP": ("BMP", {}),
 }
 Damage = Callable[[bytes, random.Random], bytes]
-START = 0.25  # share of a file that is left alone: headers are not what is asked about
+START = 0.25  # share of a file that is left alone: damage to headers is another question
 
 
 def hole(content: bytes, _: random.Random) -> bytes:
@@ -54,7 +54,7 @@ def hole(content: bytes, _: random.Random) -> bytes:
 
 
 def flips(count: int) -> Damage:
-    """Return what changes so many bytes to others."""
+    """Return a damage that changes `count` bytes."""
 
     def spoil(content: bytes, rng: random.Random) -> bytes:
         spoilt = bytearray(content)
@@ -76,7 +76,7 @@ def closed(content: bytes, rng: random.Random) -> bytes:
 
 
 def swapped(content: bytes, rng: random.Random) -> bytes:
-    """Let two blocks of 512 bytes change places."""
+    """Swap two neighbouring blocks of 512 bytes."""
     first = rng.randrange(int(START * len(content)), len(content) - 1026)
     second = first + 512
     return content[:first] + content[second : second + 512] + content[first:second] + content[second + 512 :]
@@ -121,7 +121,7 @@ def plainly(content: bytes) -> np.ndarray[Any, Any] | None:
 
 
 def seconds(action: Callable[[bytes], Any], files: list[bytes]) -> float:
-    """Return the least time per file of three rounds."""
+    """Return the shortest time per file in three rounds."""
     rounds = []
     for _ in range(3):
         start = time.perf_counter()
@@ -157,7 +157,7 @@ def row(name: str, pictures: list[Image.Image], tries: int) -> str:
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """Silence what libraries of C print of damaged files."""
+    """Silence what C libraries print about damaged files."""
     kept = os.dup(2)
     with Path(os.devnull).open("w") as nowhere:
         os.dup2(nowhere.fileno(), 2)
@@ -172,7 +172,7 @@ def main() -> None:
     """Run it."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--covers", type=Path, help="folder of sound covers: each is read once as it is")
-    parser.add_argument("--tries", type=int, default=200, help="spoilt files per format and kind of damage")
+    parser.add_argument("--tries", type=int, default=200, help="damaged files per format and kind of damage")
     arguments = parser.parse_args()
     if arguments.covers:
         paths = sorted(path for path in arguments.covers.rglob("*") if path.is_file())

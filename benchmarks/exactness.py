@@ -1,19 +1,20 @@
-"""Exactness: an encoder's last blocks trained over stored activations, against the same blocks trained end to end.
+"""How exactly an encoder's last blocks train over stored activations, compared with the same blocks end to end.
 
     python benchmarks/exactness.py --encoders resnet50,videomae-base --cuts 1:1,2:2,1:2 --items 3 --steps 50
     python benchmarks/exactness.py --encoders minilm --weights pretrained --data DIR --items 256 --dtypes float16,int8
 
-A cut T:C trains the last T blocks over a file that `extract` cut below the last C. Items are noise of their own
-colour, or titles: made up, or the first of the dataset in --data. SASRec trains --steps steps in float32 from one seed,
-once as kind 'top' and once as kind 'e2e'. Printed per cut and type of file:
+A cut T:C trains the last T blocks over a file that `extract` cut below the last C blocks. Items are pictures of noise,
+each with its own colour, or titles: made up, or the first ones of the dataset in `--data`. SASRec trains `--steps`
+steps in float32 from one seed, once as kind 'top' and once as kind 'e2e'. Printed per cut and type of file:
 
-- vectors: before training, the largest |difference| / |vector| of an item's vector;
-- losses: the largest difference of a step's loss, relative;
-- weights: the largest over the trained tensors (BatchNorm's statistics among them) of max |difference| / max |entry|,
-  without the biases of attention's keys: softmax does not see them, and Adam makes steps of what their gradients round;
-- worst: that tensor;
+- vectors: the largest |difference| / |vector| of an item's vector before training;
+- losses: the largest relative difference in a step's loss;
+- weights: the largest max |difference| / max |entry| of a trained tensor, BatchNorm's statistics included. The biases
+  of attention's keys are left out: softmax does not depend on them, and Adam turns rounding errors in their gradients
+  into steps;
+- worst: the name of that tensor;
 - bits: whether losses and all trained tensors are equal bit for bit;
-- seconds that a step takes in each kind, evaluation left out.
+- top s/step, e2e s/step: the seconds that a step takes in each kind, without evaluation.
 """
 
 from __future__ import annotations
@@ -55,14 +56,14 @@ from pipelines.towers.media import media_of
 from pipelines.towers.open_towers import open_towers
 from pipelines.training.fit import Progress, fit
 
-USERS, HISTORY = 24, 5  # interactions of a user; one more than items at most, or nothing is left to be a negative
+USERS, HISTORY = 24, 5  # HISTORY: interactions of a user; with more than items + 1, no item is left to be a negative
 BATCH = 8  # users per step
 WORDS = ("steel", "bolt", "glass", "lab", "tape", "red", "small", "pack", "of", "for", "filter", "pump", "valve")
 
 
 @dataclass(frozen=True)
 class Difference:
-    """How far 'top' is from 'e2e', as the head of this file tells."""
+    """How far 'top' is from 'e2e', as described at the top of this file."""
 
     vectors: float
     losses: float
@@ -75,7 +76,7 @@ class Difference:
 
 @dataclass(frozen=True)
 class Trained:
-    """What is left of a run: vectors before it, the losses of its steps, its tensors after it."""
+    """What is kept of a run: vectors before it, the losses of its steps, its tensors after it."""
 
     vectors: Tensor
     losses: list[float]
@@ -96,7 +97,7 @@ class Corpus:
         titles: list[str] | None = None,
         seed: int = 0,
     ) -> None:
-        """Write interactions, and titles or a file of pixels; `seed` is of these alone."""
+        """Write interactions, and titles or a file of pixels; `seed` draws these and nothing else."""
         self.folder, self.spec, self.weights = folder / "toy", spec, weights
         self.ids = [f"{item:04}" for item in range(items)]
         rng = np.random.default_rng(seed)
@@ -272,8 +273,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--encoders", required=True, help="names, comma-separated")
     parser.add_argument("--weights", default="random")
     parser.add_argument("--cuts", default="1:1,2:2,1:2", help="T:C, comma-separated")
-    parser.add_argument("--dtypes", default="float32", help="of the files, comma-separated")
-    parser.add_argument("--data", type=Path, help="dataset folder whose titles are taken")
+    parser.add_argument("--dtypes", default="float32", help="types of the files, comma-separated")
+    parser.add_argument("--data", type=Path, help="dataset folder whose titles are used")
     parser.add_argument("--items", type=int, default=3)
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--threads", type=int, default=1)

@@ -1,16 +1,16 @@
-"""Clips per second of extraction: decode alone, encode alone, the pipeline, and a plain one-video-at-a-time script.
+"""Clips per second of extraction: decoding alone, encoding alone, the pipeline, and a plain one-video-at-a-time script.
 
     python benchmarks/extract.py --clips DIR --encoder slowfast-r50 [--copies 6] [--workers 2] [--device cpu]
 
-Everything runs in one process on the same files and the same random weights, in turn, `--rounds` times; printed are the
-medians, their spread (lowest to highest) and the ratios that matter:
+Everything runs in one process on the same files and the same random weights, in turn, `--rounds` times. Printed are the
+medians, their spread (lowest to highest) and these ratios:
 
 - pipeline / slower of decode and encode: 1 would be perfect overlap;
-- pipeline / plain script: what batching and decoding ahead bring;
-- decoding for three encoders in one pass / for one.
+- pipeline / plain script: the gain from batching and decoding ahead;
+- decode time for three encoders in one pass / for one.
 
-`encode alone` means resize, normalise and forward on frames that lie in memory. The plain script opens a clip, encodes
-it, and goes on, as extraction scripts do.
+`encode alone` means resizing, normalising and the forward pass, on frames in memory. The plain script opens a clip,
+encodes it and goes on to the next, as extraction scripts do.
 """
 
 from __future__ import annotations
@@ -78,10 +78,10 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--clips", type=Path, required=True, help="folder of videos")
     parser.add_argument("--encoder", default="slowfast-r50", help="a video encoder")
     parser.add_argument("--frames", help="frame policy (without it the encoder's own)")
-    parser.add_argument("--copies", type=int, default=4, help="how often each clip is taken")
+    parser.add_argument("--copies", type=int, default=4, help="how often each clip is used")
     parser.add_argument("--rounds", type=int, default=3, help="measurements per stage")
     parser.add_argument("--workers", type=int, default=2, help="decoding processes")
-    parser.add_argument("--threads", type=int, default=0, help="of torch; 0 leaves its own choice")
+    parser.add_argument("--threads", type=int, default=0, help="torch's threads; 0 leaves the choice to torch")
     parser.add_argument("--batch-size", type=int, default=8, help="clips per forward pass")
     parser.add_argument("--device", default="cpu", help="cpu, cuda ...")
     parser.add_argument("--precision", default="float32", help="float32, bf16 or fp16")
@@ -136,7 +136,7 @@ class Bench:
     def decode(self, policies: int = 1) -> float:
         """Read all clips through the workers and drop them.
 
-        With more policies, others' frames are asked for besides the encoder's, as several encoders do.
+        With more than one policy, further frames are read besides the encoder's, as for several encoders.
         """
         assert self.spec.frames is not None
         others = [FramePolicy("uniform", self.spec.frames.count // 2), FramePolicy("middle", 5)]
@@ -161,7 +161,7 @@ class Bench:
         return time.perf_counter() - start
 
     def pipeline(self, out: Path) -> float:
-        """Run `extract` into an empty folder; the encoder's construction is not counted."""
+        """Run `extract` into an empty folder; building the encoder is not timed."""
         shutil.rmtree(out, ignore_errors=True)
         spec = replace(self.spec, backend=lambda *_: self.encoder)
         start = time.perf_counter()

@@ -2,8 +2,8 @@
 
     python benchmarks/faults.py --clips DIR [--encoders videomae-base,slowfast-r50,resnet50] [--weights random]
 
-Printed per encoder and fault: the mean cosine of a clip's vector with and without the fault, and the mean cosine of
-different clips' vectors with it. Covers are the clips' middle frames.
+Printed per encoder and fault: the mean cosine between a clip's vectors with and without the fault, and the mean cosine
+between different clips' vectors with it. Cover encoders read the clips' middle frames.
 """
 
 from __future__ import annotations

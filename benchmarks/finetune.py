@@ -1,20 +1,20 @@
-"""What training an encoder's last blocks costs: over stored activations ('top'), over media ('e2e'), and not at all.
+"""What training an encoder's last blocks costs: over stored activations ('top'), over media ('e2e'), or not at all.
 
     python benchmarks/finetune.py --out DIR --encoder videomae-base --weights random --precision bfloat16
 
-One recipe (SASRec, in-batch softmax) on one dataset, one row per way to make item vectors: `v`, `dnn`, `top:T`,
-`e2e:T`, `e2e:all`. Without `--data` the dataset is a synthetic corpus of rendered clips. What the rows read is
-extracted first; the first table tells its seconds (waiting for decoders, encoding, writing) and size. Then every row
-runs some steps, in a process of its own:
+One recipe (SASRec, in-batch softmax) runs on one dataset, with one row per way to make item vectors: `v`, `dnn`,
+`top:T`, `e2e:T`, `e2e:all`. Without `--data` the dataset is a synthetic corpus of rendered clips. What the rows read is
+extracted first; the first table shows its seconds (waiting for decoders, encoding, writing) and size. Then every row
+runs some steps in its own process. The second table shows:
 
-- seconds of a step (median; the first is left out), distinct items encoded in it, seconds of an epoch (step times
-  steps);
+- seconds of a step (median without the first), distinct items encoded in it, and seconds of an epoch (seconds of a step
+  times the number of steps);
+- `with decoding`, for rows that read media: an epoch in which items are decoded whenever they are encoded, as in code
+  without a file of pixels. It is computed: the epoch, plus the items encoded times the seconds that decoding an item
+  took when the file of pixels was made (by `--workers` processes);
 - seconds to encode all items once, as every validation and the test do;
-- `with decoding`, of rows that read media: an epoch whose items are decoded whenever they are encoded, as in code
-  without a file of pixels. It is arithmetic: the epoch, and the seconds an item's decoding took when that file was made
-  (`--workers` processes) times the items encoded;
-- peak memory of the process, on a GPU of the device;
-- the epoch over that of the first `top` row.
+- peak memory of the process, or of the device if it is a GPU;
+- x: the epoch divided by that of the first `top` row.
 """
 
 from __future__ import annotations
@@ -59,7 +59,7 @@ COLUMNS = (
 
 
 def main() -> None:
-    """Make what is read, run the rows, print two tables."""
+    """Extract what is read, run the rows, print two tables."""
     arguments = _arguments()
     if arguments.measure:
         sys.stdout.write(json.dumps(measure(arguments)) + "\n")
@@ -79,11 +79,11 @@ def main() -> None:
 
 
 def _extract(arguments: argparse.Namespace) -> dict[str, dict[str, Any]]:
-    """Extract vectors, activations and pixels, as far as rows read them; return file, seconds and bytes of each."""
+    """Extract the vectors, activations and pixels that rows read; return file, seconds and bytes of each."""
     rows = arguments.rows.split(",")
     cuts = [int(row.partition(":")[2]) for row in rows if row.startswith("top")]
     wanted: dict[str, list[str]] = {"vectors": []} if {"v", "dnn"} & set(rows) else {}
-    for cut in cuts:  # each its own: from a deeper one the blocks between would run at every step
+    for cut in cuts:  # each cut has its own file: over a deeper one, the blocks in between would run at every step
         wanted[f"top:{cut}"] = ["--top-blocks", str(cut), "--dtype", arguments.dtype]
     if any(row.startswith("e2e") for row in rows) and not arguments.titles:
         wanted["pixels"] = ["--pixels"]
@@ -152,7 +152,7 @@ def _lines(found: dict[str, dict[str, Any]], files: dict[str, dict[str, Any]]) -
 
 
 def recipe_of(row: str, arguments: argparse.Namespace) -> Recipe:
-    """Return the recipe of a row: all alike but for `items`."""
+    """Return the recipe of a row; rows differ only in `items`."""
     kind, _, cut = row.partition(":")
     items: dict[str, Any] = {"kind": kind, "micro_batch": arguments.micro_batch}
     if kind in ("top", "e2e"):
@@ -170,7 +170,7 @@ def recipe_of(row: str, arguments: argparse.Namespace) -> Recipe:
 
 
 class Enough(Exception):  # noqa: N818
-    """The steps asked for are done."""
+    """Raised when the steps that were asked for are done."""
 
 
 def measure(arguments: argparse.Namespace) -> dict[str, Any]:
@@ -219,15 +219,15 @@ def measure(arguments: argparse.Namespace) -> dict[str, Any]:
 
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus and the files; kept")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the corpus and the files, which are kept")
     parser.add_argument("--data", type=Path, help="dataset folder instead of the synthetic corpus")
-    parser.add_argument("--titles", action="store_true", help="the encoder reads titles, of --data; no pixels")
+    parser.add_argument("--titles", action="store_true", help="the encoder reads the titles of --data, no pixels")
     parser.add_argument("--items", type=int, default=48, help="clips of the synthetic corpus")
     parser.add_argument("--users", type=int, default=200, help="users of the synthetic corpus")
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--weights", default="pretrained")
     parser.add_argument("--rows", default=ROWS, help="comma-separated")
-    parser.add_argument("--dtype", default="float16", help="of stored activations")
+    parser.add_argument("--dtype", default="float16", help="type of stored activations")
     parser.add_argument("--batch", type=int, default=4, help="users per step")
     parser.add_argument("--micro-batch", type=int)
     parser.add_argument("--steps", type=int, default=3)

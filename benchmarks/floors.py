@@ -2,8 +2,9 @@
 
     python benchmarks/floors.py --data DIR [--keep-last 13]
 
-The chain ranks what followed the newest item of the history in training, by count, then that item itself, then the
-rest by popularity; items alike in all of this tie. Counts are of the training part. Prints a table of the test part.
+The chain first ranks the items that followed the newest item of the history in training, by count; then that item
+itself; then the rest by popularity. Items that are equal in all of this tie. Counts come from the training part. Prints
+a table of results on the test part.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class Markov(NoInnerProduct):
     def __init__(self, facts: TrainingFacts, followers: Any) -> None:
         super().__init__(None, None, facts)
         self.followers = followers  # (I, I) scipy CSR counts
-        self.shares = (facts.item_counts / (facts.item_counts.max() + 1)).float()  # below 1: decide among equals
+        self.shares = (facts.item_counts / (facts.item_counts.max() + 1)).float()  # below 1, to decide among equals
 
     def forward(self, batch: TrainBatch) -> TrainOutput:
         """Nothing is trained."""

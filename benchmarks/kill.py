@@ -2,12 +2,13 @@
 
     python benchmarks/kill.py --kills 200 [--engines one,local,ray]
 
-Rounds take the engines in turn: one process, two worker processes, two workers on a Ray cluster of this machine. A kill
-(`kill -9`) comes when a random number of further shards is done, plus a random part of a second; with workers, every
-second one hits a random worker (the run goes on, and ends or is killed later), the others the parent. After each round
-a last run finishes. Its vectors must equal those of an unbroken run, byte for byte; before it, every shard that counts
-as done is read again by its hash, and after it nothing but the feature files may be left.
-Synthetic clips and covers, tiny encoders with random weights.
+Rounds take the engines in turn: one process, two worker processes, two workers on a Ray cluster on this machine. A kill
+(`kill -9`) comes after a random number of further shards plus a random fraction of a second. With workers, about half
+of the kills hit a random worker (the run goes on, and ends or is killed later), the others the parent. After each
+round, every shard that counts as done is checked against its hash, and a last run finishes. Its vectors must equal
+those of an unbroken run byte for byte, and nothing but the feature files may be left.
+
+Clips and covers are synthetic, encoders are tiny and have random weights.
 """
 
 from __future__ import annotations
@@ -42,9 +43,9 @@ ENGINES = {"one": [], "local": ["--processes", "2"], "ray": ["--engine", "ray", 
 def main() -> None:
     """Run and print one line per round and a table; exit code 1 when vectors differ or something is left over."""
     parser = argparse.ArgumentParser(description="Extractions killed at random moments end with the same bytes.")
-    parser.add_argument("--kills", type=int, default=200, help="how many, over all engines")
-    parser.add_argument("--engines", default="one,local", help="of one, local, ray")
-    parser.add_argument("--seed", type=int, default=0, help="of the moments")
+    parser.add_argument("--kills", type=int, default=200, help="how many kills, over all engines")
+    parser.add_argument("--engines", default="one,local", help="comma-separated: one, local, ray")
+    parser.add_argument("--seed", type=int, default=0, help="seed for the moments of the kills")
     arguments = parser.parse_args()
     chance, engines = random.Random(arguments.seed), arguments.engines.split(",")
     began = time.monotonic()
@@ -67,7 +68,7 @@ def main() -> None:
 
 
 def _round(folder: Path, engine: str, chance: random.Random, truth: dict[str, str]) -> Counter[str]:
-    """Return kills of a parent and of a worker, and what was wrong in the end."""
+    """Return how often a parent and a worker were killed, and what was wrong in the end."""
     shutil.rmtree(folder / "out", ignore_errors=True)
     seen: Counter[str] = Counter(rounds=1)
     while seen["parent"] + seen["worker"] < PER_ROUND:
@@ -144,7 +145,7 @@ def _run_and_kill(folder: Path, engine: str, chance: random.Random) -> Counter[s
 
 
 def _wait(process: subprocess.Popen[bytes], out: Path, shards: int) -> None:
-    """Return when so many shards are there, or the run has ended."""
+    """Wait until so many shards are there, or the run has ended."""
     while process.poll() is None and _shards(out) < shards:
         time.sleep(0.01)
 
@@ -180,7 +181,7 @@ def _processes(mark: str) -> list[tuple[int, bytes]]:
 
 
 def _orphans(out: Path) -> int:
-    """Return how many shards count as done (their record is there) whose file is absent or other bytes."""
+    """Return how many shards count as done (their record is there) although their file is absent or has other bytes."""
     bad = 0
     for record in out.rglob("*.json") if out.is_dir() else ():
         try:

@@ -1,12 +1,15 @@
-"""What long and large clips cost: seconds on the processor and memory, against one seek per frame.
+"""What long and large clips cost in processor seconds and memory, compared with one seek per frame.
 
     python benchmarks/long_clips.py CLIP ... [--frames uniform:16] [--encoder videomae-base]
 
-For each clip: reading its frames with each decoder in this process; a plain script that seeks before each frame (which
-is right only where all packets carry regular times, and knows the number of frames beforehand); and the highest memory
-of this process and of its decoding worker while the encoder's view is made, as `extract` makes it.
+Measured for each clip:
 
-Clips like those of the figures in benchmarks/results:
+- reading its frames with each decoder in this process;
+- a plain script that seeks before each frame (correct only if all packets carry regular times and the number of frames
+  is known beforehand);
+- the peak memory of this process and of its decoding worker while `extract` makes the encoder's view.
+
+These commands make clips like those behind the figures in benchmarks/results:
 
     ffmpeg -f lavfi -i testsrc2=s=160x120:r=25:d=7200 -c:v libx264 -preset ultrafast -g 250 -keyint_min 250 \\
         -sc_threshold 0 -pix_fmt yuv420p two-hours.mp4
@@ -29,11 +32,13 @@ from extract.media.frames import FramePolicy, parse_frame_policy, wanted_frames
 
 
 def main() -> None:
-    """Measure and print; memory in a process per clip, which has seen no other."""
+    """Measure and print; memory is measured in a fresh process per clip."""
     parser = argparse.ArgumentParser(description="Seconds and memory of reading long and large clips.")
     parser.add_argument("clips", type=Path, nargs="+", help="video files")
     parser.add_argument("--frames", default="uniform:16", help="frame policy")
-    parser.add_argument("--encoder", default="videomae-base", help="whose view is made for the memory")
+    parser.add_argument(
+        "--encoder", default="videomae-base", help="the encoder whose view is made when memory is measured"
+    )
     parser.add_argument("--memory", action="store_true", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.memory:
@@ -59,7 +64,7 @@ def main() -> None:
 
 
 def _timed(name: str, work: Callable[[], None]) -> None:
-    work()  # once to load libraries, and the file into the page cache
+    work()  # the first time loads libraries, and the file into the page cache
     wall, cpu = time.perf_counter(), time.process_time()
     work()
     sys.stdout.write(f"{name:20} {time.process_time() - cpu:7.2f} CPU s {time.perf_counter() - wall:7.2f} s\n")
@@ -111,7 +116,7 @@ def _memory(clip: Path, frames: str, encoder: str) -> None:
 
 
 def _highest(process: str) -> float:
-    """Return the most memory that a process had, in MB."""
+    """Return a process's peak memory in MB."""
     status = Path(f"/proc/{process}/status").read_text()
     return float(next(line.split()[1] for line in status.splitlines() if line.startswith("VmHWM"))) / 1024
 

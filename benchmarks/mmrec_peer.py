@@ -1,8 +1,8 @@
-"""MMRec as a peer, in a process of its own: seconds and peak memory of training epochs.
+"""MMRec's side of a comparison, in its own process: seconds and peak memory of training epochs.
 
-Started by `benchmarks/train_graph.py` in MMRec's `src` folder. None of its files is changed; under current libraries it
-is given `dok_matrix._update`, which scipy removed. Its MMGCN projects features to a width that is written in the code
-(256); here it is the width of the model, as on our side. Prints one line of JSON.
+`benchmarks/train_graph.py` starts this in MMRec's `src` folder. None of MMRec's files is changed. For current libraries
+it gets back `dok_matrix._update`, which scipy removed. Its MMGCN projects features to a width that is fixed in its code
+(256); here that becomes the model's width, as on our side. Prints one line of JSON.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main() -> None:
 
 
 def make_it_start() -> None:
-    """Give MMRec the name it looks for."""
+    """Give MMRec the name that scipy removed."""
     from scipy.sparse import dok_matrix
 
     def update(self: Any, entries: dict[Any, Any]) -> None:

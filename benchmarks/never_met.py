@@ -1,10 +1,11 @@
-"""What becomes of items that occur in no training row, with and without them among the drawn negatives.
+"""What becomes of items that occur in no training row, with and without drawing them as negatives.
 
     python benchmarks/never_met.py [--models mmgcn,vbpr] [--seeds 2] [--lr 1e-3]
 
-A planted graph: users like two of twelve clusters, content shows the cluster with noise, 6 % of the items appear among
-the last two interactions alone, and 8 % of the catalogue in none. Every row is trained twice per seed, with
-`cold_negatives` false and true. The corpus is synthetic; the table says what training does, not how often it happens.
+The graph is planted. Users like two of twelve clusters, and content shows the cluster with noise. 6 % of the items
+appear only among users' last two interactions, 8 % of the catalogue in no interaction. Every model is trained twice per
+seed, with `cold_negatives` false and true. The corpus is synthetic: the table shows what training does, not how often
+it happens.
 """
 
 from __future__ import annotations

@@ -5,10 +5,11 @@
 Some videos or covers are extracted twice: from their files, and from what `extract --pixels` makes of them. Printed:
 
 - bytes per item;
-- the largest difference between an input made from the file of pixels and one made from the media, in 8-bit levels;
-- 1 - cosine, mean and largest, and the largest relative difference (norm of the difference over norm) of the vectors;
-- seconds per 1,000 items of making the encoder's inputs, one after another in this process, medians of `--rounds`:
-  decoding, resizing and normalising the media; reading and normalising the pixels, whose file the system has in memory.
+- levels: the largest difference between inputs made from the file of pixels and from the media, in 8-bit levels;
+- vectors: 1 - cosine, mean and largest, and the largest relative difference (norm of the difference / norm);
+- media s/1,000 and pixels s/1,000: seconds to make the encoder's inputs of 1,000 items, one after another in this
+  process, medians over `--rounds`. Media are decoded, resized and normalised. Pixels are read and normalised; the
+  system has their file in memory.
 """
 
 from __future__ import annotations
@@ -127,7 +128,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--covers", type=Path, help="folder of covers")
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--weights", default="pretrained")
-    parser.add_argument("--items", type=int, default=512, help="how many, from the first")
+    parser.add_argument("--items", type=int, default=512, help="how many items, from the first")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()

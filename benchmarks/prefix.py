@@ -1,16 +1,16 @@
-"""Cached activations: their size, what rounding them costs the vector, and what the top costs against the encoder.
+"""Cached activations: their size, what rounding them does to vectors, and the top's cost beside the whole encoder's.
 
     python benchmarks/prefix.py --data DIR --encoder minilm --top 1,2,3 --items 512
 
-For each cut the activations of some items of a dataset are extracted as float32, float16 and int8, as `extract
---top-blocks` does, read back, and sent through the top. Printed per cut and type:
+For each cut, the activations of some items of a dataset are extracted as float32, float16 and int8, as by `extract
+--top-blocks`, read back, and sent through the top. Printed per cut and type:
 
 - bytes per item;
-- 1 - cosine between the activations that were computed and those that are read, mean and largest, as the file tells;
-- the largest 1 - cosine, and the largest relative difference (norm of the difference over norm), of the vectors that
-  the top makes of them against those of the whole encoder;
-- seconds per 1,000 items of the top and of the encoder: forward only, in one process, on inputs in memory, medians of
-  `--rounds`.
+- activations: 1 - cosine between those computed and those read back, mean and largest, as the file records it;
+- vectors: the largest 1 - cosine and the largest relative difference (norm of the difference / norm) between those from
+  the top and those from the whole encoder;
+- seconds per 1,000 items of the top and of the encoder: forward passes only, in one process, on inputs in memory,
+  medians over `--rounds`.
 """
 
 from __future__ import annotations
@@ -42,9 +42,9 @@ from extract.media.catalog import Catalog
 from features.errors import FreezeframeError
 from features.precision import DISK_TYPES
 from features.store import FeatureFile, State
-from pipelines.commands.extract import dataset_catalog
 from pipelines.console import table
 from pipelines.data.detection import read_dataset
+from pipelines.feature_files.extraction import dataset_catalog
 
 BATCH = 16
 
@@ -142,7 +142,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--encoder", required=True)
     parser.add_argument("--weights", default="pretrained")
     parser.add_argument("--top", default="1,2", help="cuts, comma-separated")
-    parser.add_argument("--items", type=int, default=512, help="how many, from the first")
+    parser.add_argument("--items", type=int, default=512, help="how many items, from the first")
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     return parser.parse_args()

@@ -1,11 +1,12 @@
-"""RecBole as a peer, in a process of its own: seconds and memory of epochs, or the accuracy of a whole training.
+"""RecBole's side of a comparison, in its own process: seconds and memory of epochs, or the accuracy of a training.
 
-Started by `benchmarks/train.py` and `benchmarks/accuracy.py` with RecBole's folder on PYTHONPATH. RecBole 1.2.1 does
-not start under current libraries; what it lacks is given to it here from outside, none of its files is changed:
+`benchmarks/train.py` and `benchmarks/accuracy.py` start this with RecBole's folder on PYTHONPATH. RecBole 1.2.1 does
+not start with current libraries. What it lacks is added here from outside; none of its files is changed:
 
-- ray (its newest allowed release needs a module that setuptools has dropped): an empty stand-in, only tuning uses it;
-- numpy's names that numpy 2 removed; `dok_matrix._update`, which scipy removed;
-- torch.load of its checkpoints, which hold a Python object.
+- ray: an empty stand-in, because only tuning uses it, and its newest allowed release needs a module that setuptools has
+  dropped;
+- names that numpy 2 removed, and `dok_matrix._update`, which scipy removed;
+- `torch.load` with `weights_only` off, because its checkpoints hold a Python object.
 
 Prints one line of JSON.
 """
@@ -35,7 +36,7 @@ def main() -> None:
     parser.add_argument("--settings", default="{}", help="JSON of RecBole settings")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=3, help="epochs timed, after one to warm up; 0: train to the end")
-    parser.add_argument("--checkpoint", help="with --rounds 0: test this file of RecBole's instead of training")
+    parser.add_argument("--checkpoint", help="with --rounds 0: test this checkpoint of RecBole instead of training")
     parser.add_argument("--anomaly", choices=["shipped", "off"], default="shipped", help="autograd's anomaly mode")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def make_it_start() -> None:
-    """Give RecBole the names it looks for."""
+    """Give RecBole the names that current libraries lack."""
     for name in ("ray", "ray.tune"):
         sys.modules[name] = types.ModuleType(name)
     sys.modules["ray"].tune = sys.modules["ray.tune"]  # type: ignore[attr-defined]
@@ -111,9 +112,9 @@ def timed(trainer: Any, parts: tuple[Any, Any, Any], rounds: int) -> dict[str, A
 
 
 def trained(trainer: Any, parts: tuple[Any, Any, Any], checkpoint: str | None) -> dict[str, Any]:
-    """Train with RecBole's early stopping, or take a checkpoint; return test metrics of the best epoch.
+    """Train with RecBole's early stopping, or use a checkpoint; return test metrics of the best epoch.
 
-    'test' is as RecBole ranks; 'hide', for sequential models only, with all items of a user but the target hidden.
+    'test' is ranked as RecBole does. 'hide', for sequential models only, hides all of a user's items but the target.
     """
     began = time.perf_counter()
     if checkpoint is None:

@@ -2,14 +2,14 @@
 
     python benchmarks/scale.py --out DIR pipelines/recipes/microlens-100k-sasrec-id.yaml ... [--size 1m]
 
-The corpus has the paper's counts (arXiv 2309.15379, Table 1) and a popularity that falls about as theirs; interactions,
-and vectors of width 768, are drawn, so accuracies mean nothing here. Every recipe runs as it stands, in a process of
-its own, except for the folder, the feature file and what `--set` says: one epoch and the validation after it, without
-checkpoint and test. Printed per recipe: seconds of both and of the whole process, and its peak memory.
+The corpus has the paper's counts (arXiv 2309.15379, Table 1), and popularity falls about as in the paper. Interactions
+and vectors (width 768) are drawn, so accuracies mean nothing here. Every recipe runs in its own process, unchanged
+except for the folder, the feature file and `--set`: one epoch and the validation after it, without checkpoint and test.
+Printed per recipe: seconds of both and of the whole process, and its peak memory.
 
-With `--steps N` recipes whose epoch would take hours train some steps to warm up and N more, and rank 1,024 users twice
-and 4,096 once; the seconds of an epoch and of a validation are then the median of the N times the number of steps, and
-the first ranking with what each further user costs, and are marked with a ~.
+`--steps N` is for recipes whose epoch would take hours. They train a few steps to warm up and N more, and rank 1,024
+users twice and 4,096 once. The seconds of an epoch are then the median of the N steps times the number of steps. Those
+of a validation are the first ranking plus what each further user costs. Both are marked with a ~.
 """
 
 from __future__ import annotations
@@ -41,8 +41,8 @@ from pipelines.recipe.recipe import load_recipe
 
 CLUSTERS, SHORTEST, WIDTH = 64, 5, 768
 FEW, MORE = 1024, 4096  # users that are ranked with --steps
-WARM_UP = 2  # steps: memory is touched for the first time
-PATIENCE = 60.0  # s: what takes longer is not ranked a third time
+WARM_UP = 2  # steps in which memory is touched for the first time
+PATIENCE = 60.0  # s: a recipe that takes longer to rank FEW users does not rank MORE
 
 
 @dataclass(frozen=True)
@@ -61,11 +61,11 @@ def main() -> None:
     """Make the corpus once, run the recipes, print a table."""
     parser = argparse.ArgumentParser(description="Seconds and memory of recipes at the benchmark's sizes.")
     parser.add_argument("recipes", type=Path, nargs="+")
-    parser.add_argument("--out", type=Path, required=True, help="folder of the corpus and the run folders")
+    parser.add_argument("--out", type=Path, required=True, help="folder for the corpus")
     parser.add_argument("--size", choices=list(SIZES), default="100k")
     parser.add_argument("--set", dest="overrides", nargs="*", default=[], metavar="key=value", help="for all recipes")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--steps", type=int, help="train so many steps instead of an epoch")
+    parser.add_argument("--steps", type=int, help="train this many steps instead of an epoch")
     parser.add_argument("--measure", type=Path, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.measure:
@@ -107,7 +107,7 @@ def write_corpus(folder: Path, size: Size) -> None:
 
 
 def _exact(counts: np.ndarray[Any, np.dtype[np.int64]], total: int, rng: np.random.Generator) -> Any:
-    """Return counts changed by one here and there until they add up to `total`."""
+    """Return counts, some of them changed by one until they add up to `total`."""
     while (missing := total - int(counts.sum())) != 0:
         able = np.flatnonzero(counts > 0) if missing < 0 else np.arange(len(counts))
         chosen = rng.permutation(able)[: abs(missing)]
@@ -136,7 +136,7 @@ def _row(recipe: Path, folder: Path, arguments: argparse.Namespace) -> str:
 
 
 class Enough(Exception):  # noqa: N818
-    """The steps asked for are done."""
+    """Raised when the steps that were asked for are done."""
 
 
 def measure(arguments: argparse.Namespace) -> None:
@@ -177,7 +177,7 @@ def measure(arguments: argparse.Namespace) -> None:
 
 
 def _validation(model: Any, split: Any, mask: Any, device: Any) -> float:
-    """Return about how long a validation would take, from that of some users."""
+    """Return about how long a validation would take, estimated from some users."""
     from pipelines.ranking.full_ranking import evaluate
 
     whole = split.valid
@@ -190,9 +190,9 @@ def _validation(model: Any, split: Any, mask: Any, device: Any) -> float:
         evaluate(model, part, split.train_counts, mask=mask, device=device)
         return time.perf_counter() - began
 
-    first, again = timed(FEW), timed(FEW)  # the first one propagates over, or encodes, all items
+    first, again = timed(FEW), timed(FEW)  # the first call propagates over all items, or encodes them
     share = again / FEW
-    if again < PATIENCE:  # what every evaluation costs once is no part of a user's share
+    if again < PATIENCE:  # the fixed cost of an evaluation is no part of a user's share
         share = max(timed(MORE) - again, 0.0) / (MORE - FEW)
     return first + (len(whole.users) - FEW) * share
 

@@ -1,12 +1,12 @@
-"""One epoch of training and one full-ranking evaluation: ours against RecBole, on the same data, in one run.
+"""One epoch of training and one full-ranking evaluation: ours and RecBole's, on the same data, in one run.
 
     python benchmarks/train.py --data DIR --recbole FOLDER [--model sasrec] [--threads 1] [--rounds 3]
 
 FOLDER is where RecBole is installed (`pip install --target FOLDER --no-deps recbole ...`; it cannot share our
-environment, see recbole_peer.py). Every side runs in a process of its own, in turn: width, layers, heads, inner width,
-dropout, history length, targets per optimiser step, threads and optimiser are the same. Both see every interaction but
-a user's last two as a target once per epoch; ours as windows with a target at every position, RecBole as one row per
-prefix. Reported are medians over the epochs after the first, their lowest and highest, and ratios.
+environment, see recbole_peer.py). Every side runs in its own process, in turn, with the same width, layers, heads,
+inner width, dropout, history length, targets per optimiser step, threads and optimiser. Per epoch, both see each
+interaction once as a target, except each user's last two: ours in windows with a target at every position, RecBole in
+one row per prefix. Reported are medians over the epochs after the first, their lowest and highest, and ratios.
 """
 
 from __future__ import annotations

@@ -1,12 +1,12 @@
-"""One training epoch of LightGCN and MMGCN: ours against MMRec's, on the same graph, in one run.
+"""One training epoch of LightGCN and MMGCN: ours and MMRec's, on the same graph, in one run.
 
     python benchmarks/train_graph.py --data DIR --mmrec DIR [--packages DIR] [--threads 1] [--rounds 5]
 
-`--mmrec` is a checkout of MMRec (https://github.com/enoche/MMRec), `--packages` a folder with what it needs beyond our
-environment (`pip install --target DIR --no-deps` torch_geometric, matplotlib, pandas and what these need). Every side
-runs in a process of its own, in turn, with the same pairs, width, layers, batch size, loss (BPR, one negative from the
-items of the training part), regularisation, learning rate and threads. The features of MMGCN's one branch are random.
-Reported are medians over the epochs after the first, their lowest and highest, and ratios.
+`--mmrec` is a checkout of MMRec (https://github.com/enoche/MMRec). `--packages` is a folder with what MMRec needs
+beyond our environment (`pip install --target DIR --no-deps` torch_geometric, matplotlib, pandas and what these need).
+Every side runs in its own process, in turn, with the same pairs, width, layers, batch size, loss (BPR, one negative
+from the items of the training part), regularisation, learning rate and threads. MMGCN has one branch, with random
+features. Reported are medians over the epochs after the first, their lowest and highest, and ratios.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Seconds and memory of an epoch of graph models, ours and MMRec's.")
     parser.add_argument("--data", type=Path, required=True, help="a dataset folder")
     parser.add_argument("--mmrec", type=Path, help="a checkout of MMRec")
-    parser.add_argument("--packages", type=Path, help="folder with the packages MMRec needs")
+    parser.add_argument("--packages", type=Path, help="folder with the packages that MMRec needs")
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=5, help="epochs timed, after one to warm up")
     parser.add_argument("--side", help=argparse.SUPPRESS)

@@ -1,1 +1,1 @@
-"""The feature store: HDF5 files keyed by item id that say where they come from. Knows no model and no encoder."""
+"""The feature store: HDF5 files keyed by item id that say where they come from. It knows no model and no encoder."""

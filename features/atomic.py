@@ -1,4 +1,4 @@
-"""Files and folders that appear whole or not at all, also after kill -9, a power cut or a full disk."""
+"""Write files and folders that appear whole or not at all, even after kill -9, a power cut or a full disk."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def write_atomic(path: Path, text: str) -> None:
     """Write a small text file so that readers see the old or the new content, never a part; safe against kill -9.
 
     Raises:
-        StoreError: it cannot be written (disk full, no permission); nothing is left behind.
+        StoreError: the file cannot be written (disk full, no permission); nothing is left behind.
     """
     temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex}.tmp")
     try:
@@ -53,11 +53,11 @@ def write_atomic(path: Path, text: str) -> None:
 def whole_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
     """Yield an empty hidden folder beside `target` that takes its place at the end.
 
-    An older `target` is deleted then; without `replace` it stays, also if it appeared only meanwhile.
+    An older `target` is then deleted. Without `replace` it stays, even if it appeared only meanwhile.
 
     Raises:
-        StoreError: it cannot be written, or `target` is there and not to be replaced; `target` is as before and
-            nothing else is left behind.
+        StoreError: the folder cannot be written, or `target` exists and may not be replaced. `target` stays as it was,
+            and nothing else is left behind.
     """
     temporary = target.with_name(f".{target.name[:80]}.{uuid.uuid4().hex}.tmp")
     older = temporary.with_suffix(".old")
@@ -67,7 +67,7 @@ def whole_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
         for path in temporary.rglob("*"):
             fsync_folder(path) if path.is_dir() else fsync_file(path)
         fsync_folder(temporary)
-        if not replace and target.exists():  # and should it appear right now, the rename refuses what is not empty
+        if not replace and target.exists():  # if it appears right after this, the rename fails unless it is empty
             raise StoreError(f"{target} was made by someone else meanwhile; choose another folder")
         if target.exists():  # two renames: POSIX cannot exchange folders in one
             target.rename(older)
@@ -83,10 +83,10 @@ def whole_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
 
 
 class Sink(io.RawIOBase):
-    """A new file that a library (HDF5) writes through and that never tells it of a full disk; `check` tells us.
+    """A new file for a library (HDF5) to write to, which hides failed writes from it; `check` raises them instead.
 
-    A library that cannot write out what it holds cannot close the file either, and crashes with it at the end of the
-    process. So from the first failure on everything is taken and dropped.
+    When HDF5 cannot write out what it holds, it cannot close the file either, and crashes at the end of the process.
+    So after the first failure everything is accepted and dropped.
     """
 
     def __init__(self, path: Path) -> None:
@@ -95,12 +95,12 @@ class Sink(io.RawIOBase):
         self._error: OSError | None = None
 
     def check(self) -> None:
-        """Raise the OSError that a write has met."""
+        """Raise the first OSError that was hidden, if any."""
         if self._error is not None:
             raise self._error
 
     def readable(self) -> bool:
-        """Return True: the library reads what it wrote."""
+        """Return True, because the library reads what it wrote."""
         return True
 
     def writable(self) -> bool:
@@ -112,7 +112,7 @@ class Sink(io.RawIOBase):
         return True
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Move, as files do."""
+        """Move to an offset and return the new place, as files do."""
         return self._file.seek(offset, whence)
 
     def tell(self) -> int:
@@ -120,29 +120,29 @@ class Sink(io.RawIOBase):
         return self._file.tell()
 
     def readinto(self, buffer: Any) -> int:
-        """Read, as files do."""
+        """Read into a buffer, as files do."""
         return self._file.readinto(buffer) or 0
 
     def write(self, content: Any) -> int:
-        """Write all of it, or drop it; return its bytes."""
+        """Write all of `content`, or drop it after a failure; return its size in bytes."""
         rest = memoryview(content).cast("B")
         size = len(rest)
         with self._kept():
             while self._error is None and rest:
-                rest = rest[self._file.write(rest) :]  # a disk that is nearly full takes a part
+                rest = rest[self._file.write(rest) :]  # a disk that is nearly full takes only a part
         return size
 
     def truncate(self, size: int | None = None) -> int:
-        """Cut or lengthen the file, or do nothing."""
+        """Cut or lengthen the file; keep a failure for `check`."""
         with self._kept():
             self._file.truncate(size)
         return size or 0
 
     def flush(self) -> None:
-        """Do nothing: what is written is with the system."""
+        """Do nothing, because nothing is buffered here."""
 
     def close(self) -> None:
-        """Close the file; what that meets, `check` tells, too."""
+        """Close the file; keep a failure for `check`."""
         with self._kept():
             self._file.close()
         super().close()

@@ -1,4 +1,4 @@
-"""Published features into feature files: .npy with ids beside it, Parquet and safetensors with their own."""
+"""Import published features: .npy with ids given beside it, Parquet and safetensors with ids of their own."""
 
 from __future__ import annotations
 
@@ -38,26 +38,26 @@ def import_features(
     """Turn a published array into a feature file, written whole or not at all.
 
     Args:
-        source: .npy, .parquet or .safetensors with a 2-d array of floats, one row per item; (I, S, F), too, where the
-            source carries its own ids, as our exports of cached activations do.
+        source: a .npy, .parquet or .safetensors file with a 2-d array of floats, one row per item. A source that
+            carries its own ids, as our exports of cached activations do, may also be (I, S, F).
         target: an `.h5` file, or a folder that gets `<name>-<fingerprint>.h5`.
-        dataset: name of the dataset the ids belong to.
-        ids: whose row is whose: "row+1" (row r is item r + 1, as MicroLens publishes), "row" (item r, as MMRec), a file
-            for `read_ids`, or the ids themselves. None for a source that carries its own ids.
+        dataset: name of the dataset that the ids belong to.
+        ids: which item each row belongs to: "row+1" (row r is item r + 1, as MicroLens publishes), "row" (row r is item
+            r, as in MMRec), a file for `read_ids`, or the ids themselves. None for a source that carries its own ids.
         name: what the features are, e.g. "videomae-published"; part of the recipe.
-        dtype: on disk, "float16", "float32" or "int8".
-        check: called with the ids before anything is written; it raises where they are not the dataset's.
+        dtype: the type on disk, "float16", "float32" or "int8".
+        check: called with the ids before anything is written; it raises if they are not the dataset's.
 
     Raises:
-        ConfigError: a dtype or name that cannot be, ids missing or given twice over.
-        StoreError: no such file, not a 2-d float array, another number of ids than rows, an id twice, values that are
-            not finite (in `dtype`), a target that holds another recipe, a source that changes meanwhile, or a file
-            that does not read back as it was written.
+        ConfigError: a dtype or name cannot be used, or ids are missing, or given for a source that carries its own.
+        StoreError: there is no such file, it is not a 2-d float array, the ids are not as many as the rows, an id
+            occurs twice, values are not finite (in `dtype`), the target holds another recipe, the source changes
+            meanwhile, or the new file does not read back as it was written.
     """
     disk_type(dtype)
     if not SAFE_NAME.fullmatch(name):
         raise ConfigError(f"name {name!r} becomes a file name; use letters, digits, '.', '_' and '-'")
-    sha256 = _sha256(source)  # before it is opened: what is read below is what was hashed, or the import stops
+    sha256 = _sha256(source)  # before it is read: if it changes meanwhile, the import stops
     array = _checked(open_published(source))
     items, convention = _ids(ids, array)
     if len(items) != array.shape[0]:
@@ -84,12 +84,12 @@ def import_features(
 
 
 def _sha256(source: Path) -> str:
-    """Return the hash of a source's bytes, '' where there is none to open: `open_published` says so better."""
+    """Return the sha256 of a source's bytes; '' if there is no file, which `open_published` reports better."""
     return file_sha256(source) if source.is_file() else ""
 
 
 def _checked(array: Published) -> Published:
-    axes = (2,) if array.ids is None else (2, 3)  # an array without ids and with three axes is of unknown meaning
+    axes = (2,) if array.ids is None else (2, 3)  # with three axes and no ids, its meaning is unknown
     if len(array.shape) not in axes or array.dtype.kind != "f" or 0 in array.shape:
         raise StoreError(
             f"{array.path} holds {array.dtype} of shape {array.shape}; features are a 2-d array of floats, "
@@ -99,7 +99,7 @@ def _checked(array: Published) -> Published:
 
 
 def _ids(ids: str | Path | Sequence[str] | None, array: Published) -> tuple[Sequence[str], str]:
-    """Return the ids and the convention, in words, that enters the recipe."""
+    """Return the ids, and in words where they come from, which enters the recipe."""
     if array.ids is not None:
         if ids is not None:
             raise ConfigError(f"{array.path} carries its own item ids; leave --ids out")
@@ -125,14 +125,14 @@ def _ids(ids: str | Path | Sequence[str] | None, array: Published) -> tuple[Sequ
 
 
 def _floats(array: Published) -> Iterator[tuple[int, NDArray[np.float32]]]:
-    """Yield (first row, vectors) as float32; what is too large for it becomes infinite and is told later."""
+    """Yield (first row, vectors) as float32; numbers too large for it become infinite and are refused later."""
     for start, block in array.blocks():
         with np.errstate(over="ignore"):
             yield start, block.astype(np.float32)
 
 
 def _values(array: Published, dtype: str, sha256: str) -> Iterator[NDArray[Any]]:
-    """Yield the vectors as they go to disk; scales and errors are of an earlier read: the source must be the same."""
+    """Yield the vectors as they go to disk; StoreError if the source has changed since it was hashed."""
     for _, block in _floats(array):
         yield to_disk(block, dtype).values
     if _sha256(array.path) != sha256:
@@ -149,7 +149,7 @@ def _read_back(path: Path) -> None:
 
 
 def _columns(array: Published, items: Sequence[str], dtype: str) -> FeatureColumns:
-    """Read all vectors once: what rounding needs and costs, and whether every row can be stored."""
+    """Read all vectors once, for the scales and costs of rounding; StoreError if a row cannot be stored."""
     scales, errors, bad = [], [], []
     for start, block in _floats(array):
         stored = to_disk(block, dtype)

@@ -11,11 +11,11 @@ class FreezeframeError(ValueError):
 
 
 class ConfigError(FreezeframeError):
-    """A recipe, a command line or a dataset folder that cannot be meant as written."""
+    """A recipe, a command line or a dataset folder that cannot be used as it is."""
 
 
 class MediaError(FreezeframeError):
-    """A video, cover or title that cannot be read; costs one row, or the run above `--max-failed`."""
+    """A video, cover or title that cannot be read. It costs one row; above `--max-failed` of them, the run fails."""
 
 
 class StoreError(FreezeframeError):
@@ -23,7 +23,7 @@ class StoreError(FreezeframeError):
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """Return the tail of an error about an unknown name: a guess if one is close, and what there is.
+    """Return the end of an error about an unknown name: the nearest known name, if one is close, and all known names.
 
     >>> nearest("sasrek", ["sasrec", "popularity"])
     "did you mean 'sasrec'? Known: popularity, sasrec"
@@ -35,9 +35,9 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 
 def shortened(error: object, most: int = 160) -> str:
-    """Return what a library says as one line of at most `most` characters.
+    """Return the text of an error as one line of at most `most` characters.
 
-    A longer one ends with a sentence where that keeps half of them, or else with a word.
+    A longer text is cut after a sentence if that keeps half of `most`, or else after a word.
 
     >>> shortened("There is no such repository. Check the name, and then the branch.", most=40)
     'There is no such repository'

@@ -1,4 +1,4 @@
-"""Feature files into other formats: only DONE rows, in the order of the file, read again before they count."""
+"""Export feature files to other formats: only DONE rows, in the order of the file, read back before they count."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ MAX_HEADER_BYTES = 100_000_000  # readers of safetensors refuse a longer header,
 
 @dataclass
 class _Rows:
-    """The DONE rows of a file on their way out; `digest` is of the vectors' bytes as they were handed over."""
+    """The DONE rows of a file to export; after `blocks`, `digest` is the sha256 of the vectors' bytes."""
 
     file: FeatureFile
     dtype: np.dtype[Any]
@@ -61,15 +61,15 @@ def export_features(file: FeatureFile, target_folder: Path, *, form: str = "npy"
         form: 'npy': `vectors.npy` and `ids.txt` (one per line). 'parquet': `vectors.parquet`, columns `item` and
             `vector`. 'safetensors': `vectors.safetensors`, tensor `vectors`, ids as a JSON list in the metadata `ids`.
             'mmrec': `vectors.npy` and `i_id_mapping.csv`. Numbers are float32 in 'parquet' and 'mmrec', and as stored
-            in the others; int8 goes out as float32.
+            in the others; int8 is exported as float32.
 
     Returns:
         The files written, the vectors first.
 
     Raises:
-        ConfigError: an unknown format.
-        StoreError: the folder exists, the file holds pixels, no item has a vector, ids the format cannot hold, a
-            damaged file, a full disk, or a file that does not read back as it was written.
+        ConfigError: the format is unknown.
+        StoreError: the folder exists, the file is damaged or holds pixels, no item has a vector, the format cannot hold
+            an id, the disk is full, or what was written does not read back.
     """
     if form not in FORMATS:
         raise ConfigError(f"format {form!r} is unknown; {nearest(form, FORMATS)}")
@@ -114,7 +114,7 @@ def _write_npy(folder: Path, rows: _Rows) -> str:
 
 def _npy(folder: Path, rows: _Rows) -> tuple[str, ...]:
     text = "".join(f"{item}\n" for item in rows.ids)
-    # a mark in front of an id that begins with one, because readers take the first mark for the encoding's
+    # if the first id begins with a byte order mark, write one more: readers take the first for the encoding's
     encoding = "utf-8-sig" if text.startswith("\ufeff") else "utf-8"
     (folder / "ids.txt").write_text(text, encoding=encoding, newline="")
     return _write_npy(folder, rows), "ids.txt"
@@ -155,7 +155,7 @@ def _parquet(folder: Path, rows: _Rows) -> tuple[str, ...]:
 
 
 def _safetensors(folder: Path, rows: _Rows) -> tuple[str, ...]:
-    """Write the published format ourselves, block by block: the library wants the whole array in memory."""
+    """Write the format here, block by block, because the library needs the whole array in memory."""
     told = rows.file.provenance
     size = int(np.prod(rows.shape)) * rows.dtype.itemsize
     header = {
@@ -177,7 +177,7 @@ def _safetensors(folder: Path, rows: _Rows) -> tuple[str, ...]:
 
 
 def _any_ids(ids: list[str]) -> None:
-    """Hold every id that a feature file can hold."""
+    """Accept every id that a feature file can hold."""
 
 
 def _one_line_each(ids: list[str]) -> None:

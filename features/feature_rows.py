@@ -17,12 +17,12 @@ from numpy.typing import NDArray
 
 from features.errors import StoreError
 
-MAX_ID_BYTES = 4096  # also of stamps and digests
-VECTOR_TYPES = (np.dtype(np.float16), np.dtype(np.float32))  # of rows on their way to disk; there int8 joins them
+MAX_ID_BYTES = 4096  # the limit of stamps and digests, too
+VECTOR_TYPES = (np.dtype(np.float16), np.dtype(np.float32))  # of rows in memory; on disk there is also int8
 
 
 class State(IntEnum):
-    """What became of an item's row. Only DONE rows hold a vector; the others are NaN, or 0 in whole numbers."""
+    """What became of an item's row. Only DONE rows hold a vector; the others hold NaN, or 0 in int8 and uint8."""
 
     DONE = 0
     MISSING = 1
@@ -31,18 +31,23 @@ class State(IntEnum):
 
 @dataclass(frozen=True)
 class FeatureColumns:
-    """All of a feature file but its vectors; the first fields are those of `FeatureRows`."""
+    """The columns of a feature file except its vectors; the first five are those of `FeatureRows`."""
 
     ids: tuple[str, ...]
+    """Item ids."""
     states: NDArray[np.uint8]
+    """The `State` of each row, (I,)."""
     reasons: tuple[str, ...]
+    """Why each row is not done; "" if it is."""
     stamps: tuple[str, ...]
+    """The stamp of each row's source."""
     digests: tuple[str, ...]
+    """The digest of each row's source."""
     scales: NDArray[np.float32] | None = None
-    """(I,) float32 when the vectors are int8, else None (features/precision.py)."""
+    """The scale of each row, (I,) float32, if the vectors are int8 (features/precision.py); None otherwise."""
     errors: NDArray[np.float32] | None = None
-    """(I,) float32, what rounding to the type on disk cost each row as 1 - cosine; NaN where it is not known and in
-    rows that are not DONE. None: known of no row."""
+    """What rounding to the type on disk cost each row, as 1 - cosine, (I,) float32. NaN in rows that are not DONE and
+    where it is not known; None if it is known of no row."""
 
 
 @dataclass(frozen=True)
@@ -52,17 +57,17 @@ class FeatureRows:
     ids: Sequence[str]
     """Item ids as the user has them, unique."""
     vectors: NDArray[Any]
-    """(I, F) or (I, S, F), float16 or float32; or pixels (I, T, H, W, 3) uint8. Rows that are not DONE are stored as
-    NaN, or 0, whatever they hold."""
+    """Vectors (I, F) or (I, S, F), float16 or float32; or pixels (I, T, H, W, 3), uint8. Rows that are not DONE are
+    stored as NaN, or 0, whatever they hold here."""
     states: NDArray[np.uint8]
-    """(I,) of `State`."""
+    """The `State` of each row, (I,)."""
     reasons: Sequence[str]
-    """Why a row is not done, "" where it is."""
+    """Why each row is not done; "" if it is."""
     stamps: Sequence[str]
-    """What the catalog knew of each source without opening it (file size, text hash, "" where missing); a changed stamp
-    means the row is made again."""
+    """What the catalog knew of each source without opening it: size and date of a file, hash of a text, "" if missing.
+    A row whose stamp has changed is made again, unless its source is found to have the same bytes."""
     digests: Sequence[str]
-    """blake2b-128 (32 hex characters) of the bytes each row was made from, "" where there were none."""
+    """The blake2b-128 hash (32 hex characters) of the bytes each row was made from, "" if there were none."""
 
     def __post_init__(self) -> None:
         """Check once, where rows enter the store."""
@@ -81,7 +86,7 @@ class FeatureRows:
 
 
 def check_shape(shape: tuple[int, ...], dtype: np.dtype[Any], *, scaled: bool = False) -> None:
-    """Raise StoreError unless rows of this shape and type can be stored; int8 with scales and only with them."""
+    """Raise StoreError unless rows of this shape and type can be stored; only int8 has scales, and needs them."""
     if dtype == np.uint8 and not scaled:
         if len(shape) != 5 or shape[-1] != 3 or 0 in shape[1:]:
             raise StoreError(f"pixels are of shape {shape}; give (I, T, H, W, 3), T, H and W >= 1")
@@ -103,10 +108,10 @@ def check_ids(ids: Sequence[str]) -> None:
 
 
 def check_texts(texts: Sequence[str], what: str, *, fewest: int) -> None:
-    """Raise StoreError on the first text that cannot be stored: not str, not Unicode, with NUL, too short or long."""
+    """Raise StoreError on the first text that cannot be stored: no str, no Unicode, with NUL, too short or too long."""
     if not len(texts):
         return
-    with suppress(TypeError, UnicodeEncodeError):  # all at once first: a loop over a million takes a second
+    with suppress(TypeError, UnicodeEncodeError):  # all at once first, because a loop over a million takes a second
         sizes = [len(text) for text in "\0".join(texts).encode().split(b"\0")]
         if len(sizes) == len(texts) and min(sizes) >= fewest and max(sizes) <= MAX_ID_BYTES:
             return
@@ -130,7 +135,7 @@ def _storable(text: object, fewest: int) -> bool:
 
 def check_finite(vectors: NDArray[Any], ids: Sequence[str], done: NDArray[np.bool_]) -> None:
     """Raise StoreError, naming the first item, when a row that is `done` ((I,) bool) holds NaN or infinity."""
-    if vectors.dtype == np.uint8:  # pixels hold neither
+    if vectors.dtype == np.uint8:  # pixels can hold neither
         return
     bad = done & ~np.isfinite(vectors).all(axis=tuple(range(1, vectors.ndim)))
     if bad.any():

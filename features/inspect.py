@@ -1,7 +1,7 @@
-"""The doctor: what a feature file holds in numbers, and in one line whether to trust it and what to do.
+"""Inspect a feature file: figures of what it holds, and one line on whether to trust it and what to do.
 
-Everything but rank and cosine is over all DONE rows, read in blocks. Effective rank and mean cosine are over at most
-SAMPLE rows, drawn with a fixed seed, so that a million rows take no longer than reading them.
+All figures except rank and cosine cover all DONE rows, read in blocks. Effective rank and mean cosine cover at most
+SAMPLE rows, drawn with a fixed seed, so that inspecting a million rows takes no longer than reading them.
 """
 
 from __future__ import annotations
@@ -16,26 +16,29 @@ from features.feature_rows import State
 from features.store import FeatureFile
 
 SAMPLE = 10_000  # rows for rank and cosine
-SAMPLE_NUMBERS = 2**24  # numbers in the sample: fewer rows of wide vectors
+SAMPLE_NUMBERS = 2**24  # most numbers in the sample, so that it has fewer rows of wide vectors
 SEED = 0
 FEW = 20  # with fewer rows than this, rank and cosine say nothing about an encoder
 LEAST_DONE = 0.9
 MOST_CONSTANT = 0.1
 MOST_REPEATED = 0.05
 MOST_ALIKE = 0.95
-LEAST_RANK = 0.1  # of what the sample's shape allows
+LEAST_RANK = 0.1  # share of the rank that the sample's shape allows
 MOST_ROUNDED = (1e-3, 1e-2)  # 1 - cosine, mean and max
 
 
 def inspect_features(file: FeatureFile) -> dict[str, Any]:
     """Return what a feature file holds and whether it looks sound, as plain data; `verdict` is one line for people.
 
-    Norms are Euclidean, over DONE rows. A constant column has one value in all of them; its share is in [0, 1]. A
-    duplicate row equals an earlier one. `effective_rank`, from 1 to the smaller of width and sampled rows less one, is
-    exp of the entropy of the singular values, as shares, of the centred sample; 0 when all rows are one. `mean_cosine`,
-    in [-1, 1], is over all pairs of sampled rows that are not zero; near 1 the vectors hardly differ. `cosine_error` is
-    what rounding to `dtype` cost (rows, mean, max), None where the file does not know it. `seconds` is what
-    making it took, None where not known. Pixels are not read: figures of vectors mean nothing for them.
+    - `norm_min`, `norm_mean` and `norm_max` are Euclidean norms of DONE rows.
+    - `constant_columns` is the share, in [0, 1], of columns that have one value in all DONE rows.
+    - `duplicate_rows` counts rows that equal an earlier one.
+    - `effective_rank` is the `effective_rank` of the sample.
+    - `mean_cosine`, in [-1, 1], is over all pairs of sampled rows that are not zero; near 1 the vectors hardly differ.
+    - `cosine_error` is what rounding to `dtype` cost (rows, mean, max); None if the file does not know it.
+    - `seconds` is the time that making the file took; None if it is not known.
+
+    Pixels are not read, because figures of vectors mean nothing for them.
 
     Raises:
         StoreError: the file is damaged.
@@ -63,7 +66,7 @@ def inspect_features(file: FeatureFile) -> dict[str, Any]:
 
 @dataclass
 class _Pass:
-    """What one pass over the vectors gathers; `low` and `high` are per column, (S * F,)."""
+    """Figures that one pass over the vectors gathers; `low` and `high` are per column, (S * F,)."""
 
     low: NDArray[np.float32]
     high: NDArray[np.float32]
@@ -72,7 +75,7 @@ class _Pass:
     sample: list[NDArray[np.float32]] = field(default_factory=list)
 
     def add(self, rows: NDArray[Any], wanted: NDArray[np.bool_]) -> None:
-        """Take in (n, S * F) DONE rows, of which (n,) `wanted` are sampled."""
+        """Add DONE rows (n, S * F); those `wanted`, (n,) bool, go into the sample."""
         floats = rows.astype(np.float32, copy=False)
         self.norms.append(np.sqrt(np.square(floats, dtype=np.float64).sum(axis=1)))
         self.low = np.minimum(self.low, floats.min(axis=0))
@@ -112,7 +115,7 @@ def _numbers(file: FeatureFile) -> dict[str, Any]:
 
 
 def _sampled(done: NDArray[np.bool_], flat: int) -> NDArray[np.bool_]:
-    """Return (I,) bool: DONE rows drawn with a fixed seed, at most SAMPLE rows and SAMPLE_NUMBERS numbers."""
+    """Return (I,) bool, the DONE rows to sample: at most SAMPLE rows and SAMPLE_NUMBERS numbers, from a fixed seed."""
     most = min(SAMPLE, max(2, SAMPLE_NUMBERS // flat))
     rows = np.flatnonzero(done)
     if len(rows) > most:
@@ -123,14 +126,14 @@ def _sampled(done: NDArray[np.bool_], flat: int) -> NDArray[np.bool_]:
 
 
 def effective_rank(vectors: NDArray[np.float32]) -> float:
-    """Return exp of the entropy of the singular values, as shares, of (n, F) vectors less their mean.
+    """Return exp of the entropy of the singular values, taken as shares, of (n, F) vectors less their mean.
 
-    From 1 (all on one line) to min(n - 1, F) (all directions alike); 0 when all vectors are the same.
+    It ranges from 1 (all on one line) to min(n - 1, F) (all directions alike); it is 0 if all vectors are the same.
     """
     centred = vectors.astype(np.float64)
     centred -= centred.mean(axis=0)
     largest = np.abs(centred).max(initial=0)
-    if largest <= 1e-7 * np.abs(vectors).max(initial=0):  # the rounding of the mean is all there is
+    if largest <= 1e-7 * np.abs(vectors).max(initial=0):  # nothing is left but the rounding of the mean
         return 0.0
     centred /= largest
     square = centred.T @ centred if len(vectors) >= vectors.shape[1] else centred @ centred.T
@@ -140,7 +143,7 @@ def effective_rank(vectors: NDArray[np.float32]) -> float:
 
 
 def mean_cosine(vectors: NDArray[np.float32]) -> float:
-    """Return the mean cosine over all pairs of (n, F) vectors, zero ones left out; 0 with fewer than two others."""
+    """Return the mean cosine over all pairs of (n, F) vectors that are not zero; 0 if there are fewer than two."""
     floats = vectors.astype(np.float64)
     norms = np.sqrt(np.square(floats).sum(axis=1))
     units = floats[norms > 0] / norms[norms > 0, None]
@@ -158,7 +161,7 @@ def _verdict(file: FeatureFile, numbers: dict[str, Any]) -> str:
     if numbers.get("rows_not_finite"):
         return f"unusable: {numbers['rows_not_finite']} rows hold NaN or infinity; extract or import them again"
     doubts = _row_doubts(file, numbers, done, every)
-    if len(file.shape) == 2:  # activations are padded, and alike at equal positions, and nobody compares items by them
+    if len(file.shape) == 2:  # activations are padded and alike at equal positions, and nobody compares items by them
         doubts += [*_column_doubts(numbers, done), *_sample_doubts(numbers, file)]
     error = file.cosine_error
     if error is not None and (error.mean > MOST_ROUNDED[0] or error.max > MOST_ROUNDED[1]):
@@ -208,7 +211,7 @@ def _sample_doubts(numbers: dict[str, Any], file: FeatureFile) -> list[str]:
     possible = min(count - 1, int(np.prod(file.shape[1:])))
     if numbers["effective_rank"] < LEAST_RANK * possible:
         doubts.append(
-            f"the effective rank is {numbers['effective_rank']:.1f} of {possible}, so few directions carry all "
-            "(check the weights and the frames; a narrower vector would do)"
+            f"the effective rank is {numbers['effective_rank']:.1f} of {possible}, so a few directions carry "
+            "everything (check the weights and the frames; a narrower vector would do)"
         )
     return doubts

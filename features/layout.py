@@ -1,7 +1,7 @@
-"""The HDF5 layout of feature files, version 3, known to no other code; docs/feature-files.md has it for h5py users.
+"""The HDF5 layout of feature files, version 3. No other code knows it; docs/feature-files.md tells h5py users.
 
 A file is written under a hidden name, flushed, fsynced and renamed, and never changed afterwards. So no reader can
-meet a half-written one, and no locks are needed (they fail on some network file systems).
+meet a half-written file, and no locks are needed, which fail on some network file systems.
 """
 
 from __future__ import annotations
@@ -32,34 +32,37 @@ FORMAT = "freezeframe-features"
 FORMAT_VERSION = 3  # 2 adds int8 vectors with their `scales`, and `errors`; 3 pixels
 READ_VERSIONS = (1, 2, 3)
 BLOCK_BYTES = 2**24  # vectors are read and hashed in blocks of about this size
-GAP_BYTES = 2**18  # unwanted rows up to this size are read through: cheaper than another call into HDF5 (about 0.1 ms)
-# What h5py raises on files with damaged or foreign content, by experience of flipping bytes.
+GAP_BYTES = 2**18  # smaller gaps of unwanted rows are read, too: cheaper than another call into HDF5 (about 0.1 ms)
+# What h5py raises on damaged or foreign files, as found by flipping bytes.
 READ_ERRORS = (OSError, LookupError, RuntimeError, TypeError, AttributeError, ValueError, MemoryError, EOFError)
 
 
 @dataclass(frozen=True)
 class Contents:
-    """All of a feature file but its vectors, and their shape and type; `seal` tells it from a file in its place.
-
-    `seconds` is what making it took, by stage; empty where nobody knows. It is in no hash: the rows are the same.
-    """
+    """A feature file except its vectors."""
 
     provenance: Provenance
+    """What the file says of itself."""
     columns: FeatureColumns
+    """Ids and all other columns."""
     seal: Seal
+    """Hashes that tell this file from another one put in its place."""
     shape: tuple[int, ...]
+    """Shape of the vectors."""
     dtype: np.dtype[Any]
+    """Type of the vectors on disk."""
     seconds: Mapping[str, float]
+    """Time that making the rows took, by stage; empty if it is not known. No hash covers it."""
 
 
 @contextmanager
 def _opened(path: Path, seal: Seal | None = None) -> Iterator[h5py.File]:
-    """Open for reading; StoreError instead of HDF5's own messages, and for a file that is not the one of the seal."""
+    """Open a file for reading; StoreError if HDF5 cannot read it, or if it has another seal than `seal`."""
     if not path.is_file():
         raise StoreError(f"feature file {path} {no_file(path, 'make it with `extract`, or check the path')}")
     try:
         with h5py.File(path, "r", locking=False) as handle:
-            if seal is not None and _seal(handle.attrs) != seal:  # its rows may be others by now
+            if seal is not None and _seal(handle.attrs) != seal:  # its rows may have changed
                 raise StoreError(f"{path} was replaced while it was in use; start again, to use what is there now")
             yield handle
     except StoreError:
@@ -69,7 +72,7 @@ def _opened(path: Path, seal: Seal | None = None) -> Iterator[h5py.File]:
 
 
 def _unreadable(path: Path, error: BaseException) -> str:
-    """Return why a file cannot be read; only one that HDF5 wrote and that is spoilt may be deleted."""
+    """Return why a file cannot be read; advise to delete it only if it is HDF5, and damaged."""
     if isinstance(error, PermissionError):
         return f"cannot read {path} (permission denied); check its permissions"
     if not h5py.is_hdf5(path):
@@ -90,10 +93,10 @@ def _one_line(error: BaseException) -> str:
 
 @contextmanager
 def _created(path: Path, check: Callable[[Path], None] | None = None) -> Iterator[tuple[h5py.File, Callable[[], None]]]:
-    """Yield a new HDF5 file that appears under `path` whole or not at all, also after kill -9 or a full disk.
+    """Yield a new HDF5 file that appears under `path` whole or not at all, even after kill -9 or a full disk.
 
-    With it comes a function that raises where the disk is full already: to be called now and then. `check` gets the
-    closed file under its hidden name; if it raises, the file never appears.
+    With it comes a function to call now and then: it raises if the disk is full already. `check` gets the closed file
+    under its hidden name; if it raises, the file never appears.
     """
     temporary = path.with_name(f".{path.name[:80]}.{uuid.uuid4().hex}.tmp")
     try:
@@ -114,7 +117,7 @@ def _created(path: Path, check: Callable[[Path], None] | None = None) -> Iterato
 
 
 def remove_leftovers(path: Path) -> None:
-    """Delete hidden files that writers of `path` left behind when they were killed; none may be at work."""
+    """Delete hidden files that killed writers of `path` left behind; no writer may be at work."""
     prefix = f".{path.name[:80]}."
     for stray in path.parent.glob(".*.tmp"):
         if stray.name.startswith(prefix):
@@ -134,19 +137,19 @@ def write_file(
 
     Args:
         path: the file to write; an older one stays until the new one is whole.
-        columns: ids and the rest, I rows.
-        blocks: the vectors in order, at least one array of (some, *shape of a row), I rows in all, in the type of the
-            disk; int8 needs `columns.scales`.
-        provenance: of the file.
+        columns: ids and all other columns, I rows.
+        blocks: the vectors in order: at least one array (some, *shape of a row), I rows in all, in the type on disk;
+            int8 needs `columns.scales`.
+        provenance: what the file says of itself.
         check: called with the closed file under its hidden name; what it raises keeps the file from appearing.
-        seconds: what making the rows took, by stage.
+        seconds: the time that making the rows took, by stage.
 
     Raises:
         StoreError: the file cannot be written; nothing is left behind.
     """
     rest = iter(blocks)
     first = next(rest)
-    version = FORMAT_VERSION if first.dtype == np.uint8 else 2  # programs that know version 2 go on reading vectors
+    version = FORMAT_VERSION if first.dtype == np.uint8 else 2  # so that older programs can read vectors
     check_shape(first.shape, first.dtype, scaled=columns.scales is not None)
     if columns.errors is None:
         columns = replace(columns, errors=np.full(len(columns.ids), np.nan, dtype=np.float32))
@@ -186,11 +189,11 @@ def _header(provenance: Provenance, states: NDArray[np.uint8], version: int) -> 
 
 
 def read_contents(path: Path) -> Contents:
-    """Read all but the vectors; StoreError on a file that is absent, foreign, damaged or edited."""
+    """Read everything except the vectors; StoreError on a file that is absent, foreign, damaged or edited."""
     with _opened(path) as handle:
         stored = dict(handle.attrs)
         _check_format(path, stored)
-        provenance = Provenance.from_json(stored["provenance"])
+        provenance = _provenance(path, stored["provenance"])
         texts = {name: b"\0".join(handle[name][:].tolist()) for name in TEXT_COLUMNS}
         vectors = handle["vectors"]
         numbers = _read_numbers(handle, stored["format_version"])
@@ -213,6 +216,13 @@ def read_contents(path: Path) -> Contents:
         columns = FeatureColumns(states=states, scales=scales, errors=errors, **decoded)
         seconds = {stage: float(spent) for stage, spent in json.loads(stored.get("seconds", "{}")).items()}
         return Contents(provenance, columns, _seal(stored), vectors.shape, vectors.dtype, seconds)
+
+
+def _provenance(path: Path, text: str) -> Provenance:
+    try:
+        return Provenance.from_json(text)
+    except StoreError as error:
+        raise StoreError(f"{path} is damaged: its {error}; delete it, then copy or extract it again") from error
 
 
 def _read_numbers(handle: h5py.File, version: int) -> dict[str, NDArray[Any]]:
@@ -248,7 +258,7 @@ def read_rows(
 
 
 def map_vectors(path: Path, seal: Seal) -> NDArray[Any]:
-    """Return the vectors as a read-only memory map; StoreError where they do not lie in one piece."""
+    """Return the vectors as a read-only memory map; StoreError if they do not lie in one piece."""
     with _opened(path) as handle:
         vectors = handle["vectors"]
         offset = vectors.id.get_offset()
@@ -256,14 +266,14 @@ def map_vectors(path: Path, seal: Seal) -> NDArray[Any]:
     if offset is None:  # stored in chunks by another program, or empty
         raise StoreError(f"{path} cannot be mapped: its vectors lie in chunks; rewrite it with `h5repack -l CONTI`")
     mapped: NDArray[Any] = np.memmap(path, dtype=dtype, mode="r", offset=offset, shape=shape)
-    with _opened(path, seal):  # after mapping: whatever is mapped was there before this
+    with _opened(path, seal):  # checked after mapping, so that what is mapped has this seal
         return mapped
 
 
 def _spans(
     rows: NDArray[np.int64], targets: NDArray[np.int64], row_bytes: int
 ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64]]]:
-    """Cut (row, target) pairs, sorted by row, into spans that are each read as one slice."""
+    """Sort (row, target) pairs by row and cut them into spans that are each read as one slice."""
     if not len(rows):
         return
     order = np.argsort(rows, kind="stable")

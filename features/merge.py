@@ -17,7 +17,7 @@ from features.provenance import Provenance
 from features.store import FeatureFile
 
 T = TypeVar("T")
-MERGE_BYTES = 2**28  # this much of the result is held in memory; a part is opened once per such window it has rows in
+MERGE_BYTES = 2**28  # the result is held in memory window by window; each opens the parts that have rows in it
 
 
 def merge(
@@ -29,18 +29,18 @@ def merge(
 ) -> None:
     """Assemble one feature file from parts of the same recipe, whole or not at all.
 
-    Every part is verified first: its bytes would otherwise get a fresh hash in the result, damage included. Seconds are
-    added up over the parts, unless one of them does not know its own.
+    Every part is verified first, because damaged bytes would otherwise get a fresh hash in the result. Seconds are
+    summed over the parts, unless one of them does not know its own.
 
     Args:
         path: the file to write; it may be one of the parts.
         placed: item id -> the part that holds its row; the order of the ids is the order of the rows.
-        provenance: of the result.
-        stamps: item id -> stamp to record; None keeps those of the parts.
+        provenance: what the result says of itself.
+        stamps: item id -> stamp to record; None keeps the stamps of the parts.
 
     Raises:
-        StoreError: a part of another recipe or dataset, damaged, or without its row; parts of different widths or
-            types; no parts.
+        StoreError: a part has another recipe or dataset, is damaged or lacks a row; the parts differ in width or type;
+            there are no parts.
     """
     ids = list(placed)
     check_ids(ids)
@@ -81,7 +81,7 @@ def _check_parts(parts: Sequence[FeatureFile], provenance: Provenance) -> None:
 
 
 def _by_part(parts: Sequence[T], owner: NDArray[np.int64]) -> Iterator[tuple[T, NDArray[np.int64]]]:
-    """Yield each part (or what stands for it) that owns some of these rows, with their positions, ascending."""
+    """Yield each part (or its column) that owns some of these rows, with the ascending positions of those rows."""
     order = np.argsort(owner, kind="stable")
     present, starts = np.unique(owner[order], return_index=True)
     for number, targets in zip(present.tolist(), np.split(order, starts[1:]), strict=True):
@@ -108,7 +108,7 @@ def _gathered(
 def _column(
     columns: Sequence[NDArray[np.float32] | None], owner: NDArray[np.int64], source: NDArray[np.int64]
 ) -> NDArray[np.float32]:
-    """Return one column of numbers of the result; NaN from parts without it (layout version 1 knows no errors)."""
+    """Return one column of numbers of the result; NaN for parts without it (layout version 1 has no errors)."""
     gathered = np.full(len(owner), np.nan, dtype=np.float32)
     for column, targets in _by_part(columns, owner):
         if column is not None:
@@ -119,7 +119,7 @@ def _column(
 def _vectors(
     parts: Sequence[FeatureFile], owner: NDArray[np.int64], source: NDArray[np.int64]
 ) -> Iterator[NDArray[Any]]:
-    """Yield the merged vectors window by window: written in order whatever the order of the parts."""
+    """Yield the merged vectors window by window, in the order of the result."""
     shape, dtype = parts[0].shape[1:], parts[0].dtype
     most = max(1, MERGE_BYTES // (int(np.prod(shape)) * dtype.itemsize))
     for start in range(0, len(owner), most):

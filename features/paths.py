@@ -1,4 +1,4 @@
-"""What to say of a path that cannot be used: what stands there instead, and what to do where a write is refused."""
+"""Error texts for paths that cannot be used: what is there instead, and what to do when a write is refused."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ ROOM = "free some disk space or choose another folder"
 
 
 def no_file(path: Path, advice: str) -> str:
-    """Return the tail of an error about a path that is no file: it is a folder, or does not exist and `advice`."""
+    """Return the end of an error about a path that is no file: it is a folder, or it does not exist and `advice`."""
     return "is a folder; name a file" if path.is_dir() else f"does not exist; {advice}"
 
 
 def no_folder(path: Path, advice: str) -> str:
-    """Return the tail of an error about a path that is no folder: it is a file, or does not exist and `advice`."""
+    """Return the end of an error about a path that is no folder: it is a file, or it does not exist and `advice`."""
     return "is a file; name a folder" if path.is_file() else f"does not exist; {advice}"
 
 
 def write_advice(error: BaseException, room: str = ROOM) -> str:
-    """Return the next step after a failed write; `room` for a full disk, and where the system named no other cause."""
+    """Return the next step after a failed write; it is `room` if the disk is full or no other cause is known."""
     number = getattr(error, "errno", None)
     if number in FORBIDDEN:
         return "check the permissions there or choose another folder"
@@ -32,7 +32,7 @@ def write_advice(error: BaseException, room: str = ROOM) -> str:
 
 
 def shown(name: str) -> str:
-    r"""Return a name that every file format and terminal takes: bytes that are not UTF-8 become '\xe9' and the like.
+    r"""Return a name that every file format and terminal accepts; bytes that are not UTF-8 become '\xe9' and the like.
 
     >>> shown("caf\udce9.mp4")
     'caf\\xe9.mp4'
@@ -47,7 +47,7 @@ def shown(name: str) -> str:
 
 
 def as_utf8(name: str) -> str | None:
-    """Return what a file's name is in UTF-8, whatever encoding the system reads names in; None where it is no UTF-8."""
+    """Return a file's name decoded as UTF-8, whatever encoding the system uses for names; None if it is not UTF-8."""
     if name.isascii():
         return name
     try:

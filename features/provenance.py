@@ -2,7 +2,7 @@
 
 A recipe is plain JSON data that fixes the numbers: encoder, weights hash, frames, preprocessing, pooling, precision.
 Its fingerprint names the file, so two recipes can never share one. Versions, dates and commands are recorded but do
-not enter the fingerprint: the same recipe on another day or machine is the same recipe.
+not enter the fingerprint, because a recipe is the same on another day or machine.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ __all__ = [
     "write_atomic",
 ]
 
-FINGERPRINT_CHARS = 16  # 64 bits in file names; the whole sha256 stands inside the file
+FINGERPRINT_CHARS = 16  # 64 bits in file names; the file itself holds the whole sha256
 
 
 def canonical_json(value: object) -> str:
@@ -49,7 +49,7 @@ def file_sha256(path: Path) -> str:
 
 
 def library_versions(names: Iterable[str]) -> dict[str, str]:
-    """Return installed versions of the named distributions, and Python's own; absent ones read 'absent'."""
+    """Return the installed versions of the named distributions and of Python; 'absent' for those not installed."""
     versions = {"python": platform.python_version()}
     for name in names:
         try:
@@ -64,20 +64,20 @@ class Provenance:
     """What a feature file says of itself."""
 
     dataset: str
-    """Name of the dataset the ids belong to; readers refuse a file of another one."""
+    """Name of the dataset that the ids belong to; readers refuse a file of another dataset."""
     recipe: Mapping[str, Any]
     """Plain JSON data that fixes the numbers (see module docstring)."""
     weights_sha256: str = ""
-    """Hash of the encoder's tensors as loaded, or "" where there is no encoder (imported features)."""
+    """Hash of the encoder's tensors as loaded, "" if there is no encoder (imported features)."""
     libraries: Mapping[str, str] = field(default_factory=dict)
-    """Distribution name -> version."""
+    """Versions of libraries, by distribution name."""
     command: str = ""
     """The command line that made the file."""
     created: str = ""
-    """UTC time, ISO 8601."""
+    """When the file was made, in UTC, ISO 8601."""
     weights_source: str = ""
-    """Where the encoder's weights were taken from, such as 'MCG-NJU/videomae-base @ 1a2b3c4d'; "" for random weights,
-    and in files made before this was kept."""
+    """Where the encoder's weights were taken from, such as 'MCG-NJU/videomae-base @ 1a2b3c4d'; "" for random weights
+    and in files of versions that did not record it."""
 
     @property
     def fingerprint(self) -> str:
@@ -94,4 +94,4 @@ class Provenance:
         try:
             return cls(**json.loads(text))
         except (TypeError, ValueError) as error:
-            raise StoreError(f"provenance is not readable: {error}") from error
+            raise StoreError(f"provenance is not readable ({error})") from error

@@ -1,4 +1,4 @@
-"""Arrays of vectors on disk that are no feature files: .npy, Parquet, safetensors, and lists of ids. Read in blocks.
+"""Published arrays of vectors (.npy, Parquet, safetensors), read in blocks, and lists of ids.
 
 Nothing here unpickles. Letters: I rows, F feature width, S tokens or positions.
 """
@@ -36,16 +36,16 @@ class Published:
     path: Path
     """The file."""
     shape: tuple[int, ...]
-    """(I, F), or any other shape that an array can have."""
+    """Shape of the array: (I, F), or any other."""
     dtype: np.dtype[Any]
-    """Of the numbers as stored, float or not."""
+    """Type of the numbers as stored, float or not."""
     ids: list[str] | None
-    """The item ids that the file itself carries, in row order; None where it carries none."""
+    """The item ids that the file itself carries, in row order; None if it carries none."""
     slices: Callable[[int, int], NDArray[Any]]
-    """`slices(start, stop)` returns those rows, (stop - start, ...), as stored."""
+    """Function that returns the rows from `start` to `stop`, (stop - start, ...), as stored."""
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
-        """Yield (first row, vectors) in order, some megabytes at a time; StoreError where the file is damaged."""
+        """Yield (first row, vectors) in order, some megabytes at a time; StoreError if the file is damaged."""
         most = block_rows(self.shape, self.dtype)
         for start in range(0, self.shape[0], most):
             try:
@@ -63,7 +63,7 @@ def open_published(path: Path) -> Published:
     """Open an array by the suffix of its name: .parquet, .safetensors, or else NumPy's .npy.
 
     Raises:
-        StoreError: no such file, or not one of these formats.
+        StoreError: there is no such file, or it does not have the format.
     """
     if not path.is_file():
         raise StoreError(f"{path} {no_file(path, 'give the .npy, .parquet or .safetensors file to import')}")
@@ -73,7 +73,7 @@ def open_published(path: Path) -> Published:
 def _npy(path: Path) -> Published:
     try:
         array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:  # NumPy's own words advise to unpickle
+    except (OSError, ValueError, EOFError) as error:  # NumPy's own message advises unpickling
         raise StoreError(
             f"{path} is no plain .npy array; save it whole with np.save, without objects, or give a .parquet or "
             ".safetensors file"
@@ -138,7 +138,7 @@ def _safetensors(path: Path) -> Published:
 def read_ids(path: Path) -> list[str]:
     """Read item ids in row order: MMRec's `i_id_mapping.csv`, or a UTF-8 text file with one id per line.
 
-    A mapping is known by its suffix .csv; it has TAB-separated columns `asin` (the id) and `itemID` (the row).
+    A file with suffix .csv is read as a mapping, with TAB-separated columns `asin` (the id) and `itemID` (the row).
     """
     try:
         with path.open(encoding="utf-8-sig", newline="") as handle:

@@ -1,4 +1,4 @@
-"""Feature files by item id: write and read. Their HDF5 layout is the business of features/layout.py.
+"""Write and read feature files by item id; features/layout.py knows their HDF5 layout.
 
 Letters: I items (rows), F feature width, S tokens or positions of cached activations, T frames, H W pixels.
 """
@@ -58,15 +58,14 @@ def write_features(
     Args:
         path: the file to write.
         rows: what to write.
-        provenance: of the file.
-        dtype: on disk, float16, float32 or int8; `rows.vectors` are float32 then, and what rounding costs each row is
-            written with it. None stores them in the type they have: what float16 has cost is not known here. Pixels
-            are uint8 here and there.
-        seconds: what making the rows took, by stage.
+        provenance: what the file says of itself.
+        dtype: the type on disk, float16, float32 or int8; `rows.vectors` are then float32, and what rounding costs each
+            row is stored, too. None keeps their type, and what float16 has cost is not known. Pixels stay uint8.
+        seconds: the time that making the rows took, by stage.
 
     Raises:
-        ConfigError: an unknown dtype.
-        StoreError: rounded vectors where float32 is needed, numbers too large for the dtype, or it cannot be written
+        ConfigError: the dtype is unknown.
+        StoreError: the vectors are rounded already, numbers are too large for the dtype, or the file cannot be written
             (disk full, no permission); nothing is left behind.
     """
     given = rows.vectors.dtype
@@ -95,20 +94,21 @@ def _without(vectors: NDArray[Any], blank: NDArray[np.bool_]) -> NDArray[Any]:
 
 
 class FeatureFile:
-    """A feature file opened for reading, by item id. It holds no open handle: it may be copied to other processes.
+    """A feature file opened for reading, by item id. It holds no open handle, so it may be sent to other processes.
 
     Attributes:
         path: the file.
         provenance: what the file says of itself.
-        columns: ids, states, reasons, stamps and digests of all rows, scales and errors where there are any.
-        shape: of the vectors, (I, F) or (I, S, F); of pixels (I, T, H, W, 3).
-        dtype: of the vectors on disk.
+        columns: ids, states, reasons, stamps and digests of all rows, and scales and errors if the file has them.
+        shape: shape of the vectors, (I, F) or (I, S, F), or of pixels, (I, T, H, W, 3).
+        dtype: type of the vectors on disk.
         vectors_sha256: hash of the vectors' bytes as written, and of their scales.
-        seconds: what making it took, by stage ('decode', 'encode'), over all workers and restarts; {} where unknown.
+        seconds: time that making the file took, by stage ('decode', 'encode'), over all workers and restarts; {} if it
+            is not known.
     """
 
     def __init__(self, path: Path, *, dataset: str | None = None) -> None:
-        """Open and check all but the vectors of `path`; with `dataset`, refuse a file made for another (StoreError)."""
+        """Read and check everything except the vectors; with `dataset`, StoreError for a file of another dataset."""
         contents = read_contents(path)
         self.path = path
         self.provenance = contents.provenance
@@ -134,7 +134,7 @@ class FeatureFile:
 
     @property
     def cosine_error(self) -> CosineError | None:
-        """Return what rounding to `dtype` cost, over the DONE rows that know it; None when no row does."""
+        """Return what rounding to `dtype` cost, over the DONE rows for which it is known; None if there are none."""
         return None if self.columns.errors is None else summary(self.columns.errors)
 
     @property
@@ -146,26 +146,26 @@ class FeatureFile:
         return {state.name.lower(): int((self.columns.states == state).sum()) for state in State}
 
     def rows(self, ids: Sequence[str]) -> NDArray[np.int64]:
-        """Return the row of each id, -1 where the file has none."""
+        """Return the row of each id, -1 if the file has none."""
         return np.array([self._row.get(item, -1) for item in ids], dtype=np.int64)
 
     def done(self, ids: Sequence[str]) -> NDArray[np.bool_]:
-        """Return (len(ids),) bool: which ids have a vector here."""
+        """Return which ids have a vector here, (len(ids),) bool."""
         rows = self.rows(ids)
         have = rows >= 0
         have[have] = self.columns.states[rows[have]] == State.DONE
         return have
 
     def read(self, ids: Sequence[str], *, absent: AbsentPolicy = "error") -> NDArray[np.float32]:
-        """Return vectors in the order of `ids`, (len(ids), F) or (len(ids), S, F), float32 (pixels 0 to 255, too).
+        """Return float32 vectors in the order of `ids`, (len(ids), F) or (len(ids), S, F), or pixels from 0 to 255.
 
         Args:
             ids: unique item ids.
             absent: what an id without a DONE row gets: 'error' refuses, 'zero' zeros, 'mean' the mean of those read.
 
         Raises:
-            StoreError: an id asked for twice, an absent one under 'error', none to take the mean of, an unknown
-                policy, a damaged file or a non-finite row.
+            StoreError: an id is asked for twice, or is absent under 'error'; no row has a vector to take the mean of;
+                the policy is unknown, the file is damaged or a row is not finite.
         """
         rows = self.locate(ids, absent)
         have = rows >= 0
@@ -182,7 +182,7 @@ class FeatureFile:
         return result
 
     def locate(self, ids: Sequence[str], absent: AbsentPolicy) -> NDArray[np.int64]:
-        """Return the row of each id's vector, -1 where it has none and `absent` allows it; StoreError as `read`."""
+        """Return the row of each id's vector, -1 if it has none and `absent` allows that; StoreError as in `read`."""
         if absent not in get_args(AbsentPolicy):
             raise StoreError(f"policy {absent!r} for absent items is unknown; choose error, zero or mean")
         check_ids(ids)
@@ -192,17 +192,17 @@ class FeatureFile:
         return np.where(have, rows, -1)
 
     def mapped(self) -> NDArray[Any]:
-        """Return the vectors as they are on disk, by memory map, read-only and unchecked: rows are read when used."""
+        """Return the vectors as stored, as a read-only memory map, unchecked; rows are read when they are used."""
         return map_vectors(self.path, self._seal)
 
     def read_stored(self, rows: NDArray[np.int64], targets: NDArray[np.int64], into: NDArray[Any]) -> None:
-        """Copy rows by number, as they are on disk, into `into[targets]`, unchecked; fast in any order."""
+        """Copy rows by number, as stored and unchecked, into `into[targets]`; fast in any order."""
         read_rows(self.path, self._seal, rows, targets, into, row_bytes=self._row_bytes)
 
     def blocks(self) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield (first row, vectors) over the whole file, some megabytes at a time, unchecked.
 
-        int8 comes as float32, the others as stored.
+        int8 vectors come as float32, the others as stored.
         """
         scales = self.columns.scales
         for start, block in self._stored_blocks():
@@ -229,7 +229,7 @@ class FeatureFile:
         )
 
     def verify(self) -> None:
-        """Read every vector; StoreError when the bytes differ from those written or a DONE row is not finite."""
+        """Read every vector; StoreError if the bytes differ from those written or a DONE row is not finite."""
         digest, scales = hashlib.sha256(), self.columns.scales
         bad = ""
         for start, block in self._stored_blocks():
@@ -241,7 +241,7 @@ class FeatureFile:
                     self.columns.ids[part],
                     self.columns.states[part] == State.DONE,
                 )
-            except StoreError as error:  # a changed byte explains more than the NaN it made: say that first
+            except StoreError as error:  # a changed byte explains the NaN it made, so it is told first
                 bad = bad or str(error)
         if scales is not None:
             digest.update(scales.data)
@@ -255,6 +255,6 @@ class FeatureFile:
 
 
 def _mean(vectors: NDArray[np.float32], count: int) -> NDArray[np.float64]:
-    """Return the mean of `count` rows, the others being zero; in float64: float32 sums over a million rows drift."""
+    """Return the mean of `count` rows, the others being zero; float64, because float32 sums of a million rows drift."""
     total: NDArray[np.float64] = vectors.sum(axis=0, dtype=np.float64)
     return total / count

@@ -1,4 +1,4 @@
-"""The table of a feature file, all but its vectors, as it is stored and hashed; a part of features/layout.py."""
+"""Store and hash the table of a feature file: everything except its vectors. Only features/layout.py uses it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ WIDE_BYTES = 2**24  # a text column that would take more at one fixed width, mos
 
 
 def numbers_of(columns: FeatureColumns) -> dict[str, NDArray[Any]]:
-    """Return the columns of numbers that there are, in the order in which they are hashed."""
+    """Return the columns of numbers that the file has, in the order in which they are hashed."""
     every = {"states": (columns.states, np.uint8), "scales": (columns.scales, np.float32)}
     every |= {"errors": (columns.errors, np.float32)}
     return {name: np.ascontiguousarray(column, kind) for name, (column, kind) in every.items() if column is not None}
 
 
 def packed(columns: FeatureColumns) -> dict[str, bytes]:
-    """Return each text column as one byte string, joined by NUL: a million rows at the speed of C."""
-    # Reasons quote error messages: whatever they hold must not stop the write.
+    """Return each text column as one byte string, joined by NUL, which is fast for a million rows."""
+    # Reasons quote error messages, and nothing that these hold may stop the write.
     reasons = [_cut(reason) if reason else "" for reason in columns.reasons]
     return {name: "\0".join(getattr(columns, name)).encode() for name in ("ids", "stamps", "digests")} | {
         "reasons": "\0".join(reasons).encode()
@@ -39,7 +39,7 @@ def _cut(reason: str) -> str:
 
 
 def write_texts(handle: h5py.File, name: str, values: Sequence[bytes]) -> None:
-    """Store at one fixed width, read 100 times faster, unless a few long values would blow up all of them."""
+    """Store texts at one fixed width, which reads 100 times faster, unless a few long ones would widen all of them."""
     width = max(map(len, values), default=0) or 1
     padded = width * len(values)
     if padded > WIDE_BYTES and padded > 4 * sum(map(len, values)):
@@ -49,7 +49,7 @@ def write_texts(handle: h5py.File, name: str, values: Sequence[bytes]) -> None:
 
 
 def table_sha256(provenance: str, texts: dict[str, bytes], numbers: dict[str, NDArray[Any]]) -> str:
-    """Hash what joins rows to items. Values hold no NUL and columns are equally long: no two tables hash alike."""
+    """Return the hash of a table. Texts hold no NUL and columns are equally long, so no two tables hash alike."""
     digest = hashlib.sha256(provenance.encode() + b"\0")
     for name in TEXT_COLUMNS:
         digest.update(texts[name] + b"\0")

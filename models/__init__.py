@@ -30,11 +30,11 @@ def build_recommender(
         name: one of `recommenders()`.
         config: an instance of its `config_class`.
         items: from `build_items`; None where `uses_items` is False.
-        facts: what the training part tells.
+        facts: what the model may know of the training part.
         generator: source of the initial weights (CPU).
 
     Raises:
-        ValueError: an unknown name, a config of another model, or items that are missing.
+        ValueError: the name is unknown, the config belongs to another model, or items are missing.
     """
     if name not in recommenders():
         raise ValueError(f"unknown model {name!r}; known: {', '.join(recommenders())}")
@@ -42,6 +42,6 @@ def build_recommender(
     if not isinstance(config, kind.config_class):
         raise ValueError(f"model {name!r} takes a {kind.config_class.__module__}.Config, not {config!r}")
     if kind.uses_items and items is None:
-        raise ValueError(f"model {name!r} needs an item representation; none is given")
+        raise ValueError(f"model {name!r} needs an item representation, but none is given; build one with build_items")
     with seeded(generator):
         return kind(config, items if kind.uses_items else None, facts)

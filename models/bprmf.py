@@ -1,11 +1,12 @@
 """BPR-MF: matrix factorisation under Bayesian personalised ranking (Rendle et al., UAI 2009, arXiv 1205.2618).
 
-Score of user u and item i (section 4.3.1): w_u . h_i + b_i, where h_i is the item representation and b_i a learned
-bias, carried as one more dimension in which the user has a 1. Trained with BPR-Opt: ln sigmoid of the difference to an
-item the user has not met, the squared lengths of w_u, of both h_i and of both b_i punished (`reg`).
+The score of user u and item i is w_u . h_i + b_i (section 4.3.1), where h_i is the item representation and b_i a
+learned bias. The bias is carried as one more dimension, in which every user vector has a 1. The loss is BPR-Opt:
+-ln sigmoid of the score's difference to that of an item the user has not met, plus a penalty (`reg`) on the squared
+lengths of w_u, of both h_i and of both b_i.
 
-Deviations from the paper: AdamW on batches of pairs (there: one triple at a time, plain gradient steps); one weight
-`reg` for all (there: one each for users, positive and negative items).
+Deviations from the paper: AdamW on batches of pairs (there: plain gradient steps on one triple at a time); one weight
+`reg` for all (there: one each for users, positive items and negative items).
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ from models.shared.representation import ItemRepresentation
 
 @dataclass(frozen=True)
 class Config(PairConfig):
-    """Options of BPR-MF; the width D is that of the item representation. All are those of the loss."""
+    """Options of BPR-MF, all of which belong to its loss. The width D is that of the item representation."""
 
     loss: Loss = "bpr"
     cold_negatives: bool = False
@@ -43,17 +44,17 @@ class BPRMF(PairRecommender):
         nn.init.normal_(self.users.weight, std=0.02)
 
     def item_bias(self, items: Tensor) -> Tensor:
-        """Return (m,) biases of items."""
+        """Return the biases (m,) of items (m,)."""
         return self.bias[items]
 
     def encode(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (n, D + 1) user vectors with a 1 at the end, (m, D + 1) item vectors with their bias at the end."""
+        """Return user vectors (n, D + 1) that end in a 1, and item vectors (m, D + 1) that end in their bias."""
         of_users = self.users(users)
         one = of_users.new_ones(len(users), 1)
         return torch.cat([of_users, one], dim=1), torch.cat([self.items(items), self.item_bias(items)[:, None]], dim=1)
 
     def punished(self, users: Tensor, items: Tensor, encoded: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return the vectors, without the 1 of the users, and the learned biases."""
+        """Return the vectors and the learned biases, without the 1 of the users."""
         return encoded[0][:, :-1], torch.cat([encoded[1][:, :-1], self.bias[items][:, None]], dim=1)
 
 

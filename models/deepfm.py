@@ -6,14 +6,16 @@ With x_1 .. x_n the vectors of the fields (the history's items and the candidate
     y_DNN = v . MLP([x_1 .. x_n])                                    equations 3 and 4
     y     = y_FM + y_DNN                                             equation 1; the loss sees the logit
 
-The first layer is split: its history block is computed once per history and its candidate block once per item. The
-history has `max_length` places, the newest item always in the last one; empty places are zero.
+The first layer is split in two: its block for the history is computed once per history, its block for the candidate
+once per item. The history has `max_length` places, with the newest item always in the last one; empty places are zero.
 
-Deviations from the paper: the fields (models/shared/fields.py); the weight of a field is a linear map of its vector; no
-global bias, which no ranking loss can learn; a softmax over the items of the batch (there: log loss on clicks, loss
-'bce' here). Deviations from MicroLens, whose fields these are: there the first layer has no bias and there is no
-first-order term (`linear` false); all other items of a window are the history (`history` 'all'), so that a place says
-nothing about when.
+Deviations from the paper: the fields (models/shared/factorisation_machines.py); the weight of a field is a linear map
+of its vector; there is no global bias, because no ranking loss can learn one; the loss is a softmax over the items of
+the batch (there: log loss on clicks, which is loss 'bce' here).
+
+Deviations from MicroLens, which has the same fields: there the first layer has no bias; there is no first-order term
+(here `linear: false`); all other items of a window are the history (here `history: all`), so an item's place says
+nothing about when it was met.
 """
 
 from __future__ import annotations
@@ -24,7 +26,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.shared.fields import FieldConfig, FieldRecommender, Parts, interactions
+from models.shared.factorisation_machines import FieldConfig, FieldRecommender, Parts, interactions
 from models.shared.layers import relu_layers
 from models.shared.recommender import TrainingFacts
 from models.shared.representation import ItemRepresentation
@@ -32,10 +34,10 @@ from models.shared.representation import ItemRepresentation
 
 @dataclass(frozen=True)
 class Config(FieldConfig):
-    """Options of DeepFM: those of recommenders on fields; `hidden` has at least one width."""
+    """Options of DeepFM: those of recommenders on fields, with at least one width in `hidden`."""
 
     def __post_init__(self) -> None:
-        """Refuse values no DeepFM can have."""
+        """Refuse options that are out of range."""
         super().__post_init__()
         if not self.hidden:
             raise ValueError("deepfm: hidden is empty; the deep part needs at least 1 layer (nfm works without)")
@@ -54,19 +56,19 @@ class DeepFM(FieldRecommender):
         self.item_block = nn.Linear(items.dim, width, bias=False)
         self.layers = relu_layers(config.hidden, config.dropout)
         self.out = nn.Linear(config.hidden[-1], 1, bias=False)
-        for block in (self.history_block, self.item_block):  # xavier-normal of the two as one matrix
+        for block in (self.history_block, self.item_block):  # xavier-normal, as if both were one matrix
             nn.init.normal_(block.weight, std=(2 / (fields * items.dim + width)) ** 0.5)
         nn.init.zeros_(self.history_block.bias)
 
     def of_history(self, vectors: Tensor) -> Parts:
-        """Return sum (Q, D), what the history alone adds to scores (Q, 1) and its share of the first layer (Q, H)."""
+        """Return the sum (Q, D), the history's part of the scores (Q, 1) and its part of the first layer (Q, H)."""
         total, pool = interactions(vectors)
         alone = pool.sum(1, keepdim=True) + self.first_order(total)[:, None]
         missing = self.config.max_length - vectors.shape[1]
         return total, alone, self.history_block(functional.pad(vectors, (0, 0, missing, 0)).flatten(1))
 
     def of_candidates(self, vectors: Tensor) -> Parts:
-        """Return the vectors, their first-order term (Q or 1, C) and share of the first layer (Q or 1, C, H)."""
+        """Return the vectors, their first-order terms (Q or 1, C) and part of the first layer (Q or 1, C, H)."""
         return vectors, self.first_order(vectors), self.item_block(vectors)
 
     def logits(self, history: Parts, candidates: Parts) -> Tensor:

@@ -1,16 +1,18 @@
 """DSSM: two towers (Huang et al., CIKM 2013), as the benchmark MicroLens (arXiv 2309.15379) uses it for ids.
 
-A user starts as a learned vector, an item as its item vector; each side has a tower of layers of its own:
-l_k = tanh(BatchNorm(W_k Dropout(l_k-1) + b_k)), BatchNorm only on request. Without layers, the default and the
-benchmark's setting, this is matrix factorisation. Score: the inner product (benchmark), or gamma times the cosine of
-the towers' ends (paper: relevance in section 3.1, its smoothing in section 3.3). With items 'id+v' fused by 'concat'
-the score is the sum of an id half and a content half: the benchmark's "DSSM (ID+V)".
+A user starts as a learned vector, an item as its item vector. Each side has a tower of its own, whose layers are
+l_k = tanh(BatchNorm(W_k Dropout(l_k-1) + b_k)), BatchNorm only on request. Without layers, which is the default and the
+benchmark's setting, this is matrix factorisation. The score is the inner product of the towers' outputs (benchmark), or
+gamma times their cosine (paper: relevance in section 3.1, its smoothing in section 3.3). With items 'id+v' fused by
+'concat' the score is the sum of an id half and a content half: the benchmark's "DSSM (ID+V)".
 
-Deviations from the paper: a user number and an item vector stand in for hashed words of query and document; the loss is
-a softmax over the items of the batch (there: the clicked document and 4 drawn ones, loss 'sampled' and negatives 4
-here). Deviations from MicroLens: other items of the same user are no negatives (`mask_own` false: they are, but for
-the pair's own item); BatchNorm, default off, sees each user and item of a batch once; the projection of content has a
-bias; ID+V has no bias of content, which there is left out of training and added, untrained, to the scores.
+Deviations from the paper: a user number and an item vector stand in for the hashed words of query and document; the
+loss is a softmax over the items of the batch (there: the clicked document against 4 drawn ones, which is loss 'sampled'
+with `negatives: 4` here).
+
+Deviations from MicroLens: other items of the same user are no negatives (`mask_own: false` makes them negatives, except
+for the pair's own item); BatchNorm, off by default, sees each user and each item of a batch once; the projection of
+content has a bias; ID+V has no content bias, which MicroLens leaves out of training and adds, untrained, to the scores.
 """
 
 from __future__ import annotations
@@ -30,23 +32,23 @@ from models.shared.representation import ItemRepresentation
 
 @dataclass(frozen=True)
 class Config(PairConfig):
-    """Options of DSSM; users start as wide as items."""
+    """Options of DSSM. User vectors start as wide as item vectors."""
 
     towers: tuple[int, ...] = ()
-    """Widths of the layers of both towers; none: the vectors themselves."""
+    """Widths of the layers in each tower; empty: no layers, so the vectors themselves are compared."""
     dropout: float = 0.0
-    """Before each layer, in [0, 1)."""
+    """Dropout before each layer, in [0, 1)."""
     norm: Literal["none", "batch"] = "none"
-    """'batch': BatchNorm before each tanh."""
+    """Normalisation before each tanh: 'batch' (BatchNorm) or 'none'."""
     similarity: Literal["dot", "cosine"] = "dot"
-    """'dot' or 'cosine'."""
+    """How the towers' outputs are compared: 'dot' (inner product) or 'cosine'."""
     gamma: float = 10.0
-    """'cosine' only: what it is multiplied with, above 0."""
+    """Factor on the cosine, above 0; 'cosine' only."""
     init_std: float = 0.02
     """Standard deviation of the entries of user vectors before training."""
 
     def __post_init__(self) -> None:
-        """Refuse values no DSSM can have."""
+        """Refuse options that are out of range."""
         super().__post_init__()
         if any(width < 1 for width in self.towers):
             raise ValueError(f"dssm: towers is {list(self.towers)}; every width must be at least 1")
@@ -59,7 +61,7 @@ class Config(PairConfig):
 
 
 class DSSM(PairRecommender):
-    """A tower over user numbers and a tower over item vectors."""
+    """A tower over learned user vectors and a tower over item vectors."""
 
     config_class = Config
     paper = "Huang et al., CIKM 2013"
@@ -72,7 +74,7 @@ class DSSM(PairRecommender):
         self.item_tower = _tower(items.dim, config)
 
     def encode(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (n, D) ends of the user tower and (m, D) of the item tower."""
+        """Return the outputs of the user tower (n, D) and of the item tower (m, D)."""
         user_ends, item_ends = self.user_tower(self.users(users)), self.item_tower(self.items(items))
         if self.config.similarity == "dot":
             return user_ends, item_ends

@@ -1,26 +1,27 @@
 """GRCN: a graph of ids whose edges content weighs and prunes (Wei et al., ACM MM 2020, arXiv 2111.02036).
 
-Content graph of each modality: items are f = LeakyReLU(projected features) and users a learned preference p, all
+Content graph, one per modality: items are f = LeakyReLU(projected features) and users a learned preference p, all
 scaled to length 1. `routings` times, p becomes unit(p + sum over the user's items of a f), where a is the softmax over
-them of p . f. Then attention runs along both directions of each edge: the softmax over a node's neighbours of the
-inner product with each; x + sum of a x' is the node's content vector.
+those items of p . f. Then attention runs along both directions of each edge: it is the softmax, over a node's
+neighbours, of the inner product with each. The content vector of a node x is x + sum of a x' over its neighbours x'.
 
-Graph refining: the weight of an edge into a node is the largest over modalities of its attention times the confidence
-of its source in that modality (learned, one per node), negative ones cut to 0.
+Graph refining: each modality gives an edge its attention times the confidence of the edge's source node in that
+modality (learned, one number per node). The weight of the edge is the largest of these; negative weights are cut to 0.
 
-ID graph: id vectors x of length 1, propagated twice along the refined edges; x + x1 + x2 is the node's id vector.
+ID graph: id vectors x of length 1 are propagated twice along the refined edges, and x + x1 + x2 is the node's id
+vector.
 
-Id and content vectors are joined as `items.fuse` says: 'concat' is the paper's. The learned part of the item
-representation is the items' id vectors; every other part is a modality, its projection the first linear map. Kind 'id'
-has the ID graph alone, with the attention that no content gives, 1 / degree ("GRCN_ID"). Kinds 'v' and 'dnn' have no id
-vectors of items: there an item's starts at zero and receives its users'.
+Id and content vectors are joined as `items.fuse` says; 'concat' is the paper's. The learned part of the item
+representation gives the items' id vectors. Every other part is a modality, and its projection is the first linear map.
+Kind 'id' has the ID graph alone; without content the attention is 1 / degree ("GRCN_ID"). Kinds 'v' and 'dnn' have no
+id vectors of items: there an item's id vector starts at zero and receives its users' vectors.
 
-Deviations: in the authors' code (weiyinwei/GRCN) and its port in MMRec edges point from users to items while routing,
-so that no user receives anything and p never moves: `routings: 0` is what runs there. Confidences start at 1 (there:
-xavier-normal, near 0 and half of them negative; with one modality the cut has no gradient that could bring those back).
-On a content graph a node without edges is its own neighbour, as in mmgcn.py.
-`reg` is on the id vectors and preferences of the batch. Vectors shorter than 0.01 are divided by 0.01, not by their
-length; repeated interactions are one edge; AdamW.
+Deviations: in the authors' code (weiyinwei/GRCN) and its port in MMRec, edges point from users to items while routing,
+so no user receives anything and p never moves; `routings: 0` is what runs there. Confidences start at 1 (there:
+xavier-normal, near 0 and half of them negative; with one modality the cut leaves no gradient that could bring those
+back). On a content graph a node without edges is its own neighbour, as in mmgcn.py. `reg` is on the id vectors and
+preferences of the batch. Vectors shorter than 0.01 are divided by 0.01, not by their length. Repeated interactions are
+one edge. The optimiser is AdamW.
 """
 
 from __future__ import annotations
@@ -46,21 +47,21 @@ class Config(PairConfig):
     loss: Loss = "bpr"
     cold_negatives: bool = False
     routings: int = 3
-    """Rounds in which a user's preference moves towards the items met."""
+    """Rounds in which a user's preference moves towards the items the user has met."""
     layers: int = 2
-    """Propagations on the ID graph."""
+    """Number of propagations on the ID graph."""
     prune: bool = True
-    """Cut negative edge weights to 0."""
+    """Whether negative edge weights are cut to 0."""
 
     def __post_init__(self) -> None:
-        """Refuse values no GRCN can have."""
+        """Refuse options that are out of range."""
         super().__post_init__()
         if min(self.routings, self.layers) < 0:
             raise ValueError(f"grcn: routings {self.routings} and layers {self.layers} must be >= 0")
 
 
 class GRCN(GraphRecommender):
-    """Propagation of ids along edges that the content graphs weigh."""
+    """Propagation of id vectors along edges that the content graphs weigh."""
 
     config_class = Config
     fuses = ("sum", "concat", "mean")
@@ -88,7 +89,7 @@ class GRCN(GraphRecommender):
         return [part for part in self.items.parts if not isinstance(part, LearnedItems)]
 
     def propagate(self, users: Tensor | None, items: Tensor | None) -> Pair:
-        """Return id and content vectors, joined."""
+        """Return the joined id and content vectors of users and of items."""
         contents, attentions = [], []
         for part, preference in zip(self._modalities(), self.preferences, strict=True):
             vectors, attention = self._content(preference, part.everything())
@@ -100,7 +101,7 @@ class GRCN(GraphRecommender):
         return join([ids[0], *of_users], self.fuse), join([ids[1], *of_items], self.fuse)
 
     def _content(self, preference: Tensor, features: Tensor) -> tuple[Pair, Pair]:
-        """Return content vectors of users and items, and the attention of the edges into each."""
+        """Return content vectors of users and items, and the attention of the edges into users and into items."""
         users, items = unit(preference), unit(functional.leaky_relu(features))
         for _ in range(self.config.routings):
             users = unit(users + self.to_users(items, self._attention(self.to_users, users, items)))
@@ -112,7 +113,7 @@ class GRCN(GraphRecommender):
         ), attention
 
     def _attention(self, edges: Adjacency, rows: Tensor, columns: Tensor) -> Tensor:
-        return edges.softmax(edges.dots(rows, columns))  # of inner products within [-1, 1]
+        return edges.softmax(edges.dots(rows, columns))  # inner products within [-1, 1], safe for exp()
 
     def _refined(self, attentions: list[Pair]) -> Pair:
         """Return the weights of the edges into users and into items."""
@@ -127,14 +128,14 @@ class GRCN(GraphRecommender):
         return (pair[0].relu(), pair[1].relu()) if self.config.prune else pair
 
     def _ids(self, weights: Pair, users: Tensor | None, items: Tensor | None) -> Pair:
-        """Return the id vectors of users (n,) and items (m,), None = all: the sum of all layers."""
+        """Return the id vectors of users (n,) and items (m,), each the sum of all layers; None = all."""
         table = self.users.weight
         blank = table.new_zeros(self.facts.n_items, table.shape[1])
         first = unit(table), unit(sum((part.everything() for part in self._learned()), blank))
         return sum_of_powers(first, (self.to_users, self.to_items), weights, self.config.layers, (users, items))
 
     def punished(self, users: Tensor, items: Tensor, encoded: Pair) -> Pair:  # noqa: ARG002
-        """Return the id vectors and the users' preferences, as they are before they are scaled to length 1."""
+        """Return the id vectors and the users' preferences, before they are scaled to length 1."""
         of_items = [part(items) for part in self._learned()]
         preferences = [preference[users] for preference in self.preferences]
         blank = self.users.weight.new_zeros(len(items), 0)
@@ -142,7 +143,7 @@ class GRCN(GraphRecommender):
 
 
 def _or_own(around: Tensor, own: Tensor, edges: Adjacency) -> Tensor:
-    """Return what nodes received from their neighbours; from themselves where they have none."""
+    """Return what nodes received from their neighbours, or their own vectors where they have none."""
     return torch.where((edges.offsets.diff() > 0)[:, None], around, own)
 
 

@@ -1,12 +1,15 @@
 """GRU4Rec: a recurrent network over the history (Hidasi et al., ICLR 2016, arXiv 1511.06939).
 
-Section 3.1, equations 1 to 4: gated recurrent units; 3.1: dropout and one or more layers. Defaults follow the benchmark
-MicroLens (arXiv 2309.15379, released code): one layer without biases, the hidden state itself meets the item vectors.
+From section 3.1 of the paper: gated recurrent units (equations 1 to 4), dropout, one or more layers. Defaults follow
+the benchmark MicroLens (arXiv 2309.15379, released code): one layer without biases, whose hidden state itself meets the
+item vectors.
 
-Deviations from the paper: input and output share the item vectors (there: 1-of-N inputs, another output matrix);
-every position of a window is trained at once, in place of session-parallel mini-batches; losses are those of this
-package. Deviation from MicroLens, which feeds padded slots as items: they leave the state at zero here (a unit without
-biases keeps 0 under input 0), so a history's length changes nothing.
+Deviations from the paper: input and output share the item vectors (there: 1-of-N inputs and another output matrix);
+every position of a window is trained at once (there: session-parallel mini-batches); the losses are those of this
+package.
+
+Deviation from MicroLens, which feeds padded slots as items: here they leave the state at zero (a unit without biases
+keeps 0 under input 0), so padding changes nothing.
 """
 
 from __future__ import annotations
@@ -26,14 +29,14 @@ class Config(SequentialConfig):
     """Options of GRU4Rec; the width D is that of the item representation."""
 
     layers: int = 1
-    """Of recurrent units."""
+    """Number of recurrent layers."""
     hidden: int | None = None
-    """Their width; None = D. Another width adds a linear map back to D."""
+    """Width of the recurrent layers; None = D. Any other width adds a linear map back to D."""
     dropout: float = 0.1
-    """On the item vectors and between layers, in [0, 1)."""
+    """Dropout on the item vectors and between layers, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        """Refuse values no network can have."""
+        """Refuse options that are out of range."""
         super().__post_init__()
         if self.layers < 1 or (self.hidden is not None and self.hidden < 1):
             raise ValueError(f"gru4rec: layers {self.layers} and hidden {self.hidden} must be >= 1")

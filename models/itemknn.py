@@ -1,18 +1,19 @@
 """Item-KNN: item-based top-N (Sarwar et al., WWW 2001; Deshpande and Karypis, ACM TOIS 22(1), 2004).
 
-With c_ij the users who met both items in training and c_i those who met i, an item j of the history speaks for i with
+With c_ij the number of users who met both items in training and c_i the number who met i, an item j of the history
+supports i with the weight
 
     cosine       w_ji = c_ij / (sqrt(c_i c_j) + shrink)
     conditional  w_ji = c_ij / (c_j c_i^alpha + shrink)
 
-kept for the k items i nearest to j, zero for all others. The score of i is the sum of w_ji over the different items j
-of the history. `normalise` divides the k weights of each j by their sum, so that items with many near neighbours do not
-speak louder.
+which is kept for the k items i nearest to j and is zero for all others. The score of i is the sum of w_ji over the
+different items j of the history. `normalise` divides the k weights of each j by their sum, so that items with many near
+neighbours do not count for more.
 
-Deviations: meetings are counted once however often they happened; users are not weighted by the length of their rows
-(Deshpande and Karypis do in the conditional probability); `shrink` is not in the papers, 0 switches it off; the history
-is what the model is shown (`data.max_length`), there everything the user has bought. The score is an inner product only
-at width I, so it is given as a score.
+Deviations: a user counts once for an item, however often the two met; users are not weighted by the length of their
+rows (Deshpande and Karypis do so in the conditional probability); `shrink` is not in the papers, and 0 switches it off;
+the history is what the model is shown (`data.max_length`; there: everything the user has bought). The score would be an
+inner product only at width I, so the model gives scores instead of vectors.
 """
 
 from __future__ import annotations
@@ -35,18 +36,18 @@ class Config:
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     neighbours: int = 100
-    """k, of each item."""
+    """Number of neighbours kept for each item, k."""
     similarity: Literal["cosine", "conditional"] = "cosine"
-    """'cosine' or 'conditional' probability."""
+    """Weight of a pair of items: 'cosine' or 'conditional' (conditional probability)."""
     alpha: float = 0.5
-    """'conditional' only: how much frequent items are held back, at least 0."""
+    """How strongly frequent items are held back, at least 0; 'conditional' only."""
     shrink: float = 0.0
-    """Added to the denominator, at least 0: holds back pairs of rare items."""
+    """Number added to the denominator, at least 0; it holds back pairs of rare items."""
     normalise: bool = False
-    """The weights of an item's neighbours sum to 1."""
+    """Whether the weights of each item's neighbours are scaled to sum to 1."""
 
     def __post_init__(self) -> None:
-        """Refuse values no item-KNN can have."""
+        """Refuse options that are out of range."""
         if self.neighbours < 1 or not self.shrink >= 0 or not self.alpha >= 0:
             raise ValueError(
                 f"itemknn: neighbours {self.neighbours} must be >= 1, shrink {self.shrink} and alpha {self.alpha} >= 0"
@@ -63,7 +64,7 @@ class ItemKNN(NoInnerProduct):
     paper = "Sarwar et al., WWW 2001; Deshpande & Karypis, TOIS 2004"
     offsets: Tensor  # (I + 1,) where each item's neighbours start
     neighbours: Tensor  # (m,) item after item, nearest first
-    weights: Tensor  # (m,)
+    weights: Tensor  # (m,) weight of each neighbour
 
     def __init__(self, config: Config, items: Any, facts: TrainingFacts) -> None:  # noqa: ARG002 (has no items)
         super().__init__(config, None, facts)
@@ -73,11 +74,11 @@ class ItemKNN(NoInnerProduct):
         self.register_buffer("weights", weights, persistent=False)
 
     def forward(self, batch: TrainBatch) -> TrainOutput:
-        """Return a loss of 0 without graph."""
+        """Return a loss of 0 without gradient."""
         return TrainOutput(torch.zeros((), device=batch.items.device), int(batch.mask[:, 1:].sum()))
 
     def scores(self, batch: UserBatch) -> Tensor:
-        """Return (B, I) sums of weights; 0 where no item of the history has the item among its neighbours."""
+        """Return (B, I) sums of weights; 0 for items that are no neighbours of the history."""
         rows = torch.arange(len(batch.users), device=batch.items.device)[:, None]
         distinct = torch.unique((rows * self.facts.n_items + batch.items)[batch.mask])
         users, items = torch.div(distinct, self.facts.n_items, rounding_mode="floor"), distinct % self.facts.n_items
@@ -90,7 +91,7 @@ class ItemKNN(NoInnerProduct):
 
 
 def _neighbours(facts: TrainingFacts, config: Config) -> tuple[Tensor, Tensor, Tensor]:
-    """Return how many neighbours each item has (I,), the neighbours, item after item (m,), and their weights (m,)."""
+    """Return each item's number of neighbours (I,) and, item after item, the neighbours (m,) and their weights (m,)."""
     met = UserItems(facts)
     users = torch.repeat_interleave(met.offsets.diff())
     frequency = torch.bincount(met.items, minlength=facts.n_items).double()
@@ -114,7 +115,7 @@ def _neighbours(facts: TrainingFacts, config: Config) -> tuple[Tensor, Tensor, T
 
 
 def _nearest(one: Tensor, other: Tensor, weights: Tensor, k: int) -> tuple[Tensor, Tensor, Tensor]:
-    """Keep the k largest weights of each `one`, largest first; of equal ones the smaller item number."""
+    """Keep the k largest weights of each `one`, largest first; of equal weights, that of the smaller item number."""
     order = torch.argsort(weights, descending=True, stable=True)
     order = order[torch.argsort(one[order], stable=True)]
     one, other, weights = one[order], other[order], weights[order]

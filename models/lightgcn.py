@@ -1,12 +1,12 @@
 """LightGCN: propagation without weights (He et al., SIGIR 2020, arXiv 2002.02126).
 
-Equations of the paper: (3) e_u^(k+1) = sum over the items i of u of e_i^(k) / sqrt(degree of u * degree of i), and the
-same for items; (4) and section 3.1.2: the vector of a node is the mean of its layers 0 to K; (15) BPR, with `reg` on
-layer 0 of the users and items of the batch, drawn negatives included, as the authors' code has it. Layer 0 of an item
-is the item representation: with content, an item nobody has met keeps 1 / (K + 1) of it.
+Equation 3 of the paper: e_u^(k+1) = sum over the items i of u of e_i^(k) / sqrt(degree of u * degree of i), and the
+same for items. Equation 4 and section 3.1.2: the vector of a node is the mean of its layers 0 to K. Equation 15: BPR,
+with `reg` on layer 0 of the users and items of the batch, drawn negatives included, as in the authors' code. Layer 0 of
+an item is the item representation, so with content an item nobody has met keeps 1 / (K + 1) of it.
 
-Deviations from the paper: AdamW instead of Adam; repeated interactions are one edge. The benchmark MicroLens
-(arXiv 2309.15379, released code) trains with `loss: in-batch`, `layers: 1` and no `reg`.
+Deviations from the paper: AdamW instead of Adam; repeated interactions are one edge. The benchmark MicroLens (arXiv
+2309.15379, released code) trains with `loss: in-batch`, `layers: 1` and no `reg`.
 """
 
 from __future__ import annotations
@@ -30,22 +30,22 @@ class Config(PairConfig):
     loss: Loss = "bpr"
     reg: float = 1e-4
     layers: int = 3
-    """K, propagations; 0 is matrix factorisation."""
+    """Number of propagations, K; 0 is matrix factorisation."""
 
     def __post_init__(self) -> None:
-        """Refuse values no LightGCN can have."""
+        """Refuse options that are out of range."""
         super().__post_init__()
         if self.layers < 0:
             raise ValueError(f"lightgcn: layers is {self.layers}; it must be at least 0")
 
 
 class LightGCN(GraphRecommender):
-    """Layers 0 to K of the symmetrically normalised graph, averaged."""
+    """The mean of layers 0 to K on the symmetrically normalised graph."""
 
     config_class = Config
     paper = "He et al., SIGIR 2020, arXiv 2002.02126"
-    weights: Tensor  # (E,) of to_users, and of its transpose in the same order of pairs
-    weights_t: Tensor  # (E,) of to_items
+    weights: Tensor  # (E,) entries of to_users
+    weights_t: Tensor  # (E,) entries of to_items
 
     def __init__(self, config: Config, items: ItemRepresentation, facts: TrainingFacts) -> None:
         super().__init__(config, items, facts)
@@ -58,7 +58,7 @@ class LightGCN(GraphRecommender):
         nn.init.xavier_uniform_(self.users.weight)
 
     def propagate(self, users: Tensor | None, items: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the means of the layers."""
+        """Return the means of the layers, for users and for items."""
         first = self.users.weight, self.items.everything()
         edges, weights = (self.to_users, self.to_items), (self.weights, self.weights_t)
         of_users, of_items = sum_of_powers(first, edges, weights, self.config.layers, (users, items))
@@ -66,7 +66,7 @@ class LightGCN(GraphRecommender):
         return of_users * share, of_items * share
 
     def punished(self, users: Tensor, items: Tensor, encoded: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return layer 0."""
+        """Return the vectors of layer 0."""
         return self.users(users), self.items(items)
 
 

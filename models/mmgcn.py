@@ -1,24 +1,25 @@
 """MMGCN: a graph convolution per modality (Wei et al., ACM MM 2019, doi 10.1145/3343031.3351034).
 
-A branch per modality m; x is the vector of a user or an item, x_id its id vector. Equations of the paper and of the
-authors' code (weiyinwei/MMGCN):
+Each modality m has a branch. In it, x is the vector of a user or an item, and x_id its id vector. The equations of the
+paper and of the authors' code (weiyinwei/MMGCN):
 
     x^(0) = [preference of the user; projected features of the item], scaled to length 1
     h     = LeakyReLU(mean over the neighbours of W1 x^(l))
     s     = LeakyReLU(W2 x^(l) + b2) + x_id
     x^(l+1) = LeakyReLU(W3 h + b3 + s)   with combine 'sum';   LeakyReLU(W3 [h, s] + b3)   with 'concat'
 
-The branches' last layers are joined as `items.fuse` says: 'sum' is the paper's, 'mean' the code's. Each part of the
-item representation with content (features, categories) makes a branch, its projection being the first linear map; the
-learned part is x_id of the items, where there is one. Kind 'id' has one branch, whose item features are the learned
-vectors ("MMGCN_ID"); kinds 'v' and 'dnn' have x_id for users alone. The port in MMRec, which the benchmark MicroLens
-names, means to run 'sum'; its switch is the string 'False', which is true, so it runs 'concat'.
+The last layers of the branches are joined as `items.fuse` says: 'sum' is the paper's, 'mean' the code's. Each part of
+the item representation with content (features, categories) makes a branch, and its projection is the first linear map.
+The learned part, where there is one, is x_id of the items. Kind 'id' has one branch, whose item features are the
+learned vectors ("MMGCN_ID"); with kinds 'v' and 'dnn' only users have x_id. The port in MMRec, which the benchmark
+MicroLens names, means to run 'sum'; its switch is the string 'False', which is true, so it runs 'concat'.
 
-Deviations: preferences and id vectors train (the authors' code and its port in MMRec make them plain tensors, which no
-optimiser sees); a node without edges is its own neighbour (there h = 0, which no other node has, and content does not
+Deviations: preferences and id vectors train (in the authors' code and its port in MMRec they are plain tensors, which
+no optimiser sees); a node without edges is its own neighbour (there h = 0, which no other node has, so content does not
 place items nobody has met); every modality is projected to the same width, with a bias (there: the visual one to 256,
 the others not at all); `reg` is on the id vectors and preferences of the batch (there: on the visual preferences of all
-users); vectors shorter than 0.01 are divided by 0.01, not by their length; repeated interactions are one edge; AdamW.
+users); vectors shorter than 0.01 are divided by 0.01, not by their length; repeated interactions are one edge; the
+optimiser is AdamW.
 """
 
 from __future__ import annotations
@@ -45,12 +46,12 @@ class Config(PairConfig):
 
     loss: Loss = "bpr"
     layers: int = 2
-    """Graph convolutions of each branch (the authors' code: 3)."""
+    """Number of graph convolutions in each branch (the authors' code: 3)."""
     combine: Literal["sum", "concat"] = "sum"
-    """How the neighbours' vector and the node's own make the next: 'sum' or 'concat'."""
+    """How the neighbours' vector and the node's own make the next one: 'sum' or 'concat'."""
 
     def __post_init__(self) -> None:
-        """Refuse values no MMGCN can have."""
+        """Refuse options that are out of range."""
         super().__post_init__()
         if self.layers < 1:
             raise ValueError(f"mmgcn: layers is {self.layers}; it must be at least 1")
@@ -60,23 +61,24 @@ class Config(PairConfig):
 
 @dataclass(frozen=True)
 class Field:
-    """What a layer computes where not all nodes are needed."""
+    """The nodes that a layer computes where not all are needed, and what it computes them from."""
 
     nodes: Tensor
-    """(n,) int64 whose vectors it gives."""
+    """Nodes whose vectors the layer gives, (n,) int64."""
     part: Part
-    """The rows of the graph into them; its columns are the nodes whose vectors the layer takes."""
+    """Rows of the graph that lead into `nodes`; the part's columns are the nodes whose vectors the layer takes."""
     places: Tensor
-    """(n,) int64, where `nodes` stand among those."""
+    """Where `nodes` stand among the part's columns, (n,) int64."""
 
 
 def fields_of(graph: Adjacency, nodes: Tensor | None, layers: int) -> list[Field]:
-    """Return the fields of the last layers, in their order, for vectors of `nodes` (n,), each once; None = all.
+    """Return the fields of the last layers, in order, that give the vectors of distinct `nodes` (n,); None = all.
 
-    As many as it pays to: a layer back a field has the neighbours, too. The last layer always has one.
+    One layer further back, a field also holds the neighbours. Fields end where they no longer pay; the last layer
+    always has one.
     """
     fields: list[Field] = []
-    most = MOST * (len(graph.offsets) - 1)  # nodes: what a layer computes at each costs more than the sums
+    most = MOST * (len(graph.offsets) - 1)  # counts nodes: what a layer computes at each costs more than the sums
     while nodes is not None and len(fields) < layers and (not fields or len(nodes) <= most):
         part = graph.part(nodes, nodes)
         fields.append(Field(nodes, part, torch.searchsorted(part.columns, nodes)))
@@ -97,19 +99,19 @@ class Convolution(nn.Module):
             nn.init.xavier_normal_(layer.weight)
 
     def forward(self, around: Tensor, vectors: Tensor, ids: Tensor) -> Tensor:
-        """Return the next vectors (n, D) from the mean of the neighbours, the nodes' own, and their id vectors."""
+        """Return the next vectors (n, D) from the neighbours' means, the nodes' own vectors and their id vectors."""
         around = functional.leaky_relu(self.neighbours(around), inplace=True)
         own = functional.leaky_relu(self.own(vectors), inplace=True) + ids
         if not self.concat:
             return functional.leaky_relu(self.combine(around) + own, inplace=True)
-        width = around.shape[1]  # W [around, own] without making the pair: two products, one sum
+        width = around.shape[1]  # W [around, own] without joining the two: two products, one sum
         of_around, of_own = self.combine.weight[:, :width], self.combine.weight[:, width:]
         mixed = torch.addmm(functional.linear(around, of_around, self.combine.bias), own, of_own.T)
         return functional.leaky_relu(mixed, inplace=True)
 
 
 class Branch(nn.Module):
-    """The users' preferences in one modality and its layers."""
+    """The users' preferences in one modality, and the branch's layers."""
 
     def __init__(self, n_users: int, dim: int, config: Config) -> None:
         super().__init__()
@@ -118,14 +120,14 @@ class Branch(nn.Module):
         nn.init.xavier_normal_(self.preference.weight)
 
     def forward(self, items: Tensor, ids: Tensor, graph: Adjacency, mean: Tensor, fields: Sequence[Field]) -> Tensor:
-        """Return the last layer (N, D) of all nodes, or of those that the last field is for.
+        """Return the last layer's vectors (N, D) of all nodes, or (n, D) of the nodes in the last field.
 
         Args:
             items: (I, D) features.
             ids: (N, D) id vectors.
-            graph: (N, N) of both directions.
-            mean: (2E,) its entries.
-            fields: of the last layers, in their order; those before are computed for all nodes.
+            graph: (N, N) edges in both directions, and an edge to itself for each node without any.
+            mean: the graph's entries, which take the mean over neighbours.
+            fields: those of the last layers, in order; earlier layers are computed for all nodes.
         """
         vectors = unit(torch.cat([self.preference.weight, items]))
         whole = len(self.layers) - len(fields)
@@ -145,7 +147,7 @@ class MMGCN(GraphRecommender):
     config_class = Config
     fuses = ("sum", "concat", "mean")
     paper = "Wei et al., ACM MM 2019, doi 10.1145/3343031.3351034"
-    mean: Tensor  # (2E,)
+    mean: Tensor  # (2E + nodes without edges,) entries of graph
 
     def __init__(self, config: Config, items: ItemRepresentation, facts: TrainingFacts) -> None:
         super().__init__(config, items, facts)
@@ -169,7 +171,7 @@ class MMGCN(GraphRecommender):
         return [part for part in self.items.parts if not isinstance(part, LearnedItems)] or self._learned()
 
     def propagate(self, users: Tensor | None, items: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return the joined last layers."""
+        """Return the joined last layers of users and of items."""
         n_users = self.facts.n_users
         nodes = None if users is None or items is None else torch.cat([users, items + n_users])
         fields = fields_of(self.graph, nodes, self.config.layers)

@@ -1,13 +1,15 @@
 """NextItNet: dilated causal convolutions over the history (Yuan et al., WSDM 2019, arXiv 1808.05163).
 
-Section 3.2: causal convolutions with growing dilation; 3.3, figure 3b: residual blocks of two convolutions with
-dilations d and 2 d, each followed by LayerNorm and ReLU. Defaults follow the benchmark MicroLens (arXiv 2309.15379,
-released code): kernel 3, dilations 1 and 4, repeated.
+From the paper: causal convolutions with growing dilation (section 3.2), in residual blocks of two convolutions with
+dilations d and 2 d, each followed by LayerNorm and ReLU (section 3.3, figure 3b). Defaults follow the benchmark
+MicroLens (arXiv 2309.15379, released code): kernel 3, dilations 1 and 4, repeated.
 
-Deviations from the paper: tied item vectors (there a softmax layer of its own); losses of this package. Deviations from
-MicroLens, whose code neither uses its dropout option nor masks padded slots: dropout is on the item vectors, and padded
-slots are zero after every layer, as causal padding is, so a history's length changes nothing; LayerNorm's eps is 1e-5
-(there 1e-8).
+Deviations from the paper: input and output share the item vectors (there: a softmax layer of its own); the losses are
+those of this package.
+
+Deviations from MicroLens, whose code neither uses its dropout option nor masks padded slots: dropout is on the item
+vectors; padded slots are zero after every layer, as causal padding is, so padding changes nothing; LayerNorm's eps is
+1e-5 (there: 1e-8).
 """
 
 from __future__ import annotations
@@ -30,14 +32,14 @@ class Config(SequentialConfig):
     blocks: int = 2
     """How often the list of dilations is run through."""
     dilations: tuple[int, ...] = (1, 4)
-    """Of the first convolution of each residual block; the second has twice as much."""
+    """Dilation of the first convolution in each residual block; the second has twice as much."""
     kernel: int = 3
-    """Items a convolution sees."""
+    """Number of items that a convolution sees."""
     dropout: float = 0.2
-    """On the item vectors, in [0, 1)."""
+    """Dropout on the item vectors, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        """Refuse values no network can have."""
+        """Refuse options that are out of range."""
         super().__post_init__()
         if min(self.blocks, self.kernel, *self.dilations, len(self.dilations)) < 1:
             raise ValueError(
@@ -48,7 +50,7 @@ class Config(SequentialConfig):
 
 
 class CausalConvolution(nn.Module):
-    """A convolution that sees a slot and earlier ones, LayerNorm and ReLU; zero in padded slots."""
+    """A convolution over a slot and earlier ones, with LayerNorm and ReLU; zero in padded slots."""
 
     def __init__(self, dim: int, kernel: int, dilation: int) -> None:
         super().__init__()
@@ -59,10 +61,10 @@ class CausalConvolution(nn.Module):
         nn.init.zeros_(self.mix.bias)
 
     def forward(self, states: Tensor, mask: Tensor) -> Tensor:
-        """Return (B, L, D); mask (B, L, 1) float."""
+        """Return the next states (B, L, D) from states (B, L, D) and mask (B, L, 1) float."""
         length = states.shape[1]
         padded = functional.pad(states, (0, 0, self.dilation * (self.kernel - 1), 0))
-        # one product over the kernel's slots side by side: several times as fast as a library's convolution of 10 slots
+        # one product over the kernel's slots side by side: on 10 slots several times as fast as a library's convolution
         seen = torch.cat([padded[:, self.dilation * step :][:, :length] for step in range(self.kernel)], dim=2)
         out: Tensor = functional.relu(self.norm(self.mix(seen))) * mask
         return out

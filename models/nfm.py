@@ -5,14 +5,17 @@ With x_1 .. x_n the vectors of the fields (the history's items and the candidate
     f = sum over a < b of x_a * x_b                                   equation 3, in linear time by equation 4
     y = sum over a of w . x_a + h . MLP(Dropout(BatchNorm(f)))        equation 7; hidden layers: equation 5
 
-The pool of a history with a candidate i is pool(history) + (sum of history) * i, so that a history is pooled once for
-all candidates.
+The pool of a history with a candidate i is pool(history) + (sum of history) * i, so a history is pooled once for all
+candidates.
 
-Deviations from the paper: the fields (models/shared/fields.py); the weight of a field is a linear map of its vector; no
-global bias, which no ranking loss can learn; BatchNorm on the pool alone (the authors' code can have it on hidden
-layers, too); a softmax over the items of the batch (there: squared error). Deviations from MicroLens, whose fields
-these are: there ReLU follows the last layer, too, so that no score is below 0 and a row can die; there is no
-first-order term (`linear` false); all other items of a window are the history (`history` 'all').
+Deviations from the paper: the fields (models/shared/factorisation_machines.py); the weight of a field is a linear map
+of its vector; there is no global bias, because no ranking loss can learn one; BatchNorm is on the pool alone (the
+authors' code can have it on hidden layers, too); the loss is a softmax over the items of the batch (there: squared
+error).
+
+Deviations from MicroLens, which has the same fields: there ReLU also follows the last layer, so that no score is below
+0 and a row can die; there is no first-order term (here `linear: false`); all other items of a window are the history
+(here `history: all`).
 """
 
 from __future__ import annotations
@@ -24,7 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.shared.fields import FieldConfig, FieldRecommender, Parts, interactions
+from models.shared.factorisation_machines import FieldConfig, FieldRecommender, Parts, interactions
 from models.shared.layers import BatchNorm, relu_layers
 from models.shared.recommender import TrainingFacts
 from models.shared.representation import ItemRepresentation
@@ -32,15 +35,15 @@ from models.shared.representation import ItemRepresentation
 
 @dataclass(frozen=True)
 class Config(FieldConfig):
-    """Options of NFM."""
+    """Options of NFM, beside those of recommenders on fields."""
 
     norm: Literal["batch", "none"] = "batch"
-    """Of the pool: 'batch' or 'none'."""
+    """Normalisation of the pool: 'batch' (BatchNorm) or 'none'."""
     pool_dropout: float = 0.0
-    """Of the pool, in [0, 1)."""
+    """Dropout on the pool, in [0, 1)."""
 
     def __post_init__(self) -> None:
-        """Refuse values no NFM can have."""
+        """Refuse options that are out of range."""
         super().__post_init__()
         if self.norm not in ("batch", "none"):
             raise ValueError(f"nfm: norm is {self.norm!r}; known: batch, none")
@@ -62,12 +65,12 @@ class NFM(FieldRecommender):
         self.out = nn.Linear(widths[-1], 1, bias=False)
 
     def of_history(self, vectors: Tensor) -> Parts:
-        """Return sum and pool, (Q, D) each, and first-order term (Q, 1)."""
+        """Return the sum and the pool, (Q, D) each, and the first-order term (Q, 1)."""
         total, pool = interactions(vectors)
         return total, pool, self.first_order(total)[:, None]
 
     def of_candidates(self, vectors: Tensor) -> Parts:
-        """Return the vectors and their first-order term (Q or 1, C)."""
+        """Return the vectors and their first-order terms (Q or 1, C)."""
         return vectors, self.first_order(vectors)
 
     def logits(self, history: Parts, candidates: Parts) -> Tensor:

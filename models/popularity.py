@@ -1,4 +1,4 @@
-"""Popularity: every user is offered the items most frequent in training, as an inner product of width 1."""
+"""Popularity: every user is offered the most frequent items of the training part, by an inner product of width 1."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class Config:
 
 
 class Popularity(Recommender):
-    """Score = occurrences in the training part. Nothing is trained."""
+    """The score is how often an item occurs in the training part. Nothing is trained."""
 
     config_class = Config
     uses_items = False
@@ -31,7 +31,7 @@ class Popularity(Recommender):
         self.register_buffer("counts", facts.item_counts.float()[:, None], persistent=False)
 
     def forward(self, batch: TrainBatch) -> TrainOutput:
-        """Return a loss of 0 without graph."""
+        """Return a loss of 0 without gradient."""
         return TrainOutput(torch.zeros((), device=batch.items.device), int(batch.mask[:, 1:].sum()))
 
     def user_vectors(self, batch: UserBatch) -> Tensor:
@@ -39,7 +39,7 @@ class Popularity(Recommender):
         return torch.ones(len(batch.users), 1, device=self.counts.device)
 
     def item_vectors(self) -> Tensor:
-        """Return (I, 1) counts (exact in float32 below 2^24)."""
+        """Return the counts (I, 1), exact in float32 below 2^24."""
         return self.counts
 
 

@@ -1,13 +1,14 @@
 """SASRec: self-attentive sequential recommendation (Kang and McAuley, ICDM 2018, arXiv 1808.09781).
 
-Sections of the paper: III-A learned positions, III-B causal self-attention and feed-forward layer, III-C blocks,
-III-D tied item vectors. Defaults follow the benchmark MicroLens (arXiv 2309.15379, released code): LayerNorm after each
-residual, inner width 4 D, softmax over the batch at all positions. With norm 'pre', inner 1 and heads 1 the blocks are
-the paper's.
+From the paper: learned positions (section III-A), causal self-attention and the feed-forward layer (III-B), blocks
+(III-C), tied item vectors (III-D). Defaults follow the benchmark MicroLens (arXiv 2309.15379, released code): LayerNorm
+after each residual, inner width 4 D, softmax over the batch at all positions. With `norm: pre`, `inner: 1` and `heads:
+1` the blocks are the paper's.
 
 Deviations from the paper: the loss (there: binary cross entropy with one negative); several heads; positions are
-counted from the newest item, so that a shorter history needs no padding. Deviation from MicroLens: linear layers of the
-attention have biases; LayerNorm's eps is 1e-5 (there 1e-6).
+counted from the newest item, so that a shorter history needs no padding.
+
+Deviations from MicroLens: linear layers of the attention have biases; LayerNorm's eps is 1e-5 (there: 1e-6).
 """
 
 from __future__ import annotations
@@ -29,20 +30,20 @@ class Config(SequentialConfig):
     """Options of SASRec; the width D is that of the item representation."""
 
     layers: int = 2
-    """blocks."""
+    """Number of blocks."""
     heads: int = 2
-    """Attention heads; D must be a multiple."""
+    """Number of attention heads; D must be a multiple of it."""
     inner: int = 4
-    """Width of the feed-forward layer in multiples of D."""
+    """Width of the feed-forward layer, in multiples of D."""
     dropout: float = 0.1
-    """On the input, attention weights and both sublayers, in [0, 1)."""
+    """Dropout on the input, on attention weights and after both sublayers, in [0, 1)."""
     norm: Literal["post", "pre"] = "post"
-    """LayerNorm 'post' (after each residual) or 'pre' (before each sublayer and once at the end)."""
+    """Where LayerNorm stands: 'post' (after each residual) or 'pre' (before each sublayer and once at the end)."""
     activation: Literal["relu", "gelu"] = "relu"
-    """Of the feed-forward layer."""
+    """Activation of the feed-forward layer: 'relu' or 'gelu'."""
 
     def __post_init__(self) -> None:
-        """Refuse values no SASRec can have."""
+        """Refuse options that are out of range."""
         super().__post_init__()
         if min(self.layers, self.heads, self.inner) < 1:
             raise ValueError(f"sasrec: layers {self.layers}, heads {self.heads} and inner {self.inner} must be >= 1")
@@ -68,11 +69,11 @@ class Block(nn.Module):
         self.norms = nn.ModuleList([nn.LayerNorm(dim), nn.LayerNorm(dim)])
 
     def forward(self, states: Tensor, visible: Tensor, slots: Tensor) -> Tensor:
-        """Return (R, D) states of the real slots.
+        """Return the next states (R, D) of the real slots.
 
         Args:
-            states: (R, D).
-            visible: (B, 1, L, L) bool, query row sees key column.
+            states: (R, D), those of the R real slots.
+            visible: (B, 1, L, L) bool, whether the query's slot (row) sees the key's slot (column).
             slots: (R,) int64, where each real slot stands among all B x L.
         """
         for norm, sublayer in zip(self.norms, (self._attend, self._feed), strict=True):
@@ -82,13 +83,13 @@ class Block(nn.Module):
         return states
 
     def newest(self, states: Tensor, visible: Tensor, slots: Tensor, last: Tensor) -> Tensor:
-        """Return (B, D), what `forward` gives for the newest slot of each history; without dropout.
+        """Return (B, D), what `forward` gives for the newest slot of each history, without dropout.
 
         Args:
-            states: (R, D).
-            visible: (B, 1, 1, L) bool, what those slots see.
+            states: (R, D), those of the R real slots.
+            visible: (B, 1, 1, L) bool, what the newest slots see.
             slots: (R,) int64, as in `forward`.
-            last: (B,) int64, the rows of those slots.
+            last: (B,) int64, the rows of the newest slots in `states`.
         """
         dim, own = states.shape[1], states[last]
         keys = self.norms[0](states) if self.pre else states
@@ -128,7 +129,7 @@ class SASRec(SequentialRecommender):
     def __init__(self, config: Config, items: ItemRepresentation, facts: TrainingFacts) -> None:
         super().__init__(config, items, facts)
         if items.dim % config.heads:
-            raise ValueError(f"sasrec: width {items.dim} is no multiple of {config.heads} heads; change one of them")
+            raise ValueError(f"sasrec: items.dim {items.dim} is no multiple of heads {config.heads}; change either")
         self.positions = nn.Parameter(torch.empty(config.max_length, items.dim))
         self.norm = nn.LayerNorm(items.dim)
         self.blocks = nn.ModuleList([Block(items.dim, config) for _ in range(config.layers)])
@@ -142,7 +143,7 @@ class SASRec(SequentialRecommender):
     def encode(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Return (B, L, D) states of the histories; zero in padded slots.
 
-        Short histories are most of the data, so all but the attention itself runs on the real slots alone.
+        Most histories are short, so everything but the attention itself runs on the real slots alone.
         """
         batch, length, dim = vectors.shape
         states, visible, slots = self._start(vectors, mask)
@@ -152,7 +153,7 @@ class SASRec(SequentialRecommender):
         return states.new_zeros(batch * length, dim).index_copy(0, slots, states).view(batch, length, dim)
 
     def newest(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Return (B, D) states of the last slots; the last block makes no others."""
+        """Return (B, D) states of the last slots; the last block computes only these."""
         if self.training or not bool(mask[:, -1].all()):  # dropout, or a history without an item
             return super().newest(vectors, mask)
         states, visible, slots = self._start(vectors, mask)
@@ -172,7 +173,7 @@ class SASRec(SequentialRecommender):
             states = self.norm(states)
         states = functional.dropout(states, self.config.dropout, self.training)
         causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
-        itself = torch.eye(length, dtype=torch.bool, device=mask.device)  # no row without a key: some kernels give NaN
+        itself = torch.eye(length, dtype=torch.bool, device=mask.device)  # some kernels give NaN where a row has no key
         return states, (causal & mask[:, None, :] | itself)[:, None], slots
 
 

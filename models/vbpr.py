@@ -1,18 +1,19 @@
 """VBPR: visual Bayesian personalised ranking (He and McAuley, AAAI 2016, arXiv 1510.01784).
 
-Score of user u and item i (equation 4, without the terms that are the same for all items):
+The score of user u and item i (equation 4, without the terms that are the same for all items):
 
     b_i + gamma_u . gamma_i + theta_u . (E f_i) + beta' . f_i
 
 gamma_i is the learned part of the item representation, E f_i the projected part of each feature file, beta a learned
-vector per feature file. With `items: {kind: id+v, fuse: concat}` the parts stand side by side, so that a user's vector
-is [gamma_u, theta_u] and the score is the paper's; with 'sum' gamma_u and theta_u are one vector. Kinds 'v' and 'dnn'
-drop gamma; 'id' has no f_i and is refused. With `items.mix` f_i is the mix of the layers.
+vector per feature file. With `items: {kind: id+v, fuse: concat}` the parts stand side by side, so a user's vector is
+[gamma_u, theta_u] and the score is the paper's. With 'sum', gamma_u and theta_u are one vector. Kinds 'v' and 'dnn'
+drop gamma. Kind 'id' has no f_i and is refused. With `items.mix`, f_i is the mix of the layers.
 
-Deviations from the paper: f_i is normalised as `items.normalise` says; AdamW; one `reg` for b and the vectors gamma,
-theta, E f (there: separate ones, and one on E and beta, here `weight_decay` on E). Deviation from the benchmark
-MicroLens (its "DSSM ID+V", arXiv 2309.15379, released code): beta is trained; there it is random and added to the
-scores at test alone. The benchmark's loss is `loss: in-batch`.
+Deviations from the paper: f_i is normalised as `items.normalise` says; the optimiser is AdamW; one `reg` covers b and
+the vectors gamma, theta and E f (there: separate ones, and one on E and beta; here `weight_decay` acts on E).
+
+Deviation from the benchmark MicroLens (its "DSSM ID+V", arXiv 2309.15379, released code): beta is trained; there it is
+random and is added to the scores at test only. The benchmark's loss is `loss: in-batch`.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from models.shared.recommender import TrainingFacts
 
 @dataclass(frozen=True)
 class Config(FactorConfig):
-    """Options of VBPR; the width D is that of the item representation. All are those of the loss."""
+    """Options of VBPR, all of which belong to its loss. The width D is that of the item representation."""
 
 
 class VBPR(BPRMF):
@@ -54,7 +55,7 @@ class VBPR(BPRMF):
         return [part for part in self.items.parts if isinstance(part, FrozenItems)]
 
     def item_bias(self, items: Tensor) -> Tensor:
-        """Return (m,) b_i + beta' . f_i."""
+        """Return the biases (m,), b_i + beta' . f_i."""
         bias = super().item_bias(items)
         for part, beta in zip(self._contents(), self.content_bias, strict=True):
             bias = bias + part.content(items) @ beta

@@ -1,12 +1,15 @@
 """YouTube's candidate generator: a tower over the mean of the history (Covington et al., RecSys 2016).
 
-Section 3.1: the vectors of the items watched are averaged; 3.2: layers of rectified units, each half as wide as the one
-below (the paper's tower: 1024, 512, 256); 3.1 and 3.4: the user vector is searched by inner product.
+From the paper: the vectors of the items watched are averaged (section 3.1); the tower has layers of rectified units,
+each half as wide as the one below (section 3.2; the paper's have 1024, 512, 256); the user vector is searched by inner
+product (sections 3.1 and 3.4).
 
-Deviations from the paper: no search terms, age or demography; input and output share the item vectors; the losses of
-this package for its sampled softmax. The benchmark MicroLens (arXiv 2309.15379) has no tower (`layers` 0: the user is
-the mean) and trains every item of a sequence from all others (`history` 'all'), as an older build of its code shows;
-the published code lacks the model.
+Deviations from the paper: there are no search terms, age or demography; input and output share the item vectors; the
+losses are those of this package (there: a sampled softmax).
+
+The benchmark MicroLens (arXiv 2309.15379) has no tower (here `layers: 0`: the user is the mean) and trains every item
+of a sequence from all others (here `history: all`), as an older build of its code shows; the published code lacks the
+model.
 """
 
 from __future__ import annotations
@@ -27,14 +30,15 @@ class Config(SequentialConfig):
     """Options of YouTube; the width D is that of the item representation."""
 
     layers: int = 1
-    """Of the tower; the last is D wide, each below it twice as wide as the next. 0: the mean itself."""
+    """Number of layers in the tower. The last is D wide, each below it twice as wide as the next. 0: the user is the
+    mean itself."""
     dropout: float = 0.1
-    """Before each layer, in [0, 1)."""
+    """Dropout before each layer, in [0, 1)."""
     history: History = "past"
-    """In training, 'past' items of the target, or 'all' others of its window."""
+    """Which items of its window predict a target in training: the 'past' ones or 'all' others."""
 
     def __post_init__(self) -> None:
-        """Refuse values no tower can have."""
+        """Refuse options that are out of range."""
         super().__post_init__()
         if self.layers < 0 or not 0 <= self.dropout < 1:
             raise ValueError(f"youtube: layers {self.layers} must be >= 0 and dropout {self.dropout} in [0, 1)")
@@ -61,7 +65,7 @@ class YouTube(SequentialRecommender):
                 nn.init.zeros_(layer.bias)
 
     def encode(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Return (B, L, D): in each slot the tower over the mean of the items up to it."""
+        """Return (B, L, D): for each slot, the tower's output for the mean of the items up to it."""
         counts = mask.cumsum(1).clamp(min=1)[:, :, None]
         states: Tensor = self.tower(vectors.cumsum(1) / counts)
         return states

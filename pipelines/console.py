@@ -1,4 +1,4 @@
-"""What a person sees: tables, progress bars, one-line errors. Silent bars where there is no terminal."""
+"""Output for people: tables, progress bars, notes and warnings. Bars are drawn on a terminal only."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from features.paths import shown
 NUMBER = re.compile(r"-|[-+<]?[\d.]+( ± [\d.]+)?( [(\[][-+\d., x%]+[)\]])?")
 Advance = Callable[[int, int], None]
 
-# emoji=False: an id such as ":smile:" is printed as it is
+# emoji=False: rich would turn an id such as ":smile:" into a picture
 OUT = Console(soft_wrap=True, highlight=False, emoji=False)
 ERR = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
 
 
 def silence() -> None:
-    """Print no lines, warnings and bars any more: another process does."""
+    """Stop printing lines, warnings and bars, because another process prints them."""
     OUT.quiet = ERR.quiet = True
 
 
 class _Rate(ProgressColumn):
-    """Items per second."""
+    """The column of a progress bar that shows items per second."""
 
     def render(self, task: Task) -> Text:
-        """Return e.g. '12.3/s'."""
+        """Return the rate, such as '12.3/s'."""
         return Text(f"{task.speed:.1f}/s" if task.speed else "-/s")
 
 
 @contextmanager
 def progress(title: str) -> Iterator[Advance]:
-    """Yield `advance(done, total)`; draws a bar with items/s and time left on a terminal, nothing elsewhere."""
+    """Yield `advance(done, total)`, which draws a bar with items/s and time left, and nothing without a terminal."""
     columns = (
         TextColumn("{task.description}", markup=False),
         BarColumn(),
@@ -54,12 +54,12 @@ def progress(title: str) -> Iterator[Advance]:
 
 
 def say(text: str = "") -> None:
-    """Print one line on standard output, as it is."""
+    """Print one line of plain text on standard output."""
     OUT.print(escape(shown(text)))
 
 
 def note(text: str) -> None:
-    """Print one line on standard error, where standard output is for machines."""
+    """Print one line on standard error, so that standard output holds only what machines read."""
     ERR.print(escape(shown(text)))
 
 
@@ -69,19 +69,19 @@ def warn(text: str) -> None:
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "") -> None:
-    """Print a table; columns of numbers stand to the right."""
+    """Print a table, with columns of numbers aligned to the right."""
     drawn = Table(title=escape(title), title_justify="left", caption=escape(note) or None, caption_justify="left")
     for position, column in enumerate(columns):
         numbers = all(NUMBER.fullmatch(row[position]) for row in rows)
         drawn.add_column(escape(column), justify="right" if numbers else "left", overflow="fold", no_wrap=position == 0)
     for row in rows:
         drawn.add_row(*(escape(shown(cell)) for cell in row))
-    # a pipe has no width of its own: keep rows whole rather than fold them at 80 columns
+    # a pipe has no width: without one rich would fold rows at 80 columns
     Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 400).print(drawn)
 
 
 def print_json(value: Any) -> None:
     """Print a value as JSON for machines."""
     text = json.dumps(value, ensure_ascii=False, indent=2)
-    # bytes of a file name that are no UTF-8 leave as JSON's own escapes
+    # a file name may hold bytes that are not UTF-8: write them as JSON escapes
     sys.stdout.write(text.encode(errors="backslashreplace").decode() + "\n")

@@ -1,4 +1,4 @@
-"""The torch device a command works on."""
+"""The torch device that a command runs on."""
 
 from __future__ import annotations
 
@@ -8,7 +8,11 @@ from features.errors import ConfigError
 
 
 def resolve_device(name: str) -> torch.device:
-    """Return the torch device for 'auto' (CUDA where there is one) or a name; ConfigError when it is not there."""
+    """Return the torch device for a name, or for 'auto': CUDA if available, else the CPU.
+
+    Raises:
+        ConfigError: the device does not exist or cannot be used here.
+    """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:

@@ -11,9 +11,9 @@ import torch
 from extract.encoders.registry import get_encoder
 from extract.jobs.options import ExtractOptions
 from features.store import FeatureFile
-from pipelines.commands.extract import dataset_catalog, extract_with_bar
 from pipelines.data.detection import read_dataset
 from pipelines.data.synthetic import Corpus, CorpusSize, make_corpus
+from pipelines.feature_files.extraction import dataset_catalog, extract_with_bar
 from tests.support.stores import write
 
 torch.set_num_threads(1)  # tensors are tiny: more threads only wait for each other

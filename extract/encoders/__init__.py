@@ -1,1 +1,1 @@
-"""What turns media into vectors: the contract of an encoder, one entry each, their weights, and how they are cut."""
+"""Encoders turn media into vectors: their contract, one entry for each, their weights, and how to cut them."""

@@ -1,7 +1,7 @@
-"""An encoder cut in two before its last blocks: a frozen prefix, whose activations can be stored, and a top to train.
+"""Cuts an encoder in two before its last blocks: a frozen prefix, whose activations can be stored, and a top to train.
 
-What the library's forward does is done here step by step, with the library's own modules; the contract test holds the
-composition against the library's forward for every encoder and every cut. Between the halves stands one tensor
+The two halves do step by step what the library's forward does, with the library's own modules. The contract test
+compares them with the library's forward for every encoder and every cut. Between the halves there is one tensor
 (B, S, F): B batch, S tokens or positions, F features per token.
 """
 
@@ -21,12 +21,12 @@ from extract.encoders.inputs import Batch, PixelInput, Tokens
 from extract.encoders.parts import Cut, Parts, Words
 from features.errors import ConfigError
 
-PIXEL_CHANNELS = -3  # of frames and covers
-LANES = 16  # float32 numbers that AVX-512 adds at a time
+PIXEL_CHANNELS = -3  # dimension of frames and covers that holds their channels
+LANES = 16  # float32 numbers that AVX-512 adds at once
 
 
 class Packing(Protocol):
-    """How the state between the halves becomes one tensor, and comes back exactly."""
+    """A way to turn the state between the halves into one tensor, and back without loss."""
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -41,7 +41,7 @@ class Packing(Protocol):
 
 @dataclass(frozen=True)
 class OneTensor:
-    """A map (B, ..., C, ...) as (B, positions, C), or tokens as they are; `constants` go with it in the state."""
+    """Packs a map (B, ..., C, ...) as (B, positions, C), or tokens as they are. The state may also hold `constants`."""
 
     inner: tuple[int, ...]
     channels: int
@@ -59,7 +59,7 @@ class OneTensor:
         return tensor.movedim(self._dimension, -1).reshape(len(tensor), *self.shape)
 
     def unpack(self, activations: Tensor) -> Any:
-        """Return the state; a map keeps its channels innermost in memory, as it has them behind `preprocess`."""
+        """Return the state. A map keeps its channels innermost in memory, as `preprocess` leaves them."""
         places = [size for place, size in enumerate(self.inner) if place != self.channels]
         tensor = activations.reshape(len(activations), *places, self.shape[1])
         tensor = tensor.movedim(-1, self._dimension)
@@ -72,7 +72,7 @@ class OneTensor:
 
 @dataclass(frozen=True)
 class SideBySide:
-    """A list of maps of different shapes, flattened one behind the other: (B, 1, numbers)."""
+    """Packs a list of maps of different shapes, flattened one after the other: (B, 1, numbers)."""
 
     inner: tuple[tuple[int, ...], ...]
 
@@ -90,51 +90,51 @@ class SideBySide:
         return torch.cat([tensor.flatten(1) for tensor in state], dim=1)[:, None]
 
     def unpack(self, activations: Tensor) -> Any:
-        """Return the list."""
+        """Return the list of maps."""
         flat = torch.split(activations.flatten(1), self._sizes, dim=1)
         return [part.reshape(len(part), *shape) for part, shape in zip(flat, self.inner, strict=True)]
 
 
 @dataclass(frozen=True)
 class Padded:
-    """A title's tokens, padded with rows of zeros, which also tell where it ends: no row of a token is all zeros.
+    """Packs the tokens of titles, padded with rows of zeros. They also mark a title's end: no token is all zeros.
 
-    Token ids, where there is no prefix, are stored as id + 1 in float32.
+    If there is no prefix, token ids are stored instead, as id + 1 in float32.
     """
 
     shape: tuple[int, int]
-    """(S, F)."""
+    """Tokens per title and numbers per token, (S, F)."""
     context: int
-    """Tokens that the model always sees; 0: as many as the longest title has, up to a multiple of `LANES`: processors
-    add so many numbers at a time, and sums over more zeros have the same bits."""
+    """Number of tokens that the model always sees. 0 stands for the length of the longest title, rounded up to a
+    multiple of `LANES`: processors add that many numbers at once, so sums over more zeros have the same bits."""
     ids: bool
-    """Whether token ids are stored."""
+    """Whether token ids are stored instead of states."""
     limit: int
-    """Tokens that the model sees at most."""
+    """Largest number of tokens that the model sees."""
 
     def pack(self, state: Any) -> Tensor:
         """Return (B, S, F); ValueError for a title longer than S."""
         values, mask = state
         if bool(mask[:, self.shape[0] :].any()):
-            raise ValueError(f"a title has {int(mask.sum(1).max())} tokens, {self.shape[0]} are kept")
+            raise ValueError(f"a title has {int(mask.sum(1).max())} tokens, but only {self.shape[0]} are kept")
         states = (values + 1)[..., None].float() if self.ids else values
         states = states.masked_fill(~mask[..., None], 0)[:, : self.shape[0]]
         return functional.pad(states, (0, 0, 0, self.shape[0] - states.shape[1]))
 
     def unpack(self, activations: Tensor) -> Any:
-        """Return the state at the length at which the prefix saw these titles."""
+        """Return the state, as long as the prefix saw these titles."""
         mask = self._mask(activations)
         length = self._length(mask)
         missing = length - activations.shape[1]
         states = functional.pad(activations, (0, 0, 0, missing)) if missing > 0 else activations[:, :length]
-        states = states.contiguous()  # as a block gives them: a bias's gradient is summed in another order otherwise
+        states = states.contiguous()  # as blocks give them; otherwise the gradient of a bias is summed in another order
         mask = functional.pad(mask, (0, missing)) if missing > 0 else mask[:, :length]
         if self.ids:
             return Tokens((states[..., 0].round().long() - 1).clamp(min=0), mask)
         return Words(states, mask)
 
     def padded(self, titles: Tokens) -> Tokens:
-        """Return tokens of a batch at the length at which the model is to see them."""
+        """Return the tokens of a batch, padded to the length that the model sees."""
         missing = max(0, self._length(titles.mask) - titles.mask.shape[1])
         return Tokens(functional.pad(titles.ids, (0, missing)), functional.pad(titles.mask, (0, missing)))
 
@@ -143,19 +143,19 @@ class Padded:
         return self.context or max(longest, min(-(-longest // LANES) * LANES, self.limit))
 
     def lengths(self, titles: Tokens | Tensor) -> Tensor:
-        """Return the number of tokens, (B,) int64, of titles, or of their activations (B, S, F)."""
+        """Return the number of tokens in each title, (B,) int64, from its tokens or from its activations (B, S, F)."""
         mask = self._mask(titles) if isinstance(titles, Tensor) else titles.mask
         return mask.sum(dim=1)
 
     @staticmethod
     def _mask(activations: Tensor) -> Tensor:
         mask = (activations != 0).any(dim=-1)
-        mask[:, 0] = True  # an item without a vector, read as zeros, is a title of one token: its numbers are finite
+        mask[:, 0] = True  # an item without a vector is read as zeros: as a title of one token its numbers stay finite
         return mask
 
 
 class Prefix(nn.Module):
-    """The frozen part: eval mode and no gradients, whatever mode it is asked for."""
+    """The frozen part: it has no gradients, and `train` does not change its mode."""
 
     def __init__(self, steps: Sequence[nn.Module], packing: Packing) -> None:
         super().__init__()
@@ -168,21 +168,21 @@ class Prefix(nn.Module):
         return self.packing.shape
 
     def train(self, mode: bool = True) -> Prefix:  # noqa: ARG002
-        """Stay as it is."""
+        """Change nothing: the prefix keeps its mode."""
         return self
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return activations (B, S, F) float32 of the batch that the encoder takes.
+        """Return activations (B, S, F) float32 for a batch that the encoder takes.
 
-        Pixels are put in memory with their channels innermost, as stored activations lie: convolutions round otherwise
-        in another order, and an item must give the same bits on either side of a cut and in every batch.
+        Pixels are laid out in memory with their channels innermost, as stored activations are. Otherwise convolutions
+        would round in another order, and an item must give the same bits on either side of a cut and in every batch.
         """
         alone = isinstance(batch, Tensor) and len(batch) == 1 and batch.device.type == "cpu"
         if isinstance(batch, Tokens):
             assert isinstance(self.packing, Padded)
             batch = self.packing.padded(batch)
         else:
-            if alone:  # oneDNN has other convolutions for one item than for several
+            if alone:  # oneDNN uses other convolutions for one item than for several
                 batch = torch.cat([batch] * 2)
             batch = batch.movedim(PIXEL_CHANNELS, -1).contiguous().movedim(-1, PIXEL_CHANNELS)
         with torch.no_grad():
@@ -191,7 +191,7 @@ class Prefix(nn.Module):
 
 
 class Top(nn.Module):
-    """The last blocks and all that follows them; its parameters are the encoder's own and ask for gradients."""
+    """The last blocks and all that follows them. Its parameters are the encoder's own, with gradients switched on."""
 
     def __init__(self, steps: Sequence[nn.Module], packing: Packing) -> None:
         super().__init__()
@@ -205,16 +205,17 @@ class Top(nn.Module):
 
 
 def split_encoder(encoder: Encoder, count: Cut, *, tokens: int | None = None) -> tuple[Prefix, Top]:
-    """Return (prefix, top): modules on the encoder's own weights whose composition is the encoder.
+    """Return (prefix, top): two modules on the encoder's own weights that together are the encoder.
 
     Args:
-        encoder: what is cut.
-        count: T, the blocks that `top` holds, together with all that follows them; 'all': nothing but the packing of
-            the preprocessed batch is in the prefix.
-        tokens: S of title encoders, where no title is longer; the entry's limit without it.
+        encoder: the encoder to cut.
+        count: T, the number of blocks in `top`, which also holds all that follows them. With 'all' the prefix only
+            packs the preprocessed batch.
+        tokens: S for title encoders, if no title is longer; by default the entry's limit.
 
     Raises:
-        ConfigError: T below 1 or above the number of blocks, no block list, or a model that is not known in parts.
+        ConfigError: T is below 1 or above the number of blocks, the encoder has no block list, or its steps are not
+            known.
     """
     parts = encoder.parts()
     cut = 0 if count == "all" else _place(encoder, parts.steps, count)
@@ -228,7 +229,7 @@ def split_encoder(encoder: Encoder, count: Cut, *, tokens: int | None = None) ->
 
 
 def _place(encoder: Encoder, steps: Sequence[nn.Module], count: int) -> int:
-    """Return the number of the step that holds the first of the last `count` blocks."""
+    """Return the index of the step that holds the first of the last `count` blocks."""
     most, name = len(encoder.blocks()), encoder.spec.name
     if not most:
         raise ConfigError(f"encoder {name!r} has no block list and cannot be cut; choose one that `encoders` lists")
@@ -238,7 +239,7 @@ def _place(encoder: Encoder, steps: Sequence[nn.Module], count: int) -> int:
 
 
 def places(encoder: Encoder, steps: Sequence[nn.Module]) -> list[int]:
-    """Return the number of the step that holds each block, in forward order."""
+    """Return the index of the step that holds each block, in forward order."""
     home = {id(module): number for number, step in enumerate(steps) for module in step.modules()}
     return [home[id(block)] for block in encoder.blocks()]
 
@@ -259,7 +260,7 @@ def _packing(encoder: Encoder, parts: Parts, cut: int, tokens: int | None) -> Pa
 
 
 def probe(encoder: Encoder, run: Callable[[Batch], Any]) -> Any:
-    """Return what `run` makes of one item: of pixels without computing, for the shapes alone."""
+    """Return what `run` gives for one item. Pixels are fake: nothing is computed, because only shapes are wanted."""
     spec = encoder.spec
     device = next(encoder.model.parameters()).device
     if encoder.tokenizer is not None:

@@ -21,50 +21,52 @@ from features.errors import ConfigError
 
 @dataclass(frozen=True)
 class EncoderSpec:
-    """One encoder as data; the entry in `ENCODERS` is all there is to write for a new one."""
+    """One encoder as data. To add an encoder, write such an entry for `ENCODERS` and nothing else."""
 
     name: str
-    """As users type it."""
+    """Name as users type it."""
     modality: Modality
-    """'video', 'cover' or 'title'."""
+    """Kind of media the encoder reads: 'video', 'cover' or 'title'."""
     width: int
-    """F, length of a feature vector."""
+    """Length F of a feature vector."""
     backend: Callable[[EncoderSpec, str, int], Encoder]
-    """Function that builds the encoder from this entry."""
+    """Function that builds the encoder from this entry, the weights and a seed."""
+    family: str
+    """The kind of model that the backend builds, such as 'videomae' or 'resnet'; not part of the recipe."""
     inputs: PixelInput | TextInput
-    """The input contract."""
+    """Input contract: how media become the encoder's input."""
     pooling: str
     """How tokens or maps become one vector, in words; part of the recipe."""
     blocks: tuple[str, ...]
-    """Dotted paths inside the model; a list found there stands for its members, in forward order."""
+    """Dotted paths of the blocks inside the model, in forward order; a list found there stands for its members."""
     paper: str
-    """arXiv id."""
+    """Paper, by its arXiv id."""
     arch: Mapping[str, Any] = field(default_factory=dict)
-    """Plain arguments that make the model."""
+    """Plain arguments that the model is built with."""
     weights: WeightsSource | None = None
     """Where pretrained weights are; None for tiny encoders, which only have random ones."""
     frames: FramePolicy | None = None
     """The frames a video encoder sees unless the user picks others; None for covers and titles."""
     parameters: int = 0
-    """Numbers it computes with, the classifier left out; 0 where nobody counted."""
+    """Number of parameters, without the classifier; 0 if nobody counted them."""
     faults: tuple[str, ...] = ()
-    """Names in `extract.encoders.faults.FAULTS` that this entry has; none in `ENCODERS`."""
+    """Names of the faults (`extract.encoders.faults.FAULTS`) that this entry has; none in `ENCODERS`."""
 
 
 class Encoder(nn.Module):
     """A frozen encoder: eval mode, no gradients, until someone unfreezes it.
 
     Args:
-        spec: the entry it was made from, with what loading settled (width, frames, arch of a local folder).
+        spec: the entry it was built from, with what loading settled (width, frames, arch of a local folder).
         model: the library's own module.
-        features: maps (model, batch) to (B, F).
-        parts: takes the model apart into the steps of `features`, for `split`; None where nobody wrote that down.
+        features: function that maps (model, batch) to (B, F).
         weights: 'random' or 'checkpoint'.
-        seed: of random weights.
-        tokenizer: for titles.
+        seed: seed for random weights.
+        tokenizer: tokenizer for titles; None for pixels.
+        parts: function that takes the model apart into the steps of `features`; None if nobody wrote one.
 
     Attributes:
-        weights_sha256: hash of the tensors as loaded: names, types, shapes and bytes in the order of names.
+        weights_sha256: hash of the tensors as loaded: names, types, shapes and bytes, sorted by name.
     """
 
     def __init__(
@@ -100,12 +102,12 @@ class Encoder(nn.Module):
         said = []
         if self._origin["weights"] == "random":
             said.append(
-                f"{self.spec.name} has random weights (seed {self._origin['seed']}): its vectors know nothing learned; "
-                "use them for tests only"
+                f"{self.spec.name} has random weights (seed {self._origin['seed']}), so its vectors hold nothing "
+                "learned; use them for tests only"
             )
         if self.spec.faults:
             faults = ", ".join(self.spec.faults)
-            said.append(f"{self.spec.name} is used as the MicroLens code does, with its faults: {faults}")
+            said.append(f"{self.spec.name} is used as in the MicroLens code, with its faults: {faults}")
         return "; ".join(said)
 
     def forward(self, batch: Batch) -> Tensor:
@@ -113,7 +115,7 @@ class Encoder(nn.Module):
         return self._features(self.model, batch).float()
 
     def blocks(self) -> list[nn.Module]:
-        """Return the blocks in forward order, as `spec.blocks` names them; ConfigError where a local model has none."""
+        """Return the blocks that `spec.blocks` names, in forward order; ConfigError if a local model lacks them."""
         found: list[nn.Module] = []
         for path in self.spec.blocks:
             try:
@@ -127,7 +129,7 @@ class Encoder(nn.Module):
         return found
 
     def parts(self) -> Parts:
-        """Return the model as steps; ConfigError where the library's class is not known in parts."""
+        """Return the model as steps; ConfigError if the steps of the library's class are not known."""
         if self._parts is None:
             raise ConfigError(
                 f"{type(self.model).__name__} of encoder {self.spec.name!r} cannot be cut: its steps are not known; "
@@ -155,7 +157,7 @@ class Encoder(nn.Module):
 
 
 def _normalise_by_batch(model: nn.Module) -> None:
-    """Let every BatchNorm use the statistics of the batch at hand; its running ones stay as they are."""
+    """Make every BatchNorm use the statistics of the current batch; its running statistics stay as they are."""
     for module in model.modules():
         if isinstance(module, nn.modules.batchnorm._BatchNorm):
             module.train()

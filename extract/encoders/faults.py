@@ -1,8 +1,8 @@
-"""What the benchmark's released code does to frames and encoders, each fault a named switch.
+"""The faults of the benchmark's released code in its use of frames and encoders, each a named switch.
 
-MicroLens (arXiv 2309.15379) published features and end-to-end results; its released code differs from correct use of
-the encoders in the ways listed here. `clean` is the recipe without any, `microlens` the one with all that concern an
-encoder. A faulty encoder is another entry: another name, another recipe, another fingerprint, another file.
+MicroLens (arXiv 2309.15379) published features and end-to-end results. Its released code differs from correct use of
+the encoders in the ways listed here. The recipe `clean` has none of these faults, `microlens` has all that concern an
+encoder. An encoder with faults is an entry of its own, with its own recipe, fingerprint and file.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from features.errors import ConfigError, nearest
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 HALF = ((0.5, 0.5, 0.5), (0.5, 0.5, 0.5))
-SIDE = 224  # px; the benchmark's one database of frames feeds all encoders
-CLASSES = 400  # of Kinetics-400
+SIDE = 224  # px; the benchmark feeds all encoders from one database of frames
+CLASSES = 400  # in Kinetics-400
 UNRUNNABLE = {
     "mvit": "its MViT towers have 1000 classes where the next layer takes 400, and its checkpoints match no key",
 }
@@ -29,13 +29,13 @@ class Fault:
     """One departure from correct use."""
 
     what: str
-    """What the released code does, one line."""
+    """What the released code does, in one line."""
     instead: str
-    """What `clean` does."""
+    """What the recipe `clean` does instead."""
     concerns: Callable[[EncoderSpec], bool]
-    """Whether an encoder's entry is touched."""
+    """Function that tells whether the fault concerns an encoder."""
     apply: Callable[[EncoderSpec], EncoderSpec] = lambda spec: spec
-    """The entry with the fault, but for its name in `faults`; what the entry cannot express, the backends do."""
+    """Function that returns the entry with the fault, except for `faults`. Backends do what an entry cannot express."""
 
 
 def _video(spec: EncoderSpec) -> bool:
@@ -43,20 +43,20 @@ def _video(spec: EncoderSpec) -> bool:
 
 
 def _classifies(spec: EncoderSpec) -> bool:
-    return _video(spec) and spec.backend.__name__ in ("load_net", "load_slowfast")
+    return spec.family in ("pytorchvideo-net", "slowfast")
 
 
 def _videomae(spec: EncoderSpec) -> bool:
-    return spec.backend.__name__ == "load_videomae"
+    return spec.family == "videomae"
 
 
 def _normalises_batches(spec: EncoderSpec) -> bool:
-    return spec.backend.__name__ in ("load_net", "load_slowfast", "load_r3d", "load_resnet")
+    return spec.family in ("pytorchvideo-net", "slowfast", "r3d", "resnet")
 
 
 def _squashed(spec: EncoderSpec) -> EncoderSpec:
     assert isinstance(spec.inputs, PixelInput)
-    side = SIDE if spec.weights is not None else spec.inputs.size  # toy encoders keep theirs
+    side = SIDE if spec.weights is not None else spec.inputs.size  # tiny encoders keep their size
     return replace(spec, inputs=replace(spec.inputs, size=side, resize=side, mode="stretch"))
 
 
@@ -130,16 +130,16 @@ FAULTS: dict[str, Fault] = {
 
 
 def with_faults(spec: EncoderSpec, names: Sequence[str]) -> EncoderSpec:
-    """Return an entry with faults; 'microlens' stands for all that concern it, of titles none.
+    """Return an entry with faults. 'microlens' stands for all that concern it; none concern titles.
 
     Raises:
-        ConfigError: an unknown fault, one that does not concern the encoder, or an encoder that the released code
-            cannot run at all.
+        ConfigError: the fault is unknown, it does not concern the encoder, or the released code cannot run the encoder
+            at all.
     """
     for name in names:
         if name != "microlens" and name not in FAULTS:
             raise ConfigError(f"fault {name!r} is unknown; {nearest(name, (*FAULTS, 'microlens'))}")
-    reason = next((why for family, why in UNRUNNABLE.items() if family in spec.name), None)
+    reason = next((why for part, why in UNRUNNABLE.items() if part in spec.name), None)
     if names and reason is not None:
         raise ConfigError(f"{spec.name!r} does not run in the benchmark's released code: {reason}; use --recipe clean")
     concerned = [name for name, fault in FAULTS.items() if fault.concerns(spec)]
@@ -149,7 +149,7 @@ def with_faults(spec: EncoderSpec, names: Sequence[str]) -> EncoderSpec:
             if spec.modality == "title":
                 able = "titles are the same in both recipes"
             raise ConfigError(f"fault {name!r} does not concern {spec.name!r}; {able}")
-    for name in concerned:  # in their order: the wrap takes the squashed size
+    for name in concerned:  # in the order of FAULTS: 'wrap' uses the squashed size
         if name in names or "microlens" in names:
             spec = replace(FAULTS[name].apply(spec), faults=(*spec.faults, name))
     return spec

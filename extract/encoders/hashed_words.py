@@ -1,4 +1,4 @@
-"""The tokenizer for text encoders with random weights, which have no vocabulary: words hashed to ids."""
+"""A tokenizer for text encoders with random weights, which have no vocabulary: it hashes words to ids."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import torch
 from extract.encoders.inputs import TextInput, Tokenizer, Tokens
 
 PAD, START, END, FIRST_WORD = 0, 1, 2, 3
-# Words as runs of letters and digits; signs, and characters of scripts without spaces, one by one.
+# A word is a run of letters and digits. A sign, or a character of a script without spaces, is a word by itself.
 WORD = re.compile(r"[\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]|[^\W\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff]+|[^\w\s]")
 
 

@@ -1,4 +1,4 @@
-"""What an encoder takes: how frames, covers and titles become its batches.
+"""Input contracts: how frames, covers and titles become an encoder's batches, and what those batches are.
 
 Letters: B batch, S tokens.
 """
@@ -17,33 +17,33 @@ class PixelInput:
     """How frames or covers become the encoder's input."""
 
     size: int
-    """Side of the square the encoder sees, in pixels."""
+    """Side of the square that the encoder sees, in pixels."""
     resize: int
-    """Length of the short side after resizing, before the centre crop; unused by 'stretch'."""
+    """Length of the short side in pixels, after resizing and before the centre crop; unused by 'stretch'."""
     mean: tuple[float, float, float]
-    """Per channel, of values in [0, 1]."""
+    """Mean of each channel, for values in [0, 1]."""
     std: tuple[float, float, float]
-    """Per channel, of values in [0, 1]."""
+    """Standard deviation of each channel, for values in [0, 1]."""
     mode: Literal["crop", "stretch"] = "crop"
-    """'crop' keeps the shape and cuts the centre out; 'stretch' resizes to the square."""
+    """How a picture becomes square: 'crop' keeps its shape and cuts out the centre, 'stretch' resizes it."""
     interpolation: Literal["bilinear", "bicubic"] = "bilinear"
-    """Always antialiased."""
+    """Interpolation for resizing, always antialiased."""
 
 
 class WrappedInput(PixelInput):
-    """Pixels as the benchmark's released code makes them (see extract.encoders.faults, 'wrap')."""
+    """Pixels as the benchmark's released code makes them (fault 'wrap' in `extract.encoders.faults`)."""
 
 
 @dataclass(frozen=True)
 class TextInput:
-    """How titles become the encoder's input: `prefix` + title, cut to `max_tokens` with its special tokens."""
+    """How titles become the encoder's input: `prefix` + title, cut to `max_tokens`, special tokens included."""
 
     max_tokens: int
     prefix: str = ""
 
 
 class Tokens(NamedTuple):
-    """Token ids of a batch of titles: `ids` (B, S) int64, padded; `mask` (B, S) bool, True where a token stands."""
+    """Token ids of a batch of titles: `ids` (B, S) int64, padded; `mask` (B, S) bool, False for padding."""
 
     ids: Tensor
     mask: Tensor
@@ -54,7 +54,7 @@ Batch: TypeAlias = Tensor | Tokens
 
 @dataclass(frozen=True)
 class Tokenizer:
-    """Turns titles into `Tokens`. `name` fixes the numbers: it is part of the recipe."""
+    """Turns titles into `Tokens`. Its name is part of the recipe: tokenizers of one name give the same tokens."""
 
     name: str
     tokenise: Callable[[Sequence[str]], Tokens]

@@ -1,4 +1,4 @@
-"""What fixes the pixels an encoder sees: a file of pixels fits encoders of one contract and no others."""
+"""The contract that fixes which pixels an encoder sees: a pixel file fits encoders with the same one and no others."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from features.store import FeatureFile
 
 
 def contract_of(spec: EncoderSpec) -> dict[str, Any]:
-    """Return what fixes the pixels an encoder sees, as plain data; ConfigError for encoders of titles."""
+    """Return the settings that fix the pixels an encoder sees, as plain data; ConfigError for title encoders."""
     inputs = spec.inputs
     if not isinstance(inputs, PixelInput):
         raise ConfigError(
@@ -30,7 +30,7 @@ def contract_of(spec: EncoderSpec) -> dict[str, Any]:
 
 
 def refuse_other_contract(file: FeatureFile, spec: EncoderSpec) -> None:
-    """Raise ConfigError, with both values, unless a file's pixels are those that an encoder takes."""
+    """Raise ConfigError unless a file's pixels are those that an encoder takes; it names the values that differ."""
     held, wanted = contract_in(file) or {}, contract_of(spec)
     other = [name for name, value in wanted.items() if held.get(name) != value]
     if other:

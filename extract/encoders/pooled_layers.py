@@ -1,7 +1,7 @@
-"""Hidden states of several blocks, each pooled as the encoder pools its last ones, in one pass.
+"""Hidden states of several blocks in one pass, each pooled as the encoder pools those of its last block.
 
-They are what the blocks give: no final norm, projection or class token of another layer comes in, so the last of them
-is not the encoder's own vector.
+They come straight from the blocks, without any final norm, projection or class token of another layer. So the one of
+the last block is not the encoder's own vector.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ Chosen: TypeAlias = tuple[int, ...] | Literal["all"]
 
 
 class Layers(nn.Module):
-    """The encoder up to the last block asked for.
+    """The encoder up to the last chosen block.
 
     Args:
-        encoder: whose blocks.
-        chosen: their numbers, from 1, ascending.
+        encoder: the encoder that has the blocks.
+        chosen: numbers of the chosen blocks, counted from 1, in ascending order.
 
     Raises:
-        ConfigError: a model that is not known in parts, or that pools in a way that only fits its last block.
+        ConfigError: the model's steps are not known, or its pooling only fits its last block.
     """
 
     def __init__(self, encoder: Encoder, chosen: Sequence[int]) -> None:
@@ -37,7 +37,7 @@ class Layers(nn.Module):
         if parts.pool is None:
             raise ConfigError(
                 f"encoder {encoder.spec.name!r} has no pooling for inner blocks ({encoder.spec.pooling}); "
-                "--layers needs one that takes a mean or a token"
+                "--layers needs an encoder that pools by a mean or takes a token"
             )
         after = places(encoder, parts.steps)
         self._after = [after[number - 1] for number in chosen]
@@ -45,7 +45,7 @@ class Layers(nn.Module):
         self.steps = nn.ModuleList(parts.steps[: self._after[-1] + 1])
 
     def pooled(self, batch: Batch) -> list[Tensor]:
-        """Return (B, F) of each layer; F may differ between them."""
+        """Return one tensor (B, F) for each layer; F may differ between them."""
         state: Any = batch
         vectors = []
         for number, step in enumerate(self.steps):
@@ -65,15 +65,15 @@ def parse_layers(text: str) -> Chosen:
         return "all"
     words = [word.strip() for word in text.split(",")]
     if not all(word.isdecimal() and word.isascii() for word in words):
-        raise ConfigError(f"--layers {text!r} is neither 'all' nor block numbers; give such as 3,6,12")
+        raise ConfigError(f"--layers {text!r} is neither 'all' nor block numbers; give numbers such as 3,6,12")
     return tuple(int(word) for word in words)
 
 
 def layers_of(encoder: Encoder, chosen: Chosen) -> tuple[Layers, tuple[int, ...], int]:
-    """Return the module, the block numbers (ascending) and F.
+    """Return the module, the block numbers in ascending order, and F.
 
     Raises:
-        ConfigError: numbers that are no blocks or come twice, or layers of different widths; as `Layers`.
+        ConfigError: a number has no block or comes twice, or layers have different widths; also as in `Layers`.
     """
     most, name = len(encoder.blocks()), encoder.spec.name
     numbers = tuple(range(1, most + 1)) if chosen == "all" else tuple(sorted(chosen))

@@ -1,10 +1,10 @@
-"""Frames and covers to the encoder's input, from its entry alone: plain tensor operations on any device.
+"""Turns frames and covers into an encoder's input by its entry alone, with plain tensor operations on any device.
 
-`preprocess` does all of it; `crop` stops at 8-bit pixels, which are stored, and `normalise` goes on from there. Each
-frame is computed by itself: `Inputs` makes of frames that come a few at a time what `preprocess` makes of all of them,
-bit for bit.
+`preprocess` does all of it. `crop` stops at 8-bit pixels, which are stored, and `normalise` goes on from there. Each
+frame is computed by itself. So `Inputs`, which gets a few frames at a time, gives the same bits as `preprocess`, which
+gets all of them.
 
-No image processor of a library is used: their defaults differ from their checkpoints' (VideoMAE) and from each other.
+No library's image processor is used: their defaults differ from their checkpoints' (VideoMAE) and from each other.
 Letters: T frames, H W pixels.
 """
 
@@ -24,8 +24,11 @@ from extract.encoders.inputs import PixelInput, WrappedInput
 from extract.media.frames import FramePolicy, FrameUnion, frame_indices
 from features.errors import MediaError
 
-CHUNK_FRAMES, CHUNK_BYTES = 8, 2**24  # at a time, of 8-bit pixels; in float32 they are four times as many
-MAX_SHAPE = 20  # longest side over shortest
+CHUNK_FRAMES, CHUNK_BYTES = (
+    8,
+    2**24,
+)  # per step; bytes are of 8-bit pixels, four times as many in float32
+MAX_SHAPE = 20  # longer side divided by shorter side
 
 
 def preprocess(pixels: NDArray[np.uint8] | Tensor, inputs: PixelInput, device: torch.device | str = "cpu") -> Tensor:
@@ -40,14 +43,15 @@ def preprocess(pixels: NDArray[np.uint8] | Tensor, inputs: PixelInput, device: t
         (T, 3, size, size) or (3, size, size) float32, normalised by mean and std of values in [0, 1].
 
     Raises:
-        MediaError: one side is over 20 times the other.
+        MediaError: one side is over 20 times as long as the other.
     """
     return _by_chunk(pixels, device, lambda images: _normalised(_fitted(images, inputs), inputs))
 
 
 def crop(pixels: NDArray[np.uint8] | Tensor, inputs: PixelInput, device: torch.device | str = "cpu") -> Tensor:
-    """Resize and crop, and round to the nearest of 256 levels (ties to even): (T, size, size, 3) or (size, size, 3)
-    uint8. Arguments and errors are those of `preprocess`.
+    """Resize, crop, and round to the nearest of 256 levels (ties to even).
+
+    Returns (T, size, size, 3) or (size, size, 3) uint8. Arguments and errors are those of `preprocess`.
     """
     return _by_chunk(
         pixels, device, lambda images: _fitted(images, inputs).round().to(torch.uint8).permute(0, 2, 3, 1).contiguous()
@@ -55,15 +59,15 @@ def crop(pixels: NDArray[np.uint8] | Tensor, inputs: PixelInput, device: torch.d
 
 
 def normalise(pixels: Tensor, inputs: PixelInput) -> Tensor:
-    """Return (..., 3, H, W) float32 of pixels (..., H, W, 3) uint8 that `crop` gave, on their device.
+    """Return (..., 3, H, W) float32 for pixels (..., H, W, 3) uint8 that `crop` gave, on their device.
 
-    In memory the channels stay innermost, as behind `preprocess`: convolutions then round alike.
+    In memory the channels stay innermost, as `preprocess` leaves them, so that convolutions round alike.
     """
     return _normalised(pixels.movedim(-1, -3).float(), inputs)
 
 
 def chunk_frames(height: int, width: int) -> int:
-    """Return how many frames of a size are computed at a time."""
+    """Return how many frames of this size are computed at a time."""
     return max(1, min(CHUNK_FRAMES, CHUNK_BYTES // (3 * height * width)))
 
 
@@ -72,19 +76,19 @@ class View:
     """What an encoder sees of a source."""
 
     inputs: PixelInput
-    """Its input contract."""
+    """Input contract of the encoder."""
     frames: FramePolicy | None = None
-    """Which frames of a video; None for a cover."""
+    """Which frames of a video it sees; None for a cover."""
     cropped: bool = False
-    """As `crop` gives it, not as `preprocess` does."""
+    """Whether pixels stay as `crop` gives them, instead of as `preprocess` does."""
 
     def made(self, pixels: NDArray[np.uint8] | Tensor, device: torch.device | str) -> Tensor:
-        """Return what is seen of pixels: (T, 3, size, size) float32, or (T, size, size, 3) uint8 where cropped."""
+        """Return the view of some pixels: (T, 3, size, size) float32, or (T, size, size, 3) uint8 if cropped."""
         return (crop if self.cropped else preprocess)(pixels, self.inputs, device)
 
 
 def view_of(spec: EncoderSpec, *, cropped: bool) -> View | None:
-    """Return what an encoder sees of its media; None where it reads titles."""
+    """Return what an encoder sees of its media; None if it reads titles."""
     return View(spec.inputs, spec.frames, cropped) if isinstance(spec.inputs, PixelInput) else None
 
 
@@ -93,9 +97,9 @@ class Inputs:
 
     Args:
         view: what an encoder sees of a video.
-        union: whose frames will come, each once.
-        total: frames the clip has.
-        device: where to compute, and where the view will be.
+        union: policies whose frames will come, each frame once.
+        total: number of frames in the clip.
+        device: where to compute and where the view will be.
     """
 
     def __init__(self, view: View, union: FrameUnion, total: int, device: torch.device | str) -> None:
@@ -116,7 +120,7 @@ class Inputs:
             self._parts.append(self._view.made(part, self._device))
 
     def finish(self) -> Tensor:
-        """Return the view, a frame as often as the policy picks it."""
+        """Return the view, with each frame as often as the policy picks it."""
         made = torch.cat(self._parts)
         if np.array_equal(self._places, np.arange(len(made))):
             return made
@@ -127,7 +131,7 @@ def _by_chunk(
     pixels: NDArray[np.uint8] | Tensor, device: torch.device | str, work: Callable[[Tensor], Tensor]
 ) -> Tensor:
     height, width = pixels.shape[-3:-1]
-    if max(height, width) > MAX_SHAPE * min(height, width):  # its resized long side would fill the memory
+    if max(height, width) > MAX_SHAPE * min(height, width):  # the resized long side would fill the memory
         raise MediaError(f"{width}x{height} pixels: one side is over {MAX_SHAPE} times the other")
     images = torch.as_tensor(pixels, device=device)
     if images.ndim == 3:

@@ -1,6 +1,6 @@
-"""The encoders there are: one declarative entry each. A new one is one more entry.
+"""All encoders, one declarative entry each. A new encoder is one more entry.
 
-Tiny entries are the same library classes at toy size with random weights only: for the demo and the tests.
+Tiny entries are the same library classes at toy size, with random weights only, for the demo and the tests.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ ENCODERS: dict[str, EncoderSpec] = {spec.name: spec for spec in (*VIDEO, *COVER,
 
 
 def get_encoder(name: str) -> EncoderSpec:
-    """Return the entry of an encoder; ConfigError with the nearest name otherwise."""
+    """Return the entry of an encoder; ConfigError with the nearest name if there is none."""
     if name not in ENCODERS:
         raise ConfigError(f"encoder {name!r} is unknown; {nearest(name, ENCODERS)}")
     return ENCODERS[name]

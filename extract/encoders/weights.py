@@ -19,24 +19,24 @@ class WeightsSource:
     """Where pretrained weights come from."""
 
     place: str
-    """Hub repository, or 'library name' where the library knows the address."""
+    """Hub repository, or 'library name' if the library knows the address."""
     revision: str
-    """Commit, tag or enum name that pins it."""
+    """Commit, tag or enum name that pins the weights."""
     licence: str
-    """SPDX id, or what its publisher says."""
+    """SPDX id of the licence, or what the publisher says."""
     sha256: str = ""
-    """Of the weights file, "" where not known; checked after loading when given."""
+    """Hash of the weights file, '' if not known. An installed `package` is used only if its file has this hash."""
     package: str = ""
-    """Python package that ships the same files in its folder `model/`; used when installed."""
+    """Python package that ships the same files in its folder `model/`; used if it is installed."""
     extra_keys: tuple[str, ...] = ()
-    """Prefixes of tensors that the checkpoint holds and the encoder does not need (training heads)."""
+    """Prefixes of tensors that the checkpoint holds but the encoder does not need (training heads)."""
 
 
 def weights_source(weights: str, pretrained: WeightsSource | None, sha256: str) -> str:
-    """Return where an encoder's weights were taken from, for a person to read; '' for random ones.
+    """Return where an encoder's weights came from, for a person to read; '' for random ones.
 
     Args:
-        weights: what was asked for: 'pretrained', 'random', or a file or folder.
+        weights: what the user asked for: 'pretrained', 'random', or a file or folder.
         pretrained: where the encoder's pretrained weights are.
         sha256: hash of the weights as loaded.
     """
@@ -58,14 +58,14 @@ def state_sha256(module: nn.Module) -> str:
 
 @contextmanager
 def seeded(seed: int) -> Iterator[None]:
-    """Draw from a seed inside the block; the process' own random state is as before after it."""
+    """Seed the random numbers drawn inside the block; afterwards the process's random state is as it was before."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         yield
 
 
 def local_path(weights: str) -> Path:
-    """Return the path a user gave for `--weights`; ConfigError when nothing is there."""
+    """Return the path a user gave for `--weights`; ConfigError if nothing is there."""
     path = Path(weights).expanduser()
     if not path.exists():
         raise ConfigError(
@@ -75,7 +75,7 @@ def local_path(weights: str) -> Path:
 
 
 def no_download(name: str, source: WeightsSource, error: Exception) -> ConfigError:
-    """Return the error for a download that failed: what, which revision, and the way round."""
+    """Return the error for a failed download: which weights, which revision, and another way to get them."""
     return ConfigError(
         f"cannot get the weights of {name!r} from {source.place} (revision {source.revision}): "
         f"{shortened(error)}; fetch them on another machine and give their folder or file with "
@@ -84,7 +84,7 @@ def no_download(name: str, source: WeightsSource, error: Exception) -> ConfigErr
 
 
 def no_pretrained(name: str) -> ConfigError:
-    """Return the error for pretrained weights of a tiny encoder."""
+    """Return the error for a tiny encoder that was asked for pretrained weights."""
     return ConfigError(
         f"encoder {name!r} is tiny and has no pretrained weights; use `--weights random` (in a recipe "
         "`items.weights: random`), or a local path"
@@ -96,10 +96,10 @@ def read_state(path: Path, key: str = "") -> dict[str, Tensor]:
 
     Args:
         path: the file.
-        key: entry the tensors are wrapped in, if the file has it.
+        key: entry that the tensors are wrapped in, if the file has it.
 
     Raises:
-        StoreError: not a file of named tensors.
+        StoreError: the file does not hold named tensors.
     """
     try:
         if path.suffix == ".safetensors":
@@ -107,7 +107,7 @@ def read_state(path: Path, key: str = "") -> dict[str, Tensor]:
 
             return load_file(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # pickle, zip and safetensors each have their own
+    except Exception as error:  # pickle, zip and safetensors each raise their own errors
         raise StoreError(f"weights {path} cannot be read ({shortened(error)}); copy them again") from error
     if isinstance(state, Mapping) and key in state:
         state = state[key]
@@ -117,7 +117,7 @@ def read_state(path: Path, key: str = "") -> dict[str, Tensor]:
 
 
 def check_keys(place: str, missing: Sequence[str], unexpected: Sequence[str], reshaped: Sequence[str] = ()) -> None:
-    """Raise StoreError unless a checkpoint fits: a partial load would give random features without a word."""
+    """Raise StoreError unless a checkpoint fits: a partial load would silently give random features."""
     found = {"lacks": missing, "has unexpected": unexpected, "has another shape of": reshaped}
     parts = [f"{what} {len(keys)} tensors ({', '.join(sorted(keys)[:3])})" for what, keys in found.items() if keys]
     if parts:
@@ -125,7 +125,7 @@ def check_keys(place: str, missing: Sequence[str], unexpected: Sequence[str], re
 
 
 def load_strict(model: nn.Module, state: Mapping[str, Tensor], place: str) -> None:
-    """Load a state dict; StoreError naming some keys unless every tensor has its place and shape."""
+    """Load a state dict; StoreError that names some keys unless every tensor has its place and shape."""
     own = model.state_dict()
     reshaped = [name for name in own.keys() & state.keys() if own[name].shape != state[name].shape]
     check_keys(place, list(own.keys() - state.keys()), list(state.keys() - own.keys()), reshaped)

@@ -1,7 +1,7 @@
-"""`--batch-size auto`: the largest power of two that a GPU's memory holds, found by trying, then written down.
+"""`--batch-size auto`: find a power of two that fits a GPU's memory by trying, and record it.
 
-A batch size may change the last bits of a vector, so a run must keep the one it began with: it stands beside the
-shards, for the next start and for other workers. On a CPU nothing is tried: larger batches are not faster there.
+A batch size may change the last bits of a vector, so a run must keep the one it began with. It is recorded beside the
+shards, for restarts and for other workers. On a CPU nothing is tried, because larger batches are not faster there.
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from extract.jobs.outputs import Output, vector_output
 
 RECORD = "batch-size"
 LEAST, MOST = 8, 256
-PICTURE = (320, 426)  # of a trial; what remains of a picture after preprocessing has one size
+PICTURE = (320, 426)  # height and width of a trial's pictures; preprocessing brings any picture to one size
 
 
 def settled_batch_size(encoder: Encoder, options: ExtractOptions, folder: Path, output: Output | None = None) -> int:
-    """Return the batch size of a run whose shards lie in `folder`: recorded there, or found now and recorded."""
+    """Return the batch size of the run with its shards in `folder`; if none is recorded there, find and record it."""
     output = output or vector_output(encoder)
     if not options.device.startswith("cuda"):
         return CPU_BATCH
@@ -38,11 +38,14 @@ def settled_batch_size(encoder: Encoder, options: ExtractOptions, folder: Path, 
         except FileExistsError:  # another worker was first
             pass
     text = record.read_text(encoding="ascii").strip()
-    return int(text) if text.isdecimal() and int(text) else LEAST  # a record cut off by a crash: any size is right
+    return int(text) if text.isdecimal() and int(text) else LEAST  # if a crash cut the record off, any size is right
 
 
 def largest_batch(fits: Callable[[int], bool]) -> int:
-    """Return the largest of 8, 16 ... 256 that fits; one step less where one did not, as inputs wait beside a batch."""
+    """Return 256 if it fits, otherwise half of the largest of 8, 16 ... that fits, and at least 8.
+
+    The other half is room for the inputs that wait beside a batch.
+    """
     size = LEAST
     while size < MOST and fits(2 * size):
         size *= 2
@@ -50,7 +53,7 @@ def largest_batch(fits: Callable[[int], bool]) -> int:
 
 
 def _try(encoder: Encoder, output: Output, options: ExtractOptions, count: int) -> bool:
-    """Return whether a batch of so many goes through the encoder, or its prefix."""
+    """Return whether the encoder, or its prefix, has memory for a batch of `count` items."""
     try:
         run_encoder(output.module, _like(encoder, output, options.device, count), options)
         torch.cuda.synchronize()

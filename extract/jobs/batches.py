@@ -39,15 +39,15 @@ class _Row:
 
 
 class Feeder:
-    """Collects one shard's rows of one encoder.
+    """Turns the sources of one shard into feature rows of one encoder.
 
-    Batches are runs of `batch_size` rows, whatever becomes of the rows: a shard gives the same batches every time, so a
-    shard made again after a crash gives the same bytes.
+    A batch is made of `batch_size` consecutive rows, failed ones included. So a shard has the same batches every time,
+    and a shard made again after a crash has the same bytes.
 
     Args:
-        encoder: on its device.
-        options: batch size, device, precision, dtype.
-        output: what is stored of each item; without it its vector.
+        encoder: the encoder, on its device.
+        options: batch size, device, precision and dtype.
+        output: what is stored of each item; None stores its vector.
     """
 
     def __init__(self, encoder: Encoder, options: ExtractOptions, output: Output | None = None) -> None:
@@ -61,7 +61,7 @@ class Feeder:
         self._made: list[tuple[list[int], Tensor]] = []
 
     def add(self, item: str, stamp: str, source: Source) -> bool:
-        """Take the next row; return whether it filled a batch, which then went through the encoder."""
+        """Take the next row, and run the batch if this row fills it; return whether it did."""
         row = _Row(item, stamp, source.digest, source.state, source.reason)
         if row.state == State.DONE:
             self._inputs.append(self._input(source))
@@ -79,13 +79,13 @@ class Feeder:
         return pixels.reshape(self._output.shape) if self._output.pixels else pixels  # a cover is one frame
 
     def _run(self) -> None:
-        if self._inputs:  # vectors stay on the device: nothing waits for the GPU before the shard's end
+        if self._inputs:  # vectors stay on the device, so that nothing waits for the GPU before the end of the shard
             made = self._forward(self._inputs)
             self._made.append((self._places, made if made.ndim == 2 else made.cpu()))
         self._inputs, self._places = [], []
 
     def _forward(self, inputs: Sequence[Tensor | str]) -> Tensor:
-        """Return (B, F) or (B, S, F) float32; where the GPU's memory does not hold the batch, half by half."""
+        """Return (B, F) or (B, S, F) float32; a batch that does not fit the GPU's memory is run half by half."""
         try:
             return run_encoder(self._output.module, self._batch(inputs), self._options)
         except torch.OutOfMemoryError as error:
@@ -110,9 +110,9 @@ class Feeder:
         return Tokens(tokens.ids.to(self._options.device), tokens.mask.to(self._options.device))
 
     def finish(self) -> FeatureRows:
-        """Run what is left and return all rows, float32; a vector that does not fit the disk's type is a failed row.
+        """Run the last batch and return all rows: float32 vectors, or uint8 pixels.
 
-        Pixels are uint8, and fit.
+        A row whose vector does not fit the type on disk becomes a failed row.
         """
         self._run()
         shape = (len(self._rows), *self._output.shape)
@@ -131,20 +131,20 @@ class Feeder:
         )
 
     def _fail_what_does_not_fit(self, rows: NDArray[Any]) -> None:
-        dtype = self._options.dtype
+        dtype = self._options.disk_dtype
         stored = to_disk(rows, dtype)
         lost = np.zeros(len(rows), bool)
-        if self._encoder.tokenizer is not None and rows.ndim == 3:  # a token of zeros would mean padding
+        if self._encoder.tokenizer is not None and rows.ndim == 3:  # a token of zeros would be read as padding
             lost = ((rows != 0).any(2) & ~(stored.values != 0).any(2)).any(1)
         for place, row in enumerate(self._rows):
             if row.state == State.DONE and (lost[place] or not stored.good[place]):
                 rows[place] = np.nan
-                what = "vector is not finite" if not stored.good[place] else "a token becomes zeros, as padding is,"
+                what = "vector is not finite" if not stored.good[place] else "a token becomes all zeros, like padding,"
                 row.state, row.reason = State.FAILED, f"{what} in {dtype}; try --dtype float32"
 
 
 def run_encoder(module: nn.Module, batch: Batch, options: ExtractOptions) -> Tensor:
-    """Return (B, ...) of a batch, through an encoder or its prefix on its device, in the precision of the options."""
+    """Return (B, ...): a batch run through an encoder or its prefix, in the precision of the options."""
     with torch.inference_mode(), _precision(options):
         rows: Tensor = module(batch)
         return rows

@@ -1,4 +1,4 @@
-"""Sources with another mark than when their rows were made: their bytes are read once, and told."""
+"""Read the bytes of sources whose mark has changed since their rows were made, and tell the user of it."""
 
 from __future__ import annotations
 
@@ -13,23 +13,25 @@ from extract.media.modality import Modality
 from features.shards.marks import KnownDigests
 
 Tell = Callable[[str], None]
-STEP = 100  # sources between two steps of the bar
+STEP = 100  # sources between two updates of the progress bar
 
 
 @dataclass(frozen=True)
 class Telling:
-    """Who hears of it: a line, and steps of (done, total); None where nobody does."""
+    """Where to report."""
 
     tell: Tell | None = None
+    """Called with a line for the user; None tells nobody."""
     progress: Callable[[int, int], None] | None = None
+    """Called with (done, total); None shows no progress."""
 
 
 def known_digests(
     catalog: Catalog, modality: Modality, options: ExtractOptions, telling: Telling | None = None
 ) -> KnownDigests | None:
-    """Return the digests of a catalog's files of one modality, which all runs and encoders of a folder share.
+    """Return the digests of a catalog's files of one modality; all runs and encoders of an output folder share them.
 
-    None for titles, whose marks are digests.
+    Return None for titles, because their marks are digests already.
     """
     if modality == "title":
         return None
@@ -38,8 +40,8 @@ def known_digests(
     def read(rows: Sequence[int]) -> list[str]:
         if heard.tell is not None:
             heard.tell(
-                f"{len(rows)} {modality}s have another date than when their rows were made: reading them once, to keep "
-                "the rows of those whose bytes are the same"
+                f"{len(rows)} {modality}s have another date than when their rows were made: reading each once, to keep "
+                "its row if its bytes are the same"
             )
         found = []
         with ThreadPoolExecutor(options.workers, thread_name_prefix="digest") as pool:

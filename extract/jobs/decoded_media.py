@@ -1,4 +1,4 @@
-"""Media that stand decoded in an LMDB or in a file of pixels: what the recipe says of them, and what is refused."""
+"""Media that are stored decoded (LMDB, file of pixels): their part of a recipe, and encoders that they do not fit."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from features.store import FeatureFile
 
 
 def stored_media(catalog: Catalog, spec: EncoderSpec) -> dict[str, Any]:
-    """Return what decoded media add to the recipe of an encoder with its frames chosen; nothing for files.
+    """Return what decoded media add to the recipe of an encoder; {} if the media are files.
+
+    `spec` has the frames that the options chose.
 
     Raises:
-        ConfigError: frames that stored ones cannot be, or pixels cut for another input contract.
+        ConfigError: the media cannot hold the frames that the encoder asks for, or their pixels were made for another
+            input contract.
     """
     origins = (source(item, spec.modality) for item in catalog.items)
     first = next((origin for origin in origins if isinstance(origin, LmdbEntry | PixelEntry)), None)
@@ -32,11 +35,11 @@ def stored_media(catalog: Catalog, spec: EncoderSpec) -> dict[str, Any]:
 
 
 def _check_frames(spec: EncoderSpec) -> None:
-    """Refuse frames that stored ones cannot be; how many there are of them is seen item by item."""
+    """Raise ConfigError for frames that an LMDB cannot hold; whether an item has enough is checked item by item."""
     frames = spec.frames
     if frames is None or (frames.kind == "middle" and frames.stride == 1):
         return
     raise ConfigError(
         f"encoder {spec.name!r} asks for frames '{frames}' of a whole clip, but an LMDB holds a few neighbouring ones; "
-        "use --frames middle:5 (and single --faults instead of five-frames)"
+        "use --frames middle:5 (and --faults without five-frames in place of --recipe microlens)"
     )

@@ -1,4 +1,4 @@
-"""Whether activations and pixels fit on the disk, told before anything is made."""
+"""Check whether activations and pixels fit on the disk, before anything is made."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from features.errors import StoreError
 
 
 def announce(works: Sequence[Work]) -> list[str]:
-    """Return a line per encoder whose activations or pixels are to be stored, with their size and the disk's room."""
+    """Return a line per encoder whose activations or pixels are to be stored, with their size and the free space."""
     lines = []
     for work in _large(works):
         items = len(work.job.wanted.ids)
@@ -30,7 +30,7 @@ def _row_in_words(work: Work) -> str:
 
 
 def check_room(works: Sequence[Work]) -> None:
-    """Raise StoreError when activations or pixels do not fit: the shards, and beside them the file they become."""
+    """Raise StoreError unless the shards of activations or pixels fit on the disk beside the file made of them."""
     large = _large(works)
     if not large:
         return
@@ -38,12 +38,12 @@ def check_room(works: Sequence[Work]) -> None:
     need += max(_bytes(work, len(work.job.wanted.ids)) for work in large)  # one file is merged at a time
     out = large[0].options.out
     if need > _free(out):
-        smaller = "a smaller --dtype, or a smaller --top-blocks of an encoder that narrows"
+        smaller = "a smaller --dtype, or a smaller --top-blocks if later blocks of the encoder are smaller"
         if large[0].output.pixels:
             smaller = "or fewer --frames"
         raise StoreError(
             f"{announce(works)[0]}; the shards and the file made of them need {_readable(need)} at once. Use another "
-            f"--out, --items with those that are trained on, {smaller}"
+            f"--out, --items with only the items you train on, {smaller}"
         )
 
 
@@ -56,7 +56,7 @@ def _bytes(work: Work, rows: int) -> int:
 
 
 def _free(folder: Path) -> int:
-    """Return the free bytes where a folder is or will be."""
+    """Return the free bytes on the disk where a folder is or will be."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     return shutil.disk_usage(there).free
 

@@ -1,4 +1,4 @@
-"""Raw media to feature files: one pass over the items feeds all encoders; resumes where it stopped."""
+"""From raw media to feature files: one pass over the items feeds all encoders, and resumes where it stopped."""
 
 from __future__ import annotations
 
@@ -16,9 +16,10 @@ from extract.jobs.batch_size import settled_batch_size
 from extract.jobs.changed_sources import Tell, Telling, known_digests
 from extract.jobs.decoded_media import stored_media
 from extract.jobs.disk_room import announce, check_room
-from extract.jobs.options import AUTO, ExtractOptions, ExtractReport
+from extract.jobs.options import AUTO, ExtractOptions
 from extract.jobs.outputs import asked_for
 from extract.jobs.pixels import Pixels, distinct_contracts
+from extract.jobs.report import ExtractReport
 from extract.jobs.sharding import Job, Progress, Work, claims_of
 from extract.jobs.turns import in_turn, make_all
 from extract.media.catalog import Catalog, stamp, why_missing
@@ -44,7 +45,7 @@ LIBRARIES = (
 )
 
 
-SHARD_BYTES = 2**28  # of rows, float32 unless they are pixels: a shard is held in memory
+SHARD_BYTES = 2**28  # most bytes of a shard's rows (float32, or uint8 pixels), because a shard is held in memory
 
 
 def extract(
@@ -64,24 +65,25 @@ def extract_all(
 ) -> list[ExtractReport]:
     """Encode every item of a catalog into one feature file per encoder, or bring those files up to date.
 
-    With `options.pixels` it is one file of pixels per input contract.
+    With `options.pixels` there is one file of pixels per input contract.
 
-    Each video is decoded once for all encoders (the union of their frames), each cover read once.
+    Each video is decoded once for all encoders, for the union of their frames. Each cover is read once.
 
     Args:
-        catalog: the items; the order of the rows.
-        specs: the encoders' entries.
-        options: see there; `frames` is for video encoders and replaces the frames of all of them.
-        progress: called with (rows there are, rows wanted) over all files after each batch; what it raises stops the
-            run, and the next run goes on after the last finished shard.
-        tell: called with a line per encoder whose activations or pixels are to be stored: their size, the disk's room.
+        catalog: the items, in the order of the rows.
+        specs: the entries of the encoders.
+        options: how to extract. `options.frames` replaces the frames of all video encoders.
+        progress: called after each batch with (rows made, rows wanted) over all files. What it raises stops the run;
+            the next run goes on after the last finished shard.
+        tell: called with lines for the user, such as the size of activations to be stored and the free disk space.
 
     Raises:
-        ConfigError: an option, weights, an encoder twice, or a modality the catalog lacks altogether.
-        MediaError: more items without a vector than `max_failed`; the rows made so far are kept for the next run, and
-            the files of the other encoders are written.
-        StoreError: weights or a feature file that do not fit, or a full disk; activations or pixels that will not fit,
-            before anything is written.
+        ConfigError: an option or weights cannot be used, an encoder is given twice, or the catalog has no source at all
+            of an encoder's modality.
+        MediaError: more items lack a vector than `max_failed` allows. The rows made so far are kept for the next run,
+            and the files of the other encoders are written.
+        StoreError: weights or an existing feature file do not fit, or the disk is full. If activations or pixels will
+            not fit on the disk, it is raised before anything is written.
     """
     works = prepare_all(catalog, specs, options, progress=progress, tell=tell)
     asked = {work.job.target: len(work.job.pending) for work in works if not work.job.unchanged}
@@ -91,12 +93,12 @@ def extract_all(
         asked |= {work.job.target: max(asked.get(work.job.target, 0), len(work.job.pending)) for work in busy}
         make_all(catalog, busy, works, progress=progress, tell=tell)
         finish(busy)
-        claims_of(works).clear()  # of workers that were killed
+        claims_of(works).clear()  # left by workers that were killed
         return [report(work, asked.get(work.job.target, 0), unchanged=work.job.target not in asked) for work in works]
 
 
 def forget_failed(works: Sequence[Work]) -> None:
-    """Let failed rows of earlier, unfinished runs be made again where the options or their reasons ask for it."""
+    """Drop failed rows of earlier, unfinished runs if the options ask for it or if a reason may have passed."""
     for work in works:
         if work.options.retry_failed:
             work.job.forget_failed()
@@ -111,17 +113,16 @@ def prepare_all(
     progress: Progress | None = None,
     tell: Tell | None = None,
 ) -> list[Work]:
-    """Load the encoders and open their jobs; ConfigError for one given twice. If it raises, nothing is written."""
+    """Load each encoder once and open its job; ConfigError for one given twice. If it raises, nothing is written."""
+    options.refuse_absent_device()
     if options.frames is not None and all(spec.modality != "video" for spec in specs):
         names = ", ".join(spec.name for spec in specs)
         raise ConfigError(f"--frames {options.frames} is for videos, but {names} read none; leave --frames out")
     if options.pixels:
         specs = distinct_contracts([_asked_for(spec, options) for spec in specs])
+    _refuse_twice(specs, specs)  # before they are loaded
     works = [prepare(catalog, spec, options, Telling(tell, progress)) for spec in specs]
-    targets = [work.job.target for work in works]
-    twice = next((spec.name for spec, target in zip(specs, targets, strict=True) if targets.count(target) > 1), None)
-    if twice is not None:
-        raise ConfigError(f"encoder {twice!r} is given twice; name each encoder once")
+    _refuse_twice(specs, [work.job.target for work in works])
     check_room(works)
     if tell is not None:
         for line in announce(works):
@@ -129,8 +130,15 @@ def prepare_all(
     return _settled(works, options)
 
 
+def _refuse_twice(specs: Sequence[EncoderSpec], keys: Sequence[object]) -> None:
+    """Raise ConfigError for the first encoder whose key another one has as well."""
+    twice = next((spec.name for spec, key in zip(specs, keys, strict=True) if keys.count(key) > 1), None)
+    if twice is not None:
+        raise ConfigError(f"encoder {twice!r} is given twice; name each encoder once")
+
+
 def _settled(works: Sequence[Work], asked: ExtractOptions) -> list[Work]:
-    """Choose batch and shard sizes, compile: what needs all encoders, and a run that may begin."""
+    """Choose batch and shard sizes and compile: the steps that need all encoders and come after all checks."""
     done = []
     for work in works:
         options = work.options
@@ -147,14 +155,14 @@ def _settled(works: Sequence[Work], asked: ExtractOptions) -> list[Work]:
 
 
 def _most_rows(work: Work) -> int:
-    """Return how many rows a shard may have, whole batches if it holds more than one."""
+    """Return the most rows that a shard may hold: whole batches, if there is room for one."""
     rows = max(1, SHARD_BYTES // ((1 if work.output.pixels else 4) * work.output.numbers))
     batch = max(1, work.options.batch_size)
     return rows - rows % batch if rows > batch else rows
 
 
 def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, telling: Telling | None = None) -> Work:
-    """Load the encoder and open the feature job; the checks that need no media happen here."""
+    """Load the encoder and open its feature job; checks that need no media happen here."""
     get_decoder(options.decoder)
     if spec.modality == "cover":
         check_damage_reader()
@@ -168,7 +176,7 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, tellin
         dataset=catalog.dataset,
         recipe=encoder.recipe()
         | {
-            "dtype": "uint8" if output.pixels else options.dtype,
+            "dtype": "uint8" if output.pixels else options.disk_dtype,
             "decoder": _reader(spec, options, stored),
         }
         | ({"decoding": DECODING} if spec.modality == "video" and not stored else {})
@@ -198,14 +206,14 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, tellin
 
 
 def _reader(spec: EncoderSpec, options: ExtractOptions, stored: Mapping[str, Any]) -> str | None:
-    """Return what turns the bytes of this modality into pixels; None where nothing does, or pixels are stored."""
+    """Return the name of what decodes this modality; None if nothing is decoded."""
     if spec.modality == "cover" and stored.get("stored") != "pixels":
         return COVER_READER
     return options.decoder if spec.modality == "video" and not stored else None
 
 
 def _asked_for(spec: EncoderSpec, options: ExtractOptions) -> EncoderSpec:
-    """Return an entry with the frames and the faults of the options."""
+    """Return the entry with the frames and faults that the options ask for."""
     if options.faults:
         spec = with_faults(spec, options.faults)
     if options.frames is None or spec.modality != "video":
@@ -216,7 +224,7 @@ def _asked_for(spec: EncoderSpec, options: ExtractOptions) -> EncoderSpec:
 
 
 def feature_name(dataset: str, encoder: str, fingerprint: str) -> str:
-    """Return the file name of features; signs that file systems dislike become '-'."""
+    """Return the name of a feature file; characters that file systems dislike become '-'."""
     safe = re.sub(r"[^A-Za-z0-9_-]+", "-", dataset).strip("-")[:80] or "dataset"
     return f"{safe}.{encoder}.{fingerprint[:FINGERPRINT_CHARS]}.h5"
 
@@ -288,11 +296,11 @@ def report(work: Work, new_rows: int, *, unchanged: bool) -> ExtractReport:
 
 
 def _unpinned(work: Work) -> str:
-    """Return what to tell of weights whose publisher's newest revision is taken, or ''."""
+    """Return a warning if the weights are the publisher's newest revision, else ''."""
     source = work.encoder.spec.weights
     if work.options.weights != "pretrained" or source is None or source.revision != "main":
         return ""
     return (
-        f"the weights of {work.encoder.spec.name} are {source.place}'s newest, by no fixed revision: should they "
-        "change, so does the fingerprint"
+        f"the weights of {work.encoder.spec.name} are the newest of {source.place}, not a fixed revision; if they "
+        "change, the fingerprint changes too"
     )

@@ -1,7 +1,8 @@
-"""Many workers on one extraction: each makes whatever shard nobody else has claimed; the finished shards are the truth.
+"""Extract with many workers: each makes the shards that no other worker has claimed.
 
-A worker may be a process of this machine, a task of Ray or of a Slurm array, or anything else that runs `work` on the
-same folder. Any of them may die at any moment and be started again; the last command merges.
+A worker is anything that runs `work` on the shared folder: a process of this machine, a Ray task, a task of a Slurm
+array. All that counts is the finished shards, so any worker may die at any moment and be started again. The last
+command merges the shards.
 """
 
 from __future__ import annotations
@@ -21,50 +22,60 @@ from pathlib import Path
 
 import torch
 
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.registry import get_encoder
 from extract.jobs.changed_sources import Tell
 from extract.jobs.extractor import finish, forget_failed, prepare_all, report
-from extract.jobs.options import ExtractOptions, ExtractReport
+from extract.jobs.options import ExtractOptions
+from extract.jobs.report import ExtractReport
 from extract.jobs.sharding import Progress, Work, claims_of, run_shards
 from extract.jobs.turns import in_turn, make_all
 from extract.media.catalog import Catalog
 from features.errors import ConfigError, FreezeframeError
 
 POLL_S = 0.5
-PATIENCE = 3  # times a dead local worker is replaced before the parent does the rest alone
+PATIENCE = 3  # replacements of dead workers, per worker; after that the parent makes the rest
 
 
 @dataclass(frozen=True)
 class Order:
-    """What a worker is told: plain data that any process or machine can be handed."""
+    """What a worker needs to know, as plain data that can be sent to any process or machine."""
 
     catalog: Catalog
+    """The items."""
     encoders: tuple[str, ...]
+    """Names of the encoders."""
     options: ExtractOptions
+    """How to extract."""
 
 
 def work(order: Order, *, progress: Progress | None = None) -> int:
-    """Make shards until none is left that nobody works on; return how many others still work on.
+    """Make shards until other workers have claimed all that are left; return how many those are.
 
-    It neither merges nor judges: run `extract` on the same folder for that.
+    It neither merges nor counts failures: `extract` on the same folder does that.
     """
-    works = prepare_all(order.catalog, _specs(order), order.options, progress=progress)
+    return make_unclaimed(order, prepared(order, progress=progress), progress=progress)
+
+
+def prepared(order: Order, *, progress: Progress | None = None, tell: Tell | None = None) -> list[Work]:
+    """Load each encoder of an order once and open its job; raise the errors of `extract_all`."""
+    specs = [get_encoder(name) for name in order.encoders]
+    return prepare_all(order.catalog, specs, order.options, progress=progress, tell=tell)
+
+
+def make_unclaimed(order: Order, works: Sequence[Work], *, progress: Progress | None = None) -> int:
+    """Do what `work` does with encoders that are loaded already."""
     busy = [work for work in works if not work.job.unchanged]
-    # claims go by all encoders, finished or not: so all workers find the same ones, whenever they start
+    # claims are named after all encoders, finished or not, so that workers that start late find the same ones
     return run_shards(order.catalog, busy, claims_of(works), progress) if busy else 0
-
-
-def _specs(order: Order) -> list[EncoderSpec]:
-    return [get_encoder(name) for name in order.encoders]
 
 
 def extract_locally(
     order: Order, processes: int, *, progress: Progress | None = None, tell: Tell | None = None
 ) -> list[ExtractReport]:
-    """Extract with several processes of this machine, each on a GPU of its own where there are several.
+    """Extract with several processes on this machine; with CUDA they take its GPUs in turn.
 
-    A process that dies is replaced a few times; what is left in the end is made here. Raises as `extract_all`.
+    A process that dies is replaced a few times. The parent makes what is left in the end. Raises the errors of
+    `extract_all`.
     """
     if processes < 1:
         raise ConfigError(f"--processes is {processes}; give at least 1")
@@ -82,15 +93,15 @@ def extract_by(
 
     Args:
         order: what to extract.
-        supervise: runs workers that call `work(order)`; gets the encoders with work to do, returns when no worker is
-            left, however they ended.
+        supervise: runs workers that call `work(order)`. It gets the encoders that have work to do, and returns when
+            no worker is left, however they ended.
         progress: as in `extract_all`.
         tell: as in `extract_all`.
 
     Raises:
-        As `extract_all`.
+        The errors of `extract_all`.
     """
-    works = prepare_all(order.catalog, _specs(order), order.options, progress=progress, tell=tell)
+    works = prepared(order, progress=progress, tell=tell)
     asked = {work.job.target: len(work.job.pending) for work in works if not work.job.unchanged}
     with in_turn(order.catalog, works, progress=progress, tell=tell) as works:
         forget_failed(works)
@@ -98,7 +109,7 @@ def extract_by(
         asked |= {work.job.target: max(asked.get(work.job.target, 0), len(work.job.pending)) for work in busy}
         if busy:
             supervise(busy)
-            works = [replace(work, job=work.job.reopened()) for work in works]  # with what was made meanwhile
+            works = [replace(work, job=work.job.reopened()) for work in works]  # with what the workers made
             busy = [work for work in works if not work.job.unchanged]
             make_all(order.catalog, busy, works, progress=progress, tell=tell)
             finish(busy)
@@ -107,7 +118,7 @@ def extract_by(
 
 
 def _supervise(order: Order, processes: int, works: Sequence[Work], progress: Progress | None) -> None:
-    """Run the processes until all have ended well or too often badly; show what the shards on disk say."""
+    """Run the processes until all have finished or too many have died; report progress from the shards on disk."""
     running = {number: _start(order, number) for number in range(processes)}
     deaths = 0
     try:
@@ -127,7 +138,7 @@ def _supervise(order: Order, processes: int, works: Sequence[Work], progress: Pr
 
 
 def rows_made(works: Sequence[Work], items: int) -> tuple[int, int]:
-    """Return (rows there are, rows wanted): those there were when `works` were prepared, and finished shards since."""
+    """Return (rows made, rows wanted); the first counts the rows that `works` found and those of shards made since."""
     total = items * len(works)
     left = sum(len(work.job.pending) - work.job.rows_of_others() for work in works)
     return min(total, total - left), total
@@ -147,11 +158,11 @@ def _start(order: Order, number: int) -> SpawnProcess:
 
 @contextmanager
 def _ctrl_c_is_the_parents() -> Iterator[None]:
-    """Let processes that start here never hear of Ctrl-C, which a terminal sends to all: the parent ends them.
+    """Block Ctrl-C for processes that start inside the block: only the parent reacts to it, and ends them.
 
-    Each would print a traceback of wherever it was, be it in its imports. They inherit what is blocked here.
+    A terminal sends Ctrl-C to all processes, and each would print a traceback. Processes inherit blocked signals.
     """
-    resource_tracker.ensure_running()  # which would unblock it
+    resource_tracker.ensure_running()  # started later, it would unblock the signal
     signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
@@ -160,7 +171,10 @@ def _ctrl_c_is_the_parents() -> Iterator[None]:
 
 
 def _local_worker(order: Order, parent: int, threads: int) -> None:
-    """Run in a process of its own, with the parent's number of threads (it decides last bits); ends with the parent."""
+    """Run `work` in a process of its own that ends when the parent does.
+
+    It uses the parent's number of threads, because that decides the last bits of the vectors.
+    """
     torch.set_num_threads(threads)
 
     def watch() -> None:
@@ -171,19 +185,19 @@ def _local_worker(order: Order, parent: int, threads: int) -> None:
     threading.Thread(target=watch, daemon=True).start()
     try:
         work(order)
-    except FreezeframeError:  # the parent meets the same error, and says it once
+    except FreezeframeError:  # the parent meets the same error and reports it once
         return
 
 
 def slurm_script(command: Sequence[str], tasks: int, folder: Path) -> str:
-    """Return a script for `sbatch`: an array of workers, which submits one task behind it that merges.
+    """Return a script for `sbatch`: an array of workers, whose first one submits a last task that merges.
 
-    That task first makes what dead workers left behind, so it asks for a GPU, too.
+    The last task first makes what dead workers left behind, so it asks for a GPU as well.
 
     Args:
         command: the `extract` command line without engine options.
-        tasks: size of the array, at least 1.
-        folder: where to start it.
+        tasks: number of workers in the array, at least 1.
+        folder: the folder in which the command starts.
     """
     if tasks < 1:
         raise ConfigError(f"--tasks is {tasks}; give at least 1")

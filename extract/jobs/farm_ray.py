@@ -1,8 +1,8 @@
-"""Extraction on a Ray cluster: Ray places the workers and replaces those that die; the shared folder decides the rest.
+"""Extract on a Ray cluster: Ray places the workers and replaces those that die.
 
-Every worker is a Ray task that makes unclaimed shards until none is left, the same function that other engines run. Ray
-Data's actor pool would hand out the shards itself, but the claims in the shared folder do so already, for workers that
-Ray does not know as well; nothing flows through Ray but the order.
+Every worker is a Ray task that makes unclaimed shards until none is left, like the workers of the other engines. The
+claims in the shared folder hand out the shards, also to workers that Ray does not know. So Ray Data's actor pool, which
+would hand them out itself, is not used, and only the order goes through Ray.
 """
 
 from __future__ import annotations
@@ -15,12 +15,13 @@ from typing import Any
 import torch
 
 from extract.jobs.changed_sources import Tell
-from extract.jobs.farm import PATIENCE, POLL_S, Order, extract_by, rows_made, work
-from extract.jobs.options import ExtractReport
+from extract.jobs.farm import PATIENCE, POLL_S, Order, extract_by, make_unclaimed, prepared, rows_made
+from extract.jobs.report import ExtractReport
 from extract.jobs.sharding import Progress, Work
 from features.errors import ConfigError, FreezeframeError
 
-STORE_BYTES = 80 * 2**20  # of Ray's object store, the least it takes; nothing goes through it
+_loaded: list[tuple[Order, list[Work]]] = []  # what this process has loaded: Ray may give it several tasks of a run
+STORE_BYTES = 80 * 2**20  # the smallest object store that Ray accepts, because nothing is put into it
 
 
 def extract_on_ray(
@@ -34,15 +35,16 @@ def extract_on_ray(
     """Extract with Ray tasks, each on a GPU of its own where the device is CUDA.
 
     Args:
-        order: what to extract; every node sees the same data and `out` folders and has this package installed.
-        processes: how many tasks; Ray starts as many at a time as the cluster has cores, or GPUs, for.
-        address: of a running cluster ("auto": the one this machine belongs to); "" starts one on this machine.
+        order: what to extract. Every node must see the same data and `out` folders and have this package installed.
+        processes: number of tasks. Ray runs as many of them at a time as the cluster has cores, or GPUs, for.
+        address: address of a running cluster; "auto" is the one that this machine belongs to, "" starts a cluster on
+            this machine.
         progress: as in `extract_all`.
         tell: as in `extract_all`.
 
     Raises:
         ConfigError: Ray is not installed, the cluster is not there, or it has no GPU where one is asked for.
-        As `extract_all` besides.
+        The errors of `extract_all`.
     """
     if processes < 1:
         raise ConfigError(f"--processes is {processes}; give at least 1")
@@ -61,7 +63,7 @@ def extract_on_ray(
                 if progress is not None:
                     progress(*rows_made(works, len(order.catalog.items)))
                 for reference in done:
-                    _outlived(ray, reference)
+                    _log_loss(ray, reference)
 
         return extract_by(order, supervise, progress=progress, tell=tell)
     finally:
@@ -78,7 +80,7 @@ def _ray() -> Any:
 
 def _connect(ray: Any, address: str, processes: int) -> None:
     quiet = {"log_to_driver": False, "logging_level": logging.ERROR, "configure_logging": True}
-    # a local cluster of exactly these workers, or the one that is named
+    # without an address: a local cluster with one core per worker
     own = {"num_cpus": processes, "object_store_memory": STORE_BYTES, "include_dashboard": False}
     try:
         _knock(address)
@@ -89,25 +91,33 @@ def _connect(ray: Any, address: str, processes: int) -> None:
 
 
 def _knock(address: str) -> None:
-    """Raise OSError where nobody listens: Ray itself would wait for minutes, and then end the process."""
+    """Raise OSError if nothing listens at the address; Ray would wait for minutes and then end this process."""
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
 
 
 def _ray_worker(order: Order, threads: int) -> int:
-    """Run as a Ray task, with the parent's number of threads: it decides last bits."""
+    """Do what `work` does as a Ray task, with the parent's number of threads: it decides the last bits of vectors."""
     torch.set_num_threads(threads)
-    if order.options.device.startswith("cuda"):  # whichever was named: a task sees its own GPU alone
+    if order.options.device.startswith("cuda"):  # whatever its number there, a task sees only its own GPU
         order = replace(order, options=replace(order.options, device="cuda"))
     try:
-        return work(order)
-    except FreezeframeError:  # the parent meets the same error, and says it once
+        return make_unclaimed(order, _works(order))
+    except FreezeframeError:  # the parent meets the same error and reports it once
         return 0
 
 
-def _outlived(ray: Any, reference: Any) -> None:
-    """Look at a finished task; one that died too often leaves its shards to the others, or to the parent."""
+def _works(order: Order) -> list[Work]:
+    """Return the encoders of an order, with their jobs as they are on disk now; load them once per process."""
+    if _loaded and _loaded[0][0] == order:
+        return [replace(work, job=work.job.reopened()) for work in _loaded[0][1]]
+    _loaded[:] = [(order, prepared(order))]
+    return _loaded[0][1]
+
+
+def _log_loss(ray: Any, reference: Any) -> None:
+    """Log a task that died too often; the other workers or the parent make its shards."""
     try:
         ray.get(reference)
     except ray.exceptions.RayError as error:

@@ -1,4 +1,4 @@
-"""What goes into the store: an encoder's vector, the activations below its last blocks, several layers, or its input.
+"""What is stored of each item: an encoder's vector, the activations below its last blocks, several layers, or pixels.
 
 Letters: B batch, I items, F features, S tokens or positions, L layers, T frames, H W pixels.
 """
@@ -19,12 +19,12 @@ from extract.jobs.options import ExtractOptions
 from extract.media.catalog import Catalog, source
 from features.errors import ConfigError
 
-# In these an item's activations depend on the others of its batch.
+# With these faults an item's activations depend on the other items of its batch.
 INEXACT = {
     "batch-norm": "BatchNorm normalises by the batch at hand",
     "random-mask": "the patches an item shows depend on its place in the batch",
 }
-STEP = 8  # tokens: a slightly longer title in a grown dataset still fits the file
+STEP = 8  # S is a multiple of it, so that slightly longer titles of a grown dataset still fit the file
 TITLES_AT_ONCE = 4096
 
 
@@ -33,15 +33,15 @@ class Output:
     """What is stored of each item."""
 
     module: nn.Module
-    """From a batch to (B, *shape)."""
+    """Maps a batch to (B, *shape)."""
     shape: tuple[int, ...]
-    """Of a row: (F,), (S, F), (L, F), or (T, H, W, 3) of pixels."""
+    """Shape of a row: (F,), (S, F), (L, F), or (T, H, W, 3) for pixels."""
     unit: str = ""
-    """What S, L or T counts; '' for vectors."""
+    """What S, L or T counts, such as 'tokens'; '' for vectors."""
     mark: str = ""
-    """What it adds to the name of the file."""
+    """Text that is added to the name of the feature file."""
     recipe: Mapping[str, Any] = field(default_factory=dict)
-    """What it adds to the recipe; nothing for vectors."""
+    """Entries that are added to the recipe; none for vectors."""
 
     @property
     def pixels(self) -> bool:
@@ -50,7 +50,7 @@ class Output:
 
     @property
     def numbers(self) -> int:
-        """Return the numbers of a row."""
+        """Return how many numbers a row has."""
         product = 1
         for size in self.shape:
             product *= size
@@ -66,12 +66,12 @@ def activation_output(encoder: Encoder, top_blocks: int, tokens: int | None = No
     """Return the output (S, F) of the part below the last `top_blocks` blocks.
 
     Args:
-        encoder: what is cut.
-        top_blocks: T of `split_encoder`.
-        tokens: S of a title encoder; its limit without it.
+        encoder: the encoder to cut.
+        top_blocks: how many of the last blocks to leave out, T of `split_encoder`.
+        tokens: S of a title encoder; None takes the encoder's limit.
 
     Raises:
-        ConfigError: as `split_encoder`, or a fault that makes an item's activations depend on its batch.
+        ConfigError: the errors of `split_encoder`, or a fault makes an item's activations depend on its batch.
     """
     spec = encoder.spec
     fault = next((name for name in spec.faults if name in INEXACT), None)
@@ -88,7 +88,7 @@ def activation_output(encoder: Encoder, top_blocks: int, tokens: int | None = No
 
 
 def layer_output(encoder: Encoder, chosen: Chosen) -> Output:
-    """Return the output (L, F) of several blocks, pooled; ConfigError as `extract.encoders.pooled_layers.layers_of`."""
+    """Return the output (L, F) of several blocks, pooled; ConfigError as in `layers_of`."""
     module, numbers, width = layers_of(encoder, chosen)
     recipe = {"layers": list(numbers), "blocks": len(encoder.blocks())}
     return Output(module, (len(numbers), width), "layers", "-layers", recipe)
@@ -102,7 +102,7 @@ def pixel_output(encoder: Encoder) -> Output:
 
 
 def asked_for(encoder: Encoder, options: ExtractOptions, catalog: Catalog) -> Output:
-    """Return what the options ask for; titles are padded to the longest of the catalog."""
+    """Return the output that the options ask for; activations of titles are as long as the catalog's longest title."""
     if options.pixels:
         return pixel_output(encoder)
     if options.layers is not None:
@@ -113,7 +113,10 @@ def asked_for(encoder: Encoder, options: ExtractOptions, catalog: Catalog) -> Ou
 
 
 def longest_title(encoder: Encoder, catalog: Catalog) -> int | None:
-    """Return the tokens of a catalog's longest title, up to a multiple of 8 and the limit; None for other encoders."""
+    """Return the number of tokens of a catalog's longest title; None for encoders that read no titles.
+
+    It is rounded up to a multiple of `STEP`, but not beyond the encoder's limit.
+    """
     if encoder.tokenizer is None:
         return None
     titles = [item.title for item in catalog.items if item.title and source(item, "title")]

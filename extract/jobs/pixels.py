@@ -1,4 +1,4 @@
-"""What `extract --pixels` runs in an encoder's place: nothing; the decoded, resized and cropped pixels are stored.
+"""`extract --pixels`: run no encoder, and store the decoded, resized and cropped pixels.
 
 Letters: B batch, T frames, H W pixels.
 """
@@ -18,16 +18,19 @@ from features.provenance import canonical_json
 
 
 class Pixels(Encoder):
-    """Lets uint8 pixels (B, T, H, W, 3) through.
+    """Stands in for an encoder and returns uint8 pixels (B, T, H, W, 3) as they are.
 
-    Its recipe is an input contract: encoders that share it share a file.
+    Its recipe is an input contract, so encoders with the same contract share a file.
 
     Args:
-        spec: an encoder's entry, of which its contract is kept; ConfigError for encoders of titles.
+        spec: an encoder's entry, of which only the input contract is kept.
+
+    Raises:
+        ConfigError: the encoder reads titles.
     """
 
     def __init__(self, spec: EncoderSpec) -> None:
-        # Two files of one size differ in their frames: their names show it, so that a pattern can tell them apart.
+        # The name shows the frames, so that a file pattern can tell two files of one picture size apart.
         seen = str(spec.frames).replace(":", "") if spec.frames else ""
         name = "-".join(filter(None, (spec.modality, seen, f"{contract_of(spec)['size']}px")))
         spec = replace(spec, name=name, weights=None, faults=(), blocks=())
@@ -39,7 +42,7 @@ class Pixels(Encoder):
         return _through(None, batch)
 
     def recipe(self) -> dict[str, Any]:
-        """Return what fixes the pixels, but for the decoder."""
+        """Return what fixes the pixels, except the decoder."""
         return {"pixels": contract_of(self.spec)}
 
 
@@ -49,5 +52,5 @@ def _through(_: Any, batch: Batch) -> Tensor:
 
 
 def distinct_contracts(specs: Sequence[EncoderSpec]) -> list[EncoderSpec]:
-    """Return the first encoder of each contract: one file serves all that share it."""
+    """Return the first encoder of each input contract, because one file serves all that share it."""
     return list({canonical_json(contract_of(spec)): spec for spec in reversed(specs)}.values())[::-1]

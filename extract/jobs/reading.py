@@ -1,7 +1,7 @@
-"""What the encoders see of an item's file or title, read ahead of them by worker processes, once for all of them.
+"""Read each item's file or title once for all encoders, in worker processes that run ahead of them.
 
-A clip's frames come one by one and are resized a few at a time, so that memory follows what the encoders see and not
-what a camera took.
+A clip's frames come one by one and are resized a few at a time. So memory grows with what the encoders see, not with
+the length and size of the video.
 """
 
 from __future__ import annotations
@@ -31,40 +31,43 @@ from extract.media.sandbox import End, stream_media
 from features.errors import MediaError
 from features.store import State
 
-AHEAD = 2  # files decoded ahead per worker, beside a batch
-AHEAD_BYTES = 2**29  # of what encoders will see
+AHEAD = 2  # files decoded ahead per worker, in addition to a batch
+AHEAD_BYTES = 2**29  # bytes of waiting views above which reading ahead pauses
 
 
 @dataclass(frozen=True)
 class Request:
-    """One item's source to read, and what encoders want to see of it; titles are taken as they are."""
+    """One item's source to read."""
 
     item: Item
+    """The item."""
     modality: Modality
+    """Which of its sources to read."""
     views: tuple[View, ...] = ()
+    """What the encoders want to see of it; none for titles, which are taken as they are."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """What was found, or why nothing was."""
+    """What reading a source gave, or why it gave nothing."""
 
     views: Mapping[View, Tensor] = field(default_factory=dict)
-    """What each view shows."""
+    """The pixels of each view."""
     title: str = ""
     """The text of a title."""
     digest: str = ""
-    """blake2b of the bytes, 32 hex characters."""
+    """The blake2b hash of the source's bytes, 32 hex characters."""
     state: State = State.DONE
-    """Done, missing or failed."""
+    """What became of it: done, missing or failed."""
     reason: str = ""
-    """Why it is not done."""
+    """Why it is not done; '' if it is."""
 
 
 def read_ahead(requests: Iterable[Request], options: ExtractOptions) -> Generator[Source]:
-    """Yield what each request finds, in order, while workers read the next ones; close() stops them.
+    """Yield the source of each request, in order, while workers read the next ones; close() stops them.
 
-    A batch and some more are read ahead, so that decoding goes on while a batch is encoded, but not more than some
-    hundred MB.
+    A batch and some more sources are read ahead, so that decoding goes on while a batch is encoded. Reading ahead
+    pauses while `AHEAD_BYTES` wait.
     """
     waiting: deque[Future[Source]] = deque()
     remaining = iter(requests)
@@ -85,13 +88,13 @@ def read_ahead(requests: Iterable[Request], options: ExtractOptions) -> Generato
 
 
 def _bytes(waiting: Iterable[Future[Source]]) -> int:
-    """Return the size of what waits in memory."""
+    """Return the bytes of the views that wait in memory."""
     done = [future.result() for future in waiting if future.done() and future.exception() is None]
     return sum(made.nbytes for found in done for made in found.views.values())
 
 
 def read(request: Request, options: ExtractOptions) -> Source:
-    """Read one source; every trouble of its media costs this row and nothing else."""
+    """Read one source; a source that cannot be read costs its row and nothing else."""
     origin = source(request.item, request.modality)
     if origin is None:
         return Source(state=State.MISSING, reason=why_missing(request.item, request.modality))
@@ -101,14 +104,14 @@ def read(request: Request, options: ExtractOptions) -> Source:
         if isinstance(origin, PixelEntry):
             return Source(_views_of_cropped(origin, request, options), digest=origin.digest)
         return _read_media(origin, request, options)
-    except FileNotFoundError:  # or its file system is away for a moment: the next run tries again (`sandbox.passes`)
+    except FileNotFoundError:  # perhaps its file system is away for a moment: the next run tries again (`passes`)
         return Source(state=State.FAILED, reason=f"{request.item.id}: {request.modality} gone since it was listed")
     except (MediaError, OSError, UnicodeError) as error:
         return Source(state=State.FAILED, reason=one_line(error))
 
 
 def _views_of_cropped(entry: PixelEntry, request: Request, options: ExtractOptions) -> dict[View, Tensor]:
-    """Return views of pixels that were cut for them."""
+    """Return the views of pixels that were cropped for them."""
     pixels = _moved(read_pixels(entry), options)
     return {view: pixels if view.cropped else normalise(pixels, view.inputs) for view in request.views}
 
@@ -129,7 +132,7 @@ def _read_media(origin: Path | LmdbEntry, request: Request, options: ExtractOpti
 
 
 class _Assembly:
-    """Makes the views of a clip, or of a cover, as its frames come."""
+    """Makes the views of a clip or a cover as its frames arrive."""
 
     def __init__(self, request: Request, options: ExtractOptions) -> None:
         self._request, self._options = request, options
@@ -140,7 +143,7 @@ class _Assembly:
 
     @property
     def policies(self) -> list[str]:
-        """Return the frames to ask for; none of a cover."""
+        """Return the frame policies to ask for; a cover has none."""
         return [str(policy) for policy in self._union.policies]
 
     def begin(self, begin: Begin) -> None:
@@ -172,7 +175,7 @@ class _Assembly:
 
 
 def _moved(pixels: NDArray[np.uint8], options: ExtractOptions) -> Tensor:
-    """Return pixels on the encoder's device; in the reader's thread the copy runs beside the GPU's work."""
+    """Return pixels on the encoder's device; readers' threads call it, so copying overlaps with the GPU's work."""
     tensor = torch.from_numpy(pixels)
     if options.device.startswith("cuda"):
         tensor = tensor.pin_memory()

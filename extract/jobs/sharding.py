@@ -1,4 +1,4 @@
-"""Shards: what one worker makes in one go, on any machine; how they are cut, claimed and made.
+"""Cut, claim and make shards: the rows that one worker makes in one go, on any machine.
 
 Shards and the batches inside them are cut the same way after every restart, so a run that was killed ends with the
 same bytes as one that was not.
@@ -36,17 +36,15 @@ Progress = Callable[[int, int], None]
 
 
 class Job(FeatureJob):
-    """A feature job of which rows that failed for a passing reason are made again, whatever `retry_failed` says.
+    """A feature job that makes rows again if they failed for a passing reason, whatever `retry_failed` says.
 
-    Those of a finished file are pending from the start; those of an unfinished run wait for `forget_passing`, as a run
-    has one start and many workers.
+    Such rows of a finished file are pending from the start. Such rows of an unfinished run stand until
+    `forget_passing` is called, by a run when it starts and never by its workers.
     """
 
     def __init__(self, target: Path, provenance: Provenance, wanted: Wanted, *, retry_failed: bool = False) -> None:
         super().__init__(target, provenance, wanted, retry_failed=retry_failed)
-        for item, _, reason in self.rejected():
-            if self._current[item] is self._made and passes(reason):
-                del self._current[item]
+        self.forget_finished(passes)
 
     def forget_passing(self) -> None:
         """Drop the failed rows of an unfinished run if one of them failed for a passing reason."""
@@ -56,34 +54,38 @@ class Job(FeatureJob):
 
 @dataclass(frozen=True, eq=False)
 class Work:
-    """One encoder's part of a run: what it encodes with, what it stores where, what its media folder held besides,
-    and the time it took.
-    """
+    """One encoder's part of a run."""
 
     encoder: Encoder
+    """The loaded encoder."""
     job: Job
+    """The feature file in the making."""
     options: ExtractOptions
+    """How to extract."""
     output: Output
+    """What is stored of each item."""
     ignored: Ignored = field(default_factory=Ignored)
+    """Files in the media folder that belong to no item."""
     seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "encode": 0.0, "write": 0.0})
+    """Wall clock spent so far, by stage."""
 
     @property
     def modality(self) -> Modality:
-        """Return what the encoder reads."""
+        """Return the modality that the encoder reads."""
         return self.encoder.spec.modality
 
     @property
     def view(self) -> View | None:
-        """Return what the encoder sees of media; None where it reads titles."""
+        """Return what the encoder sees of media; None if it reads titles."""
         return view_of(self.encoder.spec, cropped=self.output.pixels)
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        """Return the type on disk."""
-        return np.dtype(np.uint8) if self.output.pixels else disk_type(self.options.dtype)
+        """Return the numpy type on disk."""
+        return np.dtype(np.uint8) if self.output.pixels else disk_type(self.options.disk_dtype)
 
     def since(self, before: Mapping[str, float]) -> dict[str, float]:
-        """Return the seconds of decoding and encoding since `seconds` was `before`: what its rows cost."""
+        """Return the seconds spent on decoding and encoding since `seconds` was `before`."""
         return {stage: round(self.seconds[stage] - before[stage], 3) for stage in ("decode", "encode")}
 
     @contextmanager
@@ -99,16 +101,21 @@ class Task:
     """One item's source and the encoders that wait for it."""
 
     row: int
+    """Position of the item in the catalog."""
     request: Request
+    """The source to read."""
     takers: tuple[Work, ...]
+    """The encoders that wait for it."""
 
 
 @dataclass(frozen=True)
 class Shard:
-    """Tasks whose rows are written together, a file per encoder; `name` is the same in every worker of a run."""
+    """Tasks whose rows are written together, into one file per encoder."""
 
     name: str
+    """Name of the shard, the same in every worker of a run."""
     tasks: tuple[Task, ...]
+    """The sources to read, in order."""
 
     def rows(self, work: Work) -> list[int]:
         """Return the rows of one encoder, in the order in which they are written."""
@@ -126,10 +133,10 @@ class Shard:
 
 
 def plan(catalog: Catalog, works: Sequence[Work], shard_size: int) -> list[Shard]:
-    """Cut the rows that the files of `works` lack into shards, and leave out what other shards hold already.
+    """Cut the rows that the finished feature files lack into shards; leave out rows that shards on disk hold.
 
-    The cut depends on the finished files alone: every worker, and every restart, cuts the same shards. Inside a shard
-    videos come first, then covers, then titles by length: batches of like lengths hold little padding.
+    The cut depends on the finished files alone, so every worker and every restart cuts the same shards. Inside a shard
+    videos come first, then covers, then titles by length, because batches of similar lengths need little padding.
     """
     pending = {work: set(work.job.pending) for work in works}
     rows = sorted(set().union(*(work.job.needed for work in works)))
@@ -153,20 +160,20 @@ def _title_length(task: Task) -> int:
 
 
 def claims_of(works: Sequence[Work]) -> Claims:
-    """Return the claims all workers of these encoders share, in a hidden folder beside the feature files."""
+    """Return the claims that all workers of these encoders share, in a hidden folder beside the feature files."""
     options = works[0].options
     return Claims(options.out / f".{run_key(works)}.claims", stale_s=options.stale_s)
 
 
 def run_key(works: Sequence[Work]) -> str:
-    """Return what is equal in all runs and workers that make the same feature files, finished ones included."""
+    """Return a key that is equal in all runs and workers that make the same feature files, finished or not."""
     return hashlib.sha256(" ".join(sorted(work.job.target.name for work in works)).encode()).hexdigest()[:16]
 
 
 def run_shards(
     catalog: Catalog, works: Sequence[Work], claims: Claims | None = None, progress: Progress | None = None
 ) -> int:
-    """Make the shards that are not made yet, and that no other worker has claimed; return how many others have."""
+    """Make the shards that are neither made nor claimed by another worker; return how many others have claimed."""
     if not works:
         return 0
     shards = plan(catalog, works, works[0].options.shard_size)
@@ -183,23 +190,23 @@ def run_shards(
                         progress(done, total)
             else:
                 elsewhere += 1
-        if progress is not None and mine:  # after the write: what a caller has been told of is on disk
+        if progress is not None and mine:  # after the write, so that rows reported as made are on disk
             progress(done, total)
     return elsewhere
 
 
 def _left(shard: Shard) -> Shard:
-    """Return what no other worker has made of a shard since it was planned."""
+    """Return a shard without the rows that other workers have made since it was planned."""
     made = {work for work in shard.works if work.job.made_elsewhere(shard.rows(work))}
     tasks = (replace(task, takers=tuple(work for work in task.takers if work not in made)) for task in shard.tasks)
     return replace(shard, tasks=tuple(task for task in tasks if task.takers))
 
 
 def extract_shard(shard: Shard) -> Iterator[tuple[int, bool]]:
-    """Read, encode and write one shard: all a worker does, on any machine.
+    """Read, encode and write one shard; a worker does nothing else.
 
     Yields:
-        (rows made since, whether they are written) after each batch and at the end.
+        (rows made since the last time, whether the shard is written), after each batch and at the end.
     """
     if not shard.tasks:
         return
@@ -233,7 +240,7 @@ def _feed(work: Work, feeder: Feeder, task: Task, source: Source, waited: float)
 
 
 def _full_precision(device: str) -> AbstractContextManager[Any]:
-    """Keep convolutions in float32 on GPUs, where torch would use TF32: the recipe says float32."""
+    """Keep convolutions in float32 on GPUs, as the recipe says; torch would use TF32 there."""
     if not device.startswith("cuda"):
         return nullcontext()
     manager: AbstractContextManager[Any] = torch.backends.cudnn.flags(enabled=True, allow_tf32=False)

@@ -1,4 +1,4 @@
-"""One run at a time brings a feature file up to date; another run of the same files helps it, and then looks itself."""
+"""Let one run at a time update a feature file; a second run of the same files helps it and then takes its turn."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ def in_turn(
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> Iterator[list[Work]]:
-    """Yield the encoders, their jobs as the disk is now, while no other run is at work on the files.
+    """Yield the encoders, with their jobs as they are on disk now, while no other run works on the files.
 
-    Where another run makes the same files, this one helps it as a worker, and its turn comes when that run has ended,
-    however it did.
+    If another run makes the same files, this run helps it as a worker. Its own turn comes when the other run has ended,
+    for whatever reason.
 
     Raises:
-        ConfigError: a run that makes other files as well is at work on one of these; it is named.
+        ConfigError: a run of other encoders, or of another shard size, is at work on one of the files; it is named.
     """
     busy = [work for work in works if not work.job.unchanged]
-    if not busy:  # nothing is written then: nothing is locked
+    if not busy:  # nothing will be written, so nothing is locked
         yield list(works)
         return
-    run = f"{run_key(works)}-{busy[0].options.shard_size}"  # shards of another size are other shards
+    run = f"{run_key(works)}-{busy[0].options.shard_size}"  # shards of another size are different shards
     lock = RunLock([work.job.target for work in busy], run, stale_s=busy[0].options.stale_s)
     owner = lock.take()
     if owner is not None:
@@ -53,7 +53,7 @@ def in_turn(
 
 
 def _as_it_is(work: Work, *, helped: bool) -> Work:
-    """Return the same with its job opened again, where files of it have changed; failed rows are tried once."""
+    """Return the work, its job opened again if its files have changed; a run that helped does not retry failed rows."""
     if not helped and not work.job.overtaken:
         return work
     return replace(work, job=work.job.reopened(retry_failed=work.options.retry_failed and not helped))
@@ -67,10 +67,10 @@ def make_all(
     progress: Progress | None = None,
     tell: Callable[[str], None] | None = None,
 ) -> None:
-    """Make what is left of some encoders; wait for the shards that workers elsewhere have, or inherit them."""
+    """Make all shards that are left; wait for those that other workers hold, and take over those of dead workers."""
     told = False
     while left := run_shards(catalog, busy, claims_of(works), progress):
         if tell is not None and not told:
-            tell(f"{left} shards are in the hands of other workers: waiting for them, or for a sign that they died")
+            tell(f"other workers hold {left} shards: waiting until they are made, or until their workers count as dead")
             told = True
         time.sleep(POLL_S)

@@ -1,1 +1,1 @@
-"""What items have on disk: catalogs of folders, decoders in worker processes, covers, LMDBs, files of pixels."""
+"""Media on disk: the item catalog, decoding in worker processes, covers, LMDB environments and pixel files."""

@@ -1,4 +1,4 @@
-"""The item catalog: item id -> video, cover, title; what is missing is known before anything is opened."""
+"""The item catalog: each item id with its video, cover and title. Missing ones are known before a file is opened."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ from extract.media.modality import MODALITIES, Modality
 from extract.media.pixel_media import PixelEntry, is_pixel_file, list_pixels
 from features.errors import ConfigError, nearest
 
-Origin = Path | LmdbEntry | PixelEntry  # where a video or a cover is
+Origin = Path | LmdbEntry | PixelEntry  # where a video or a cover is stored
 
 
 @dataclass(frozen=True)
 class Item:
-    """One item: its id as the user has it, and where its video, cover and title are.
+    """One item: its id as the user wrote it, and the sources of its video, cover and title.
 
-    None where there is none; `Unusable` where a file has its name and cannot be read.
+    A source is None if it is missing, and `Unusable` if a file has the item's name but cannot be read.
     """
 
     id: str
@@ -39,33 +39,36 @@ class Catalog:
     """The items of a dataset, in the order their rows will have."""
 
     dataset: str
-    """Name the feature files carry."""
+    """Name that the feature files carry."""
     items: tuple[Item, ...]
-    """One per row."""
+    """The items, one per row of a feature file."""
     partial: bool = False
-    """Some items were left out on purpose."""
+    """Whether some items were left out on purpose."""
     ignored: Mapping[Modality, Ignored] = field(default_factory=dict)
-    """By modality, files in the folders that are no item's."""
+    """Files in the folders that belong to no item, by modality."""
 
     def only(self, ids: Sequence[str]) -> Catalog:
-        """Return the catalog of these items alone, in its own order; ConfigError for an unknown id, or for none."""
+        """Return a catalog of these items alone, in the old order; ConfigError for an unknown id or an empty list."""
         known = {item.id for item in self.items}
         unknown = [item for item in ids if item not in known]
-        if unknown or not ids:
-            what = f"{len(unknown)} of {len(ids)} items to extract are not" if ids else "no item to extract is"
-            first = f", first {unknown[0]!r}; {nearest(unknown[0], sorted(known))}" if unknown else "; list some ids"
-            raise ConfigError(f"{what} in dataset {self.dataset!r}{first}")
+        if not ids:
+            raise ConfigError(f"the list of items to extract from dataset {self.dataset!r} is empty; list some ids")
+        if unknown:
+            raise ConfigError(
+                f"{len(unknown)} of {len(ids)} items to extract are not in dataset {self.dataset!r}, first "
+                f"{unknown[0]!r}; {nearest(unknown[0], sorted(known))}"
+            )
         wanted = set(ids)
         return replace(self, items=tuple(item for item in self.items if item.id in wanted), partial=True)
 
     def count_missing(self) -> dict[Modality, int]:
-        """Return how many items have no video, cover or title; looks at no file."""
+        """Return how many items have no video, no cover and no title. No file is opened."""
         missing = Counter(kind for item in self.items for kind in MODALITIES if source(item, kind) is None)
         return {kind: missing[kind] for kind in MODALITIES}
 
 
 def source(item: Item, modality: Modality) -> Origin | str | None:
-    """Return what a modality of an item is made from: file, stored entry, title or None (so is a blank title)."""
+    """Return an item's source for a modality: a file, a stored entry, a title, or None. A blank title gives None."""
     if modality == "title":
         return item.title if item.title and item.title.strip() else None
     origin = item.video if modality == "video" else item.cover
@@ -73,17 +76,20 @@ def source(item: Item, modality: Modality) -> Origin | str | None:
 
 
 def why_missing(item: Item, modality: Modality) -> str:
-    """Return why there is no source of this modality: none at all, or a file that cannot be one."""
+    """Return why an item has no source for a modality: there is none, or its file cannot be read."""
     origin = item.video if modality == "video" else item.cover
     return origin.reason if modality != "title" and isinstance(origin, Unusable) else f"no {modality}"
 
 
 def stamp(item: Item, modality: Modality) -> str:
-    """Return a cheap mark that changes with the source: 'size:<bytes>:<ns of its last change>' of a file,
-    'lmdb:<bytes>:<16 hex>' of an LMDB entry (a hash of three places in it), 'pixels:<32 hex>' of a row of pixels (what
-    they were decoded from), 'blake2b:<32 hex>' of a title, '' if missing.
+    """Return a cheap mark that changes when the source changes; '' if the source is missing.
 
-    A file is not opened. One that was replaced by another of its size and date is not seen.
+    - A file: 'size:<bytes>:<time of its last change in ns>'.
+    - An LMDB entry: 'lmdb:<bytes>:<16 hex>', with a hash of three places in its value.
+    - A row of pixels: 'pixels:<32 hex>', with the hash of what the pixels were decoded from.
+    - A title: 'blake2b:<32 hex>'.
+
+    Files are not opened, so a file that is replaced by one of the same size and date goes unnoticed.
     """
     origin = source(item, modality)
     if origin is None:
@@ -98,7 +104,7 @@ def stamp(item: Item, modality: Modality) -> str:
 
 
 def digest(item: Item, modality: Modality) -> str:
-    """Return the hash of a file's bytes as its row has it, read now; '' of what has no file, or where it is gone."""
+    """Read a source file now and return the hash of its bytes, as rows store it; '' if there is no such file."""
     origin = source(item, modality)
     return file_digest(origin) if isinstance(origin, Path) else ""
 
@@ -114,15 +120,15 @@ def natural_key(text: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def media_ids(*, videos: Path | None, covers: Path | None, known: AbstractSet[str] = frozenset()) -> set[str]:
-    """Return the ids for which a folder, LMDB or file of pixels holds a video or a cover; raises as `build_catalog`.
+    """Return the ids that have a video or a cover in a folder, LMDB or pixel file; raises as `build_catalog`.
 
-    An id that is `known`, or that both hold, in another Unicode form is the known one, or the composed one.
+    Ids that differ only in their Unicode form are one id, spelled as in `known` or else in composed form.
     """
     return _one_form({*_listing(videos, "videos")[0], *_listing(covers, "covers")[0]}, known)
 
 
 def _one_form(found: set[str], known: AbstractSet[str]) -> set[str]:
-    """Return ids without those that only differ in Unicode's form from another, or from a known one, which stays."""
+    """Return the ids with spellings merged that differ only in Unicode form: the known one stays, or the composed."""
     other = {item for item in found - known if not item.isascii()}
     if not other:
         return found
@@ -131,7 +137,7 @@ def _one_form(found: set[str], known: AbstractSet[str]) -> set[str]:
 
 
 def _form(text: str) -> str:
-    """Return a text in Unicode's composed form (NFC), in which macOS's 'e' + accent is one letter."""
+    """Return a text in composed Unicode form (NFC), in which 'e' + accent, as macOS writes it, is one character."""
     return unicodedata.normalize("NFC", text)
 
 
@@ -145,21 +151,20 @@ def build_catalog(
 ) -> Catalog:
     """Match item ids with the files of two folders and a table of titles.
 
-    Each folder is listed once and files are matched by their stem ('17.mp4' is the video of '17'), as it is or else in
-    Unicode's composed form. An id is never made part of a path, so no id can reach outside the folders.
+    Each folder is listed once. Files are matched by their stem ('17.mp4' is the video of '17'), first as it is written,
+    then in composed Unicode form. An id never becomes part of a path, so no id can reach outside the folders.
 
     Args:
-        dataset: name the feature files will carry.
+        dataset: name that the feature files will carry.
         ids: item ids in the order of the rows, or None for all that have a file or a title, in natural order.
-        videos: folder of videos named by item id, an LMDB of frames (lmdb_media.py), or a file of their pixels
-            (pixel_media.py).
-        covers: folder of covers named by item id, an LMDB, or a file of their pixels.
+        videos: folder of videos named by item id, an LMDB of frames (lmdb_media.py), or a pixel file (pixel_media.py).
+        covers: folder of covers named by item id, an LMDB of covers, or a pixel file.
         titles: item id -> title.
 
     Raises:
-        ConfigError: a folder that is none, two files for one id, an id given twice, or no item at all; a feature file
-            of something else.
-        StoreError: a file of pixels that is damaged or of another dataset.
+        ConfigError: a path that is not a folder, two files for one id, an id given twice, no item at all, or a feature
+            file that does not hold such pixels.
+        StoreError: a pixel file that is damaged or belongs to another dataset.
     """
     titles = titles or {}
     shared = videos is not None and videos == covers
@@ -189,9 +194,9 @@ def _nothing(dataset: str, *ignored: Ignored) -> str:
 def _matched(
     held: Mapping[str, Origin | Unusable], wanted: Sequence[str], what: str
 ) -> Mapping[str, Origin | Unusable]:
-    """Return what is held under the wanted ids: by their names as they are, or else by their composed forms.
+    """Return the sources under the wanted ids, matched by name as it is written, or else in composed Unicode form.
 
-    File systems and programs decompose names: a file written on macOS has another name than the same id in a table.
+    Some file systems and programs decompose names: a file written on macOS may not spell an id as the table does.
     """
     known = set(wanted)
     free = [name for name in held if not name.isascii() and name not in known]
@@ -205,10 +210,10 @@ def _matched(
     for name in free:
         items = by_form.get(_form(name), [])
         if len(items) > 1 or (items and items[0] in found):
-            both = f"items {items[0]!r} and {items[1]!r} fit one" if len(items) > 1 else f"two fit item {items[0]!r}"
-            raise ConfigError(
-                f"{what}: {both}: their names differ in Unicode's form alone; rename one of them to the item's id"
-            )
+            both = f"two names fit item {items[0]!r}"
+            if len(items) > 1:
+                both = f"one name fits items {items[0]!r} and {items[1]!r}"
+            raise ConfigError(f"{what}: {both}; the names differ only in Unicode form: rename one to the exact id")
         if items:
             found[items[0]] = held[name]
     return found
@@ -217,7 +222,7 @@ def _matched(
 def _listing(
     place: Path | None, what: str, dataset: str | None = None, *, shared: bool = False
 ) -> tuple[Mapping[str, Origin | Unusable], Ignored]:
-    """Return item id -> file of a folder, or entry of an LMDB or of a file of pixels; and what was passed over."""
+    """Return item id -> source, from a folder, an LMDB or a pixel file; and which files were ignored."""
     if place is None:
         return {}, Ignored()
     if is_lmdb(place):

@@ -1,15 +1,15 @@
-"""The process that opens media files: it may hang, crash or fill its memory, and takes nothing with it.
+"""The process that opens media files. It may hang, crash or fill its memory without harming any other process.
 
-It is started by sandbox.py and speaks through its standard streams: a line of JSON in; lines of JSON out, each
-frame's behind it as raw bytes. Frames are sent as they are decoded, so that memory holds one. It imports no torch: it
-starts in a fraction of a second.
+sandbox.py starts it and talks to it through its standard streams. A request is one line of JSON. Replies are lines of
+JSON, and the raw bytes of a frame follow its line. Frames are sent as they are decoded, so that memory holds only one.
+The process does not import torch, so that it starts in a fraction of a second.
 
-Limits are such that nothing a limit does can pass for something the file does:
+The effect of a limit must never be mistaken for a fault of the file:
 
-- Of time, the processor's counts: the kernel ends the process (SIGPROF) when it is used up.
-- Memory is address space. A library that is refused memory may take it for the end of the file, so little is refused:
-  the limit of the kernel lies above the one that was asked for, by more than any library here takes in one piece. A
-  library that was refused anything has then been over the limit, which is looked up when it is done.
+- Time is processor time: the kernel ends the process (SIGPROF) when it is used up.
+- Memory is address space. A library that is refused memory may take this for the end of the file. So the kernel's limit
+  lies above the requested one, by more than any library here takes in one piece. If a library was refused memory, the
+  process had then passed the requested limit before, which is checked when the file is done.
 """
 
 from __future__ import annotations
@@ -36,32 +36,32 @@ from extract.media.frames import Begin, Clip, FrameUnion, parse_frame_policy
 from extract.media.lmdb_media import LmdbEntry, cover_of, environment_of, frames_of, read_value
 from features.errors import FreezeframeError
 
-GRACE_S = 5  # the parent kills at the limit; should it be dead itself, the kernel does so this much later
-LARGEST_PIECE = 2**31  # bytes; FFmpeg takes less in one piece
+GRACE_S = 5  # seconds; the parent kills at the limit, and if it is dead itself, the kernel does so this much later
+LARGEST_PIECE = 2**31  # bytes; FFmpeg takes less than this in one piece
 SPARE = LARGEST_PIECE + 2**26
 
 
 def main() -> None:
     """Serve requests until standard input ends."""
     replies = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a library prints must not get between the replies
+    os.dup2(2, 1)  # what a library prints must not get in among the replies
     _load_libraries()
     worker = _Worker(replies)
     for line in sys.stdin.buffer:
         request = json.loads(line)
         with _time_limits(request):
             last = worker.answer(request)
-        worker.tell(last)  # the next request may come from here on
+        worker.tell(last)  # after this the next request may come
 
 
 @contextmanager
 def _time_limits(request: Mapping[str, Any]) -> Iterator[None]:
-    """End the process when its time is up or its parent is gone, even inside C code: no signal here has a handler."""
+    """End the process if its time is up or its parent is gone, even inside C code: the signals have no handlers."""
     signal.alarm(math.ceil(request["wall_s"]) + GRACE_S)
     signal.setitimer(signal.ITIMER_PROF, request["time_s"])
     fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
     flags = fcntl.fcntl(0, fcntl.F_GETFL)
-    fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC)  # SIGIO when the other end closes; no line comes meanwhile
+    fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC)  # SIGIO when the other end closes; no request comes meanwhile
     yield
     fcntl.fcntl(0, fcntl.F_SETFL, flags)
     signal.setitimer(signal.ITIMER_PROF, 0)
@@ -69,14 +69,14 @@ def _time_limits(request: Mapping[str, Any]) -> Iterator[None]:
 
 
 def _load_libraries() -> None:
-    """Load what decodes now: their code is not to count towards the memory of the first file."""
+    """Load the decoding libraries now, so that their code does not count as memory of the first file."""
     for name in ("av", "PIL.Image", "simplejpeg", "decord"):
         with suppress(ImportError, RuntimeError, OSError):
             importlib.import_module(name)
 
 
 def _virtual_bytes(field: str) -> int:
-    """Return a size of this process: VmSize as it is, VmPeak at its largest."""
+    """Return a size of this process in bytes: VmSize is the current one, VmPeak the largest so far."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) << 10
@@ -84,7 +84,7 @@ def _virtual_bytes(field: str) -> int:
 
 
 class _Worker:
-    """Answers requests, all with one memory limit; once it has been over that, the parent replaces it."""
+    """Answers requests, all with the same memory limit. The parent replaces it once it has passed that limit."""
 
     def __init__(self, replies: BinaryIO) -> None:
         self._replies = replies
@@ -92,7 +92,7 @@ class _Worker:
         self._mapped: set[str] = set()
 
     def answer(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Write the frames of a request; return the last line: what it was made from, or why there is nothing."""
+        """Write the frames of a request. Return the last reply: the source's digest, or why there are no frames."""
         path = Path(request["path"])
         limit = self._limit(request)
         self.tell({"limit_bytes": limit})
@@ -107,12 +107,12 @@ class _Worker:
         return {"memory": True} if _virtual_bytes("VmPeak") > limit else last
 
     def _limit(self, request: Mapping[str, Any]) -> int:
-        """Set the kernel's limit, and return the one that was asked for."""
+        """Set the kernel's limit and return the requested one, both in bytes of address space."""
         if request["key"] is not None and request["path"] not in self._mapped:
-            # before the limit: an environment of 60 GB takes as much address space, but no memory
+            # mapped before the limit is set: an environment of 60 GB takes as much address space, but no memory
             self._mapped.add(request["path"])
             before = _virtual_bytes("VmSize")
-            with suppress(Exception):  # it is told when an entry is read
+            with suppress(Exception):  # the error comes again when an entry is read
                 environment_of(request["path"])
             self._idle += _virtual_bytes("VmSize") - before
         limit = self._idle + int(request["memory_bytes"])
@@ -128,11 +128,11 @@ class _Worker:
                 self.tell({"total": part.total, "count": part.count})
             else:
                 self.tell({"shape": part.shape}, np.ascontiguousarray(part).data)
-                signal.alarm(math.ceil(request["wall_s"]) + GRACE_S)  # the parent took the frame: it lives
+                signal.alarm(math.ceil(request["wall_s"]) + GRACE_S)  # the parent took the frame, so it is alive
         return digest
 
     def tell(self, line: dict[str, Any], pixels: memoryview | None = None) -> None:
-        """Write a line, and a frame behind it."""
+        """Write a line of JSON, followed by a frame if one is given."""
         self._replies.write(json.dumps(line).encode() + b"\n")
         if pixels is not None:
             self._replies.write(pixels)

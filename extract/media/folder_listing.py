@@ -1,7 +1,7 @@
-"""A folder of media files, listed once: item id -> file by its stem, and what was passed over and why.
+"""Lists a folder of media files once: which file belongs to which item id, which are ignored, and why.
 
-Folders inside it are looked through as well ('videos/a/17.mp4' is the video of '17'). Names that begin with a dot are
-the system's own and are not counted.
+Files are matched by their stem, in subfolders too ('videos/a/17.mp4' is the video of '17'). Names that begin with a dot
+belong to the system and are not counted.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from pathlib import Path
 from features.errors import ConfigError
 from features.paths import as_utf8, no_folder, shown
 
-# What FFmpeg reads as a video and Pillow as a picture, by the names such files commonly have.
+# Common suffixes of files that FFmpeg reads as a video and Pillow as a picture.
 VIDEO_SUFFIXES = frozenset(
     {".mp4", ".m4v", ".mov", ".3gp", ".3g2", ".f4v", ".mkv", ".webm", ".avi", ".flv", ".gif", ".ogv"}
     | {".ts", ".mts", ".m2ts", ".mpg", ".mpeg", ".vob", ".wmv", ".asf"}
@@ -24,28 +24,28 @@ COVER_SUFFIXES = frozenset(
     {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".webp", ".gif", ".avif", ".bmp", ".tif", ".tiff"}
 )
 UNREAD = {".heic": "convert to JPEG", ".heif": "convert to JPEG", ".svg": "no pixels", ".psd": "convert to PNG"}
-FOREIGN_FOLDERS = frozenset({"@eaDir", "__MACOSX", "lost+found"})  # what NAS boxes, zip files and disks put in
+FOREIGN_FOLDERS = frozenset({"@eaDir", "__MACOSX", "lost+found"})  # added by NAS boxes, zip programs and disks
 KINDS_NAMED = 4
 
 
 @dataclass(frozen=True)
 class Unusable:
-    """A file that stands for an item and cannot be its source."""
+    """A file that has an item's name but cannot be read."""
 
     reason: str
-    """Why, as the item's row tells it."""
+    """Why it cannot be read, as the item's row will say."""
 
 
 @dataclass(frozen=True)
 class Ignored:
-    """Files of a folder that are no item's, counted."""
+    """A count of the files in a folder that belong to no item."""
 
     count: int = 0
-    """How many."""
+    """Number of ignored files."""
     kinds: dict[str, int] = field(default_factory=dict)
-    """Their number by kind: a suffix, or what they are instead of a file."""
+    """Number of files of each kind: a suffix, or what is there instead of a file."""
     first: str = ""
-    """Name of the first one."""
+    """Name of the first ignored file."""
 
     def __str__(self) -> str:
         """Return '37 files ignored: 30 .txt, 7 .heic (convert to JPEG), first a.txt', or ''."""
@@ -67,24 +67,24 @@ class Listing:
     """What a folder holds."""
 
     found: dict[str, Path | Unusable]
-    """Item id -> file, or why there is none that can be read."""
+    """Item id -> its file, or why the file cannot be read."""
     ignored: Ignored = field(default_factory=Ignored)
-    """The rest."""
+    """The files that belong to no item."""
 
 
 def list_folder(folder: Path, suffixes: frozenset[str], what: str, *, shared: bool = False) -> Listing:
-    """List the files of a folder that have one of these suffixes, in any case.
+    """List the files in a folder that have one of these suffixes, in lower or upper case.
 
-    A link to nothing and a name that is not UTF-8 cost the row of their item: it is there, and says why it is missing.
+    A broken link or a name that is not UTF-8 costs only its own item, whose row says why the file is missing.
 
     Args:
-        folder: holds media named by item id.
-        suffixes: lower case, with their dots.
+        folder: folder of media named by item id.
+        suffixes: suffixes in lower case, with their dots.
         what: 'videos' or 'covers'.
-        shared: the folder holds media of the other kind, too: they are not counted as ignored.
+        shared: whether the folder also holds media of the other kind, which are then not counted as ignored.
 
     Raises:
-        ConfigError: no folder, or two files for one id; both are named.
+        ConfigError: the path is not a folder, or an id has two files; both are named.
     """
     if not folder.is_dir():
         raise ConfigError(f"folder of {what} {folder} {no_folder(folder, 'check the path')}")
@@ -99,7 +99,7 @@ def list_folder(folder: Path, suffixes: frozenset[str], what: str, *, shared: bo
         source = _source(path) if kind is None else None
         if source is None:
             if kind is None or suffix not in expected:
-                kinds[kind or "no regular file"] += 1
+                kinds[kind or "not a regular file"] += 1
                 first = first or _readable(path.name)
             continue
         item = as_utf8(path.stem) or shown(path.stem)
@@ -111,7 +111,7 @@ def list_folder(folder: Path, suffixes: frozenset[str], what: str, *, shared: bo
 
 
 def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
-    """Yield all that is not hidden in a folder and the folders in it, each once: links may go round."""
+    """Yield the visible files in a folder and its subfolders. No folder is read twice, because links may form loops."""
     status = folder.stat()
     if (status.st_dev, status.st_ino) in seen:
         return
@@ -129,13 +129,13 @@ def _files(folder: Path, seen: set[tuple[int, int]]) -> Iterator[Path]:
 
 
 def _source(path: Path) -> Path | Unusable | None:
-    """Return a file that can be read, why it cannot, or None for what is no file: reading a pipe would never end."""
+    """Return the path, why it cannot be read, or None if it is not a regular file: reading a pipe would never end."""
     if as_utf8(path.name) is None:
         return Unusable(f"the file name {shown(path.name)} is not UTF-8; rename it to the item's id")
     if path.is_file():
         return path
     if path.is_symlink():
-        return Unusable(f"{_readable(path.name)} is a link to nothing ({_readable(str(path.readlink()))})")
+        return Unusable(f"{_readable(path.name)} is a broken link (to {_readable(str(path.readlink()))})")
     return None
 
 

@@ -1,6 +1,6 @@
-"""Which moments of a clip to read: pure functions from a policy and a number of frames to frame numbers.
+"""Which frames of a clip to read: pure functions from a policy and a clip's frame count to frame numbers.
 
-Letters: T frames, H W pixels.
+The interface that all video decoders share is here, too. Letters: T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from numpy.typing import NDArray
 from features.errors import ConfigError, MediaError
 
 KINDS = ("middle", "uniform", "microlens")
-EARLY = 2  # frames that the benchmark's script is off
-MAX_FRAMES = 512  # 512 frames of 720p are 1.4 GB in one clip: more is a typing error
+EARLY = 2  # the benchmark's script reads this many frames too early
+MAX_FRAMES = 512  # 512 frames of 720p are 1.4 GB for one clip; a larger number is a typing error
 
 
 @dataclass(frozen=True)
@@ -26,17 +26,21 @@ class FramePolicy:
     """Which frames of a clip an encoder sees."""
 
     kind: Literal["middle", "uniform", "microlens"]
-    """'middle' takes `count` frames, `stride` apart, around the middle of the clip (MicroLens, arXiv 2309.15379, takes
-    5 neighbouring ones); 'uniform' takes the centres of `count` equal segments (TSN, arXiv 1608.00859); 'microlens'
-    takes what the benchmark's released script stores when it asks for 'middle': each frame two places too early,
-    because it counts from 1 and once before it looks."""
+    """How frames are chosen.
+
+    - 'middle': `count` frames, `stride` apart, around the middle of the clip. MicroLens (arXiv 2309.15379) takes 5
+      neighbouring ones.
+    - 'uniform': the centres of `count` equal segments (TSN, arXiv 1608.00859).
+    - 'microlens': what the benchmark's released script stores when it asks for 'middle'. Each frame is two places too
+      early, because the script counts from 1 and adds 1 before it compares.
+    """
     count: int
-    """T, 1 to 512; odd for 'microlens'."""
+    """Number of frames T, 1 to 512; odd for 'microlens'."""
     stride: int = 1
-    """Distance of neighbouring frames, in frames; 'uniform' has none."""
+    """Distance between neighbouring frames, in frames; always 1 for 'uniform'."""
 
     def __post_init__(self) -> None:
-        """Check once; ConfigError names the value and its limit."""
+        """Check the fields; ConfigError names the value and its limit."""
         if self.kind not in KINDS:
             raise ConfigError(f"frame policy {self.kind!r} is unknown; use 'middle:5', 'middle:16x4' or 'uniform:32'")
         if not 1 <= self.count <= MAX_FRAMES:
@@ -67,7 +71,7 @@ def parse_frame_policy(text: str) -> FramePolicy:
 
 @dataclass(frozen=True)
 class FrameUnion:
-    """The frames of several policies, each read once: one pass over a clip serves many encoders."""
+    """The frames that any of several policies picks, each read once: one pass over a clip serves many encoders."""
 
     policies: tuple[FramePolicy, ...]
 
@@ -75,12 +79,12 @@ class FrameUnion:
 def frame_indices(policy: FramePolicy | FrameUnion, total: int) -> NDArray[np.int64]:
     """Return the frame numbers a policy picks from a clip, (T,) int64 in [0, total), not decreasing.
 
-    'middle' of 5 gives total // 2 - 2 .. total // 2 + 2. In a clip too short for that the numbers beyond an end are
-    replaced by that end: its frame is repeated, T stays. 'uniform' repeats frames too when total < T. A union has
+    'middle:5' gives total // 2 - 2 to total // 2 + 2. If a clip is too short for that, numbers beyond an end are
+    replaced by that end: its frame is repeated and T stays. 'uniform' also repeats frames if total < T. A union has
     every number once.
 
     Raises:
-        MediaError: `total` is below 1, or too small for 'microlens', whose script repeats no frame and fails.
+        MediaError: `total` is below 1, or too small for 'microlens', whose script fails instead of repeating frames.
     """
     if total < 1:
         raise MediaError(f"the clip has {total} frames; it needs at least 1: replace the file")
@@ -103,50 +107,50 @@ class Frames:
     """Frames of one clip, upright."""
 
     frames: NDArray[np.uint8]
-    """(T, H, W, 3) uint8 RGB in [0, 255], in the order of the policy."""
+    """Pixels (T, H, W, 3), uint8 RGB in [0, 255], in the order of the policy."""
     total: int
-    """Number of frames the clip really has."""
+    """Number of frames in the whole clip."""
     width: int
-    """W in pixels, after rotation."""
+    """Width W in pixels, after rotation."""
     height: int
-    """H in pixels, after rotation."""
+    """Height H in pixels, after rotation."""
 
 
 @dataclass(frozen=True)
 class Begin:
-    """What comes before a clip's frames.
+    """Comes before a clip's frames.
 
-    Should a decoder find out on the way that it must read another way, it begins again: what came before is void.
+    A decoder that has to change its way of reading starts again with another `Begin`: all frames before it are void.
     """
 
     total: int
-    """Frames the clip has; 0 for a cover."""
+    """Number of frames in the clip; 0 for a cover."""
     count: int
-    """Frames that follow."""
+    """Number of frames that follow."""
 
 
 Clip: TypeAlias = Iterator[Begin | NDArray[np.uint8]]  # frames (H, W, 3) uint8 RGB, upright, each once, ascending
 
 
 def wanted_frames(policy: FramePolicy | FrameUnion, total: int) -> NDArray[np.int64]:
-    """Return the frame numbers a policy picks, each once, ascending."""
+    """Return the frame numbers a policy picks, each once, in ascending order."""
     return np.unique(frame_indices(policy, total))
 
 
 @dataclass(frozen=True)
 class Decoder:
-    """A video decoder: frame by frame, or all frames at once."""
+    """A video decoder. `stream` gives frames one by one; calling it gives all of them at once."""
 
     name: str
-    """As users type it."""
+    """Name as users type it."""
     clip: Callable[[Path, FramePolicy | FrameUnion], Clip]
-    """Yields what a policy picks from a file, frame by frame."""
+    """Function that yields the frames a policy picks from a file, one by one."""
 
     def stream(self, path: Path, policy: FramePolicy | FrameUnion) -> Clip:
         """Yield the frames a policy picks, each once, in ascending order, all of one size.
 
         Raises:
-            MediaError: (file name, reason, one line) when that is not possible.
+            MediaError: the frames cannot be read; one line with the file name and the reason.
         """
         shape: tuple[int, ...] | None = None
         for part in self.clip(path, policy):
@@ -158,7 +162,7 @@ class Decoder:
             yield part
 
     def __call__(self, path: Path, policy: FramePolicy | FrameUnion) -> Frames:
-        """Read the frames a policy picks, a frame as often as it is picked; MediaError as `stream`."""
+        """Read the frames a policy picks, each as often as it is picked; MediaError as in `stream`."""
         frames: list[NDArray[np.uint8]] = []
         total = 0
         for part in self.stream(path, policy):

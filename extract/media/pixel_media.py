@@ -1,7 +1,7 @@
-"""Files of `extract --pixels` as media: frames and covers that are already decoded, resized and cropped.
+"""Pixel files, made by `extract --pixels`, as media: frames and covers already decoded, resized and cropped.
 
-What was cut for one input contract fits encoders with the same one and no others: mean and deviation are applied when
-the pixels are read. Letters: T frames, H W pixels.
+Pixels that were cut for one input contract fit only encoders with the same one. Mean and standard deviation are applied
+when the pixels are read. Letters: T frames, H W pixels.
 """
 
 from __future__ import annotations
@@ -18,56 +18,54 @@ from numpy.typing import NDArray
 from features.errors import ConfigError, MediaError, StoreError
 from features.store import FeatureFile, State
 
-OPEN_FILES = 8  # that a process keeps mapped
+OPEN_FILES = 8  # a process keeps this many mapped
 
 
 @dataclass(frozen=True)
 class PixelEntry:
-    """One item's row in a file of pixels."""
+    """One item's row in a pixel file."""
 
     path: Path
-    """The file."""
+    """The pixel file."""
     key: str
     """The item id."""
     row: int
-    """Where its pixels are."""
+    """Number of the row that holds its pixels."""
     digest: str
-    """Of the bytes they were decoded from."""
+    """Hash of the bytes that the pixels were decoded from."""
     reason: str
-    """Why there are none, '' where there are."""
+    """Why the row has no pixels; '' if it has them."""
     vectors_sha256: str
-    """Of the file when it was listed."""
+    """Hash of the pixels of the whole file when it was listed."""
 
     @property
     def name(self) -> str:
-        """Return how messages call it."""
+        """Return the name that messages use."""
         return f"{self.key} in {self.path.name}"
 
 
 def is_pixel_file(path: Path) -> bool:
-    """Return whether a path is a feature file, by its name."""
+    """Return whether a path is a file with the suffix of feature files (.h5)."""
     return path.suffix == ".h5" and path.is_file()
 
 
 def list_pixels(path: Path, what: str, dataset: str | None = None) -> dict[str, PixelEntry]:
-    """Return item id -> entry of a file of pixels; items that had no source there are left out.
+    """Return item id -> entry of a pixel file, without the items that had no source when it was made.
 
     Args:
-        path: the file.
+        path: the pixel file.
         what: 'videos' or 'covers'.
-        dataset: refuse the file of another one.
+        dataset: dataset that the file must belong to; None for any.
 
     Raises:
-        ConfigError: a feature file of vectors, or pixels of the other kind.
-        StoreError: no feature file, a damaged one, or one of another dataset.
+        ConfigError: the file holds vectors, or pixels of the other kind.
+        StoreError: not a feature file, a damaged one, or one of another dataset.
     """
     file = FeatureFile(path, dataset=dataset)
     held = contract_in(file)
     if held is None or f"{held['media']}s" != what:
         found = "vectors" if held is None else f"pixels of {held['media']}s"
-        raise ConfigError(
-            f"{path} is a feature file of {found}; as {what} it must hold their pixels: make it with `extract --pixels`"
-        )
+        raise ConfigError(f"{path} holds {found}, not pixels of {what}; make a file of those with `extract --pixels`")
     columns = file.columns
     return {
         key: PixelEntry(path, key, row, columns.digests[row], columns.reasons[row], file.vectors_sha256)
@@ -77,11 +75,11 @@ def list_pixels(path: Path, what: str, dataset: str | None = None) -> dict[str, 
 
 
 def read_pixels(entry: PixelEntry) -> NDArray[np.uint8]:
-    """Return an item's frames (T, H, W, 3), or its cover (H, W, 3).
+    """Return an item's frames (T, H, W, 3) or its cover (H, W, 3), uint8.
 
     Raises:
-        MediaError: it could not be decoded when the file was made.
-        StoreError: the file is another one than when it was listed.
+        MediaError: the item could not be decoded when the file was made.
+        StoreError: the file was replaced after it was listed.
     """
     if entry.reason:
         raise MediaError(entry.reason)
@@ -100,6 +98,6 @@ def _mapped(path: Path, vectors_sha256: str) -> tuple[NDArray[np.uint8], str]:
 
 
 def contract_in(file: FeatureFile) -> Mapping[str, Any] | None:
-    """Return the contract that a file's pixels were cut for; None where it holds none."""
+    """Return the input contract that a file's pixels were cut for; None if it holds no pixels."""
     held: Mapping[str, Any] | None = file.provenance.recipe.get("pixels")
     return held if file.dtype == np.uint8 else None

@@ -1,10 +1,10 @@
-"""Media files are opened in worker processes with a time and a memory limit: a bad file costs its row, no more.
+"""Opens media files in worker processes with a time and a memory limit: a bad file costs its own row and no more.
 
-A worker that hangs is killed, one that crashed is replaced, and each is replaced after some hundred files in case a
-decoder leaks. Workers hold no state: idle ones wait for the next extraction of this process.
+A worker that hangs is killed, and one that crashes is replaced. Each is also replaced after FILES_PER_WORKER files, in
+case a decoder leaks. Workers hold no state; idle ones wait for the next extraction in this process.
 
-Time is the worker's own on the processor, so that a busy machine makes no failures; waiting has a limit as well, WAIT
-times as long. What the machine may be to blame for is a failure that passes (`passes`): the next run tries again.
+The time limit counts the worker's processor time, so that a busy machine causes no failures. Waiting has a limit, too,
+WAIT times as long. A failure that the machine may have caused can pass (`passes`): the next run tries the file again.
 """
 
 from __future__ import annotations
@@ -32,56 +32,47 @@ from numpy.typing import NDArray
 
 from extract.media.decoding.errors import one_line
 from extract.media.frames import Begin
+from extract.media.limits import Limits
 from extract.media.lmdb_media import LmdbEntry
 from features.errors import MediaError
 
 ROOT = Path(__file__).resolve().parents[2]
 PROGRAM = "from extract.media.decode_worker import main; main()"
 FILES_PER_WORKER = 500
-WAIT = 10  # seconds that a file may take by the clock for each that it may take on the processor
-LOOK_S = 0.05  # between looks at what a worker takes
-PIPE_BYTES = 2**20  # the most a user may ask for; a pipe's own 64 KB make many small steps of a clip
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What opening one file may cost."""
-
-    time_s: float = 60.0
-    """Seconds on the processor, above 0; by the clock it may take WAIT times as long."""
-    memory_mb: int = 4096
-    """MB (2^20 bytes) of address space above that of an idle worker."""
+WAIT = 10  # seconds that a file may take by the clock for each second of processor time that it may take
+LOOK_S = 0.05  # seconds between two looks at a worker's time and memory
+PIPE_BYTES = 2**20  # the most a user may ask for; the usual 64 KB would split a clip into many small reads
 
 
 @dataclass(frozen=True)
 class End:
-    """What comes behind a file's frames."""
+    """Comes after a file's frames."""
 
     digest: str
-    """blake2b of the file's bytes, 32 hex characters."""
+    """Hash of the file's bytes (blake2b), 32 hex characters."""
 
 
 @dataclass(frozen=True)
 class Media:
-    """What a file holds."""
+    """The decoded pixels of a file."""
 
     pixels: NDArray[np.uint8]
-    """(U, H, W, 3) frames or (H, W, 3) cover, uint8 RGB."""
+    """Frames (U, H, W, 3) or a cover (H, W, 3), uint8 RGB."""
     total: int
-    """Frames the clip has; 0 for covers."""
+    """Number of frames in the clip; 0 for covers."""
     digest: str
-    """blake2b of the file's bytes, 32 hex characters."""
+    """Hash of the file's bytes (blake2b), 32 hex characters."""
 
 
 def passes(reason: str) -> bool:
-    """Return whether a row failed for a reason that may be gone by the next run: its time was up, or its file away."""
+    """Return whether a row's failure may be gone by the next run: its time was up, or its file had disappeared."""
     return re.search(r": decoding took longer than |: (video|cover) gone since it was listed$", reason) is not None
 
 
 def read_media(
     origin: Path | LmdbEntry, limits: Limits, *, policies: Sequence[str] = (), decoder: str = "auto"
 ) -> Media:
-    """Read a cover, or the frames that any of `policies` picks from a clip, all at once; as `stream_media`."""
+    """Read a cover, or the frames that any of `policies` picks from a clip, all at once; else as `stream_media`."""
     frames: list[NDArray[np.uint8]] = []
     total, digest = 0, ""
     for part in stream_media(origin, limits, policies=policies, decoder=decoder):
@@ -101,21 +92,21 @@ def stream_media(
 
     Args:
         origin: a file, or an entry of an LMDB.
-        limits: of this one.
-        policies: of frames; none for a cover.
-        decoder: of a file's frames.
+        limits: time and memory that opening it may cost.
+        policies: frame policies, as text; none for a cover.
+        decoder: name of the decoder for a video file.
 
     Yields:
         `Begin`, then frames (H, W, 3) uint8 RGB of one size, in ascending order, each once, then `End`. `Begin` may
-        come again; what came before is void then.
+        come again; all frames before it are then void.
 
     Raises:
-        MediaError: the file is broken, or opening it crashed, or cost more than `limits`; one line that says so.
-        FileNotFoundError: it is not there.
+        MediaError: the file is broken, the decoder crashed, or a limit was passed; one line that says which.
+        FileNotFoundError: the file or entry is gone.
     """
     path, key = (origin.path, origin.key) if isinstance(origin, LmdbEntry) else (origin, None)
     request = {
-        "path": str(path.absolute()),  # workers live on in the folder they were started in
+        "path": str(path.absolute()),  # a worker keeps the working folder it was started in
         "key": key,
         "policies": list(policies),
         "decoder": decoder,
@@ -139,11 +130,11 @@ def stream_media(
 
 
 class _OverMemoryError(Exception):
-    """A worker takes more memory than it may."""
+    """A worker is over its memory limit."""
 
 
 class _Worker:
-    """One process of extract/media/decode_worker.py; all its files have one memory limit."""
+    """One process that runs extract/media/decode_worker.py; all its files have the same memory limit."""
 
     def __init__(self, memory_mb: int) -> None:
         self.files = 0
@@ -163,7 +154,7 @@ class _Worker:
         self._waited_s = 0.0
         self._limit_bytes: int | None = None
         os.set_blocking(self._out, False)
-        with suppress(OSError):  # more than a system allows for all pipes together
+        with suppress(OSError):  # the system also limits all pipes together
             fcntl.fcntl(self._out, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
     @property
@@ -171,9 +162,10 @@ class _Worker:
         return self._process.poll() is None
 
     def ask(self, request: dict[str, Any], name: str) -> Generator[tuple[dict[str, Any], NDArray[np.uint8] | None]]:
-        """Yield a request's replies and their pixels; MediaError, and the end of this worker, when none comes in time.
+        """Yield the replies to a request, each with its pixels. The last reply has a digest or says why there is none.
 
-        The last reply has a digest, or says why there is none.
+        Raises:
+            MediaError: the worker crashed or passed a limit; it is ended.
         """
         self.files += 1
         self._waited_s, self._limit_bytes = 0.0, None
@@ -195,10 +187,10 @@ class _Worker:
             raise MediaError(f"{name}: {self._ended(error, request)}") from error
 
     def _ended(self, error: Exception, request: dict[str, Any]) -> str:
-        """End the worker; return why."""
+        """End the worker and return the reason."""
         if not isinstance(error, TimeoutError | _OverMemoryError):
             with suppress(subprocess.TimeoutExpired):
-                self._process.wait(1)  # it is ending by itself: hear how
+                self._process.wait(1)  # it is ending by itself: wait for its exit code
         self.close()
         code = self._process.returncode
         if isinstance(error, TimeoutError):
@@ -208,10 +200,10 @@ class _Worker:
         if code == -signal.SIGPROF:
             return f"decoding took longer than {request['time_s']:g} s of processor time (--decode-seconds)"
         how = signal.Signals(-code).name if code and code < 0 else f"exit {code}"
-        return f"the decoder crashed ({how}), perhaps over {self.memory_mb} MB (--decode-mb)"
+        return f"the decoder crashed ({how}), perhaps because it needs over {self.memory_mb} MB (--decode-mb)"
 
     def _line(self, wall_s: float) -> bytes:
-        """Return the next line; what was read behind it stays in `_rest`."""
+        """Return the next line; bytes that were read after it stay in `_rest`."""
         while b"\n" not in self._rest:
             self._wait(wall_s)
             part = os.read(self._out, 4096)
@@ -236,7 +228,7 @@ class _Worker:
         return pixels
 
     def _wait(self, wall_s: float) -> None:
-        """Wait until there is something to read; only waiting counts, not what is done with the frames."""
+        """Wait until there is something to read. Only this waiting counts, not the time spent with the frames."""
         while True:
             start = time.monotonic()
             ready = select.select([self._out], [], [], LOOK_S)[0]
@@ -249,7 +241,7 @@ class _Worker:
                 raise _OverMemoryError
 
     def _virtual_bytes(self) -> int:
-        with suppress(OSError, ValueError, IndexError):  # it is ending
+        with suppress(OSError, ValueError, IndexError):  # the process is ending
             return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
         return 0
 

@@ -1,1 +1,1 @@
-"""Crash-safe jobs on one feature file: shards, who makes which, one run at a time, sources whose date changed."""
+"""Crash-safe jobs on one feature file: its shards, claims on them, the lock of a run, sources that have changed."""

@@ -1,9 +1,9 @@
-"""Who makes which shard: claims in a shared folder, so that workers on any machines never make one twice.
+"""Claims on shards: files in a shared folder that keep workers on any machines from making a shard twice.
 
-A claim is a file that only one worker can create. Its owner touches it while it works; one that was not touched for
-long, or whose process on this machine is gone, belongs to a dead worker and is taken over: by creating its successor,
-under the next number, which again only one can do however many saw it dead, and whenever they did. The dead claim stays
-where it is until the run ends, so that nobody who comes later finds the first number free.
+Only one worker can create a claim, and touches it while it works. The owner counts as dead if the claim was not touched
+for long, or if the owner's process was on this machine and is gone. Another worker then takes the claim over by
+creating its successor, under the next number. Only one worker can do that, however many saw the owner dead, and
+whenever they did. The dead claim stays until the run ends, so that no latecomer finds the first number free.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from pathlib import Path
 from features.errors import StoreError
 from features.paths import write_advice
 
-STALE_S = 300.0  # a shared file system may show a touch late; a machine that swaps may touch late
+STALE_S = 300.0  # long: a shared file system may show a touch late, and a machine that swaps may touch late
 BEATS = 10  # touches per STALE_S
 
 
@@ -30,9 +30,9 @@ class Claims:
     """The claims of one run.
 
     Args:
-        folder: shared by all workers; made when needed.
+        folder: the folder that all workers share; it is made when needed.
         stale_s: seconds without a touch after which an owner counts as dead.
-        told: what stands in a claim besides its host and process.
+        told: what a claim says besides its host and process.
     """
 
     def __init__(self, folder: Path, *, stale_s: float = STALE_S, told: Mapping[str, str] | None = None) -> None:
@@ -42,7 +42,7 @@ class Claims:
 
     @contextmanager
     def take(self, name: str) -> Iterator[bool]:
-        """Yield whether this worker may do `name`; gives the claim back at the end, whatever happens."""
+        """Yield whether this worker has the claim on `name`; give it back at the end, whatever happens."""
         path = self._claim(name)
         if path is None:
             yield False
@@ -58,7 +58,7 @@ class Claims:
             path.unlink(missing_ok=True)
 
     def owner(self, name: str) -> dict[str, object]:
-        """Return what stands in the newest claim: host, process and what was told; {} where that is not known."""
+        """Return what the newest claim says: host, process and `told`; {} if it cannot be read."""
         try:
             found = json.loads(self._path(name, self._numbers(name)[-1]).read_text(encoding="utf-8"))
         except (OSError, ValueError, IndexError):  # given back meanwhile, or being written
@@ -66,14 +66,14 @@ class Claims:
         return found if isinstance(found, dict) else {}
 
     def drop_dead(self, name: str) -> None:
-        """Remove the claims that came before the newest one, which must be held by the caller."""
+        """Remove the claims before the newest one, which the caller must hold."""
         for number in self._numbers(name)[:-1]:
             self._path(name, number).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove the folder, to be called when all is made: a claim left in it is that of a worker killed in between.
+        """Remove the folder; call it when everything is made.
 
-        A worker that lives and still holds one does not miss it.
+        The claims left in it are those of killed workers. A living worker that still holds one does not miss it.
         """
         shutil.rmtree(self._folder, ignore_errors=True)
 
@@ -87,15 +87,15 @@ class Claims:
             age = time.time() - path.stat().st_mtime
             owner = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return False  # given back this moment; its shard is done, or the next round finds it free
-        except (OSError, ValueError):  # being written, or cut off by a crash: only its age tells
+            return False  # just given back: its shard is done, or the next round finds it free
+        except (OSError, ValueError):  # being written, or cut off by a crash: only its age counts
             return age > self._stale_s
         if owner.get("host") == socket.gethostname() and not _alive(int(owner.get("process", 0))):
             return True
         return age > self._stale_s
 
     def _claim(self, name: str) -> Path | None:
-        """Create the first claim, or the successor of a dead worker's; None where another worker has it."""
+        """Create the first claim, or the successor of a dead worker's; None if another worker has it."""
         numbers = self._numbers(name)
         if numbers and not self._is_stale(self._path(name, numbers[-1])):
             return None
@@ -103,13 +103,13 @@ class Claims:
         path = self._path(name, mine)
         if not _create(path, self._told):
             return None
-        if self._numbers(name)[-1:] > [mine]:  # whose owner was taken for dead, and gave it back meanwhile
+        if self._numbers(name)[-1:] > [mine]:  # its earlier owner, taken for dead, gave it back meanwhile
             path.unlink(missing_ok=True)
             return None
         return path
 
     def _numbers(self, name: str) -> list[int]:
-        """Return the numbers of the claims there are, ascending."""
+        """Return the numbers of the existing claims, ascending."""
         found = (path.name.removeprefix(f"{name}.claim") for path in self._folder.glob(f"{glob.escape(name)}.claim*"))
         return sorted(int(number[1:] or 0) for number in found)
 
@@ -118,7 +118,7 @@ class Claims:
 
 
 def _create(path: Path, told: Mapping[str, str]) -> bool:
-    """Create a claim; False where there is one, StoreError where none can be written."""
+    """Create a claim and return True; False if it exists, StoreError if it cannot be written."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)  # a run that has ended may have removed it just now
         descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o644)
@@ -142,6 +142,6 @@ def _alive(process: int) -> bool:
         return False
     except OSError:
         return True
-    with suppress(OSError):  # dead, but its parent has not heard yet
+    with suppress(OSError):  # a zombie is dead, but its parent has not noticed yet
         return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
     return True

@@ -1,8 +1,8 @@
 """Crash-safe extraction: small immutable shards in a work folder, each with a record of its sha256, then one merge.
 
-A shard counts only when its record exists and its bytes match it; both are written by temporary file, fsync and
-rename. After any kill -9 the next run keeps what counts, cuts the rest into the same shards and ends
-with the same bytes.
+A shard counts only if its record exists and its bytes match the record. Both are written by temporary file, fsync and
+rename. After any kill -9 the next run keeps what counts, cuts the rest into the same shards and ends with the same
+bytes.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -32,18 +32,18 @@ class Wanted:
     """The rows a finished feature file must hold, in order.
 
     Raises:
-        StoreError: an id twice or one that cannot be stored, or not one stamp per id.
+        StoreError: an id occurs twice or cannot be stored, or there is not one stamp per id.
     """
 
     ids: Sequence[str]
     """Item ids."""
     stamps: Sequence[str]
-    """What the catalog knows of each source without opening it; "" where it is missing."""
+    """What the catalog knows of each source without opening it; "" if it is missing."""
     digests: KnownDigests | None = None
-    """Reads sources whose stamp has changed, to see whether their bytes have, too; None takes them for changed."""
+    """Reads sources whose stamp has changed, to see whether their bytes have changed; None assumes that they have."""
 
     def __post_init__(self) -> None:
-        """Check before hours of extraction, not after."""
+        """Check here, before hours of extraction."""
         check_ids(self.ids)
         if len(self.stamps) != len(self.ids):
             raise StoreError(f"{len(self.ids)} ids are wanted but {len(self.stamps)} stamps given; give one per id")
@@ -56,11 +56,11 @@ class FeatureJob:
         target: the feature file that `finish` writes. Its name should carry the fingerprint.
         provenance: recipe, dataset and versions; parts of another recipe or dataset are refused.
         wanted: the rows to end up with.
-        retry_failed: make FAILED rows of earlier runs again; otherwise they stand until their source's stamp
-            changes.
+        retry_failed: make rows again that failed in the finished file. Otherwise they stand until the stamp of their
+            source changes.
 
     Attributes:
-        others: ids of rows made earlier that are not wanted now; `finish` drops them.
+        others: ids of existing rows that are not wanted now; `finish` drops them.
     """
 
     def __init__(self, target: Path, provenance: Provenance, wanted: Wanted, *, retry_failed: bool = False) -> None:
@@ -69,15 +69,15 @@ class FeatureJob:
         self.provenance = provenance
         self.wanted = wanted
         self._retry_failed = retry_failed
-        self._found = self._on_disk()  # first: what changes from now on is not known here
+        self._found = self._on_disk()  # read first, so that `overtaken` sees whatever changes from now on
         self._made = FeatureFile(target, dataset=provenance.dataset) if target.exists() else None
         self._current: dict[str, FeatureFile] = {}
-        self._counted: set[str] = set()  # records whose rows are counted, here or in `rows_of_others`
-        self._seen: dict[str, str] = {}  # records there were at the start: name -> sha256 of their shards
+        self._counted: set[str] = set()  # records whose rows are counted already
+        self._seen: dict[str, str] = {}  # records found at the start: name -> sha256 of the shard
         self._others_rows = 0
         stamps = dict(zip(wanted.ids, wanted.stamps, strict=True))
         others: dict[str, None] = {}
-        self._good: set[str] = set()  # with a row in a shard that has not failed: shards come in no order of time
+        self._good: set[str] = set()  # ids with a good row in a shard, which wins: shards are in no order of time
         doubtful: dict[str, list[tuple[FeatureFile, str]]] = {}
         for part in [self._made, *self._shards()] if self._made else self._shards():
             self._check_recipe(part)
@@ -88,7 +88,7 @@ class FeatureJob:
         self.others = list(others)
 
     def _take(self, part: FeatureFile, stamps: Mapping[str, str], *, retry_failed: bool) -> Iterator[tuple[str, str]]:
-        """Take the rows of a part whose sources are as they were; yield (id, digest) of those with another stamp."""
+        """Take the rows whose sources have not changed; yield (id, digest) of those that differ only in their date."""
         for item, stamp, state, digest in rows_of(part):
             now = stamps.get(item)
             if now is None:
@@ -105,7 +105,7 @@ class FeatureJob:
                 self._good.add(item)
 
     def _keep_same_bytes(self, doubtful: Mapping[str, Sequence[tuple[FeatureFile, str]]]) -> None:
-        """Keep rows whose source has another stamp and the same bytes: those of a dataset that was copied."""
+        """Keep rows whose source has another stamp but the same bytes, as in a copied dataset."""
         rows = [n for n, item in enumerate(self.wanted.ids) if item in doubtful and item not in self._current]
         if self.wanted.digests is None or not rows:
             return
@@ -117,7 +117,7 @@ class FeatureJob:
                 self._current[item] = same[-1]
 
     def _shards(self) -> list[FeatureFile]:
-        """Return the shards that count; drop records of the others, so that their rows are simply made again."""
+        """Return the shards that count; remove the records of the others, so that their rows are made again."""
         shards = []
         for record in sorted(self.folder.glob("*.json")):
             shard = record.with_suffix(".h5")
@@ -126,7 +126,7 @@ class FeatureJob:
                 self._counted.add(record.name)
                 self._seen[record.name] = str(recorded(record).get("sha256", ""))
             else:
-                record.unlink(missing_ok=True)  # other workers clear up, too
+                record.unlink(missing_ok=True)  # another worker may have removed it
         return shards
 
     def _check_recipe(self, part: FeatureFile) -> None:
@@ -138,7 +138,7 @@ class FeatureJob:
             )
 
     def _on_disk(self) -> tuple[object, ...]:
-        """Return what tells the finished file and the records of today from those of another time."""
+        """Return a value that changes when the finished file or the set of records changes."""
         status = self.target.stat() if self.target.exists() else None
         made = (status.st_ino, status.st_mtime_ns, status.st_size) if status else None
         return made, *sorted(record.name for record in self.folder.glob("*.json"))
@@ -149,20 +149,20 @@ class FeatureJob:
         return self._found != self._on_disk()
 
     def reopened(self, *, retry_failed: bool | None = None) -> Self:
-        """Return the same job with what is on disk now."""
+        """Return a new job on the same file, with what is on disk now."""
         retry = self._retry_failed if retry_failed is None else retry_failed
         return type(self)(self.target, self.provenance, self.wanted, retry_failed=retry)
 
     @property
     def pending(self) -> list[int]:
-        """Return positions in `wanted` that still have no row of this recipe and source."""
+        """Return the positions in `wanted` that have no row of this recipe and source yet."""
         return [row for row, item in enumerate(self.wanted.ids) if item not in self._current]
 
     @property
     def needed(self) -> list[int]:
-        """Return positions in `wanted` that the finished file lacks, shards or no shards: what shards are cut from.
+        """Return the positions in `wanted` that the finished file lacks, whether or not shards hold them.
 
-        It stays the same until `finish`, so any number of workers that cut it cut the same shards.
+        They stay the same until `finish`, so all workers cut the same shards from them.
         """
         return [
             row
@@ -171,28 +171,34 @@ class FeatureJob:
         ]
 
     def made_elsewhere(self, rows: Sequence[int]) -> bool:
-        """Return whether another worker has finished the shard of these rows since this job was opened; remember it."""
+        """Return whether another worker has made the shard of these rows since this job was opened; take it if so."""
         shard = self._shard_path([self.wanted.ids[row] for row in rows], [self.wanted.stamps[row] for row in rows])
         record = shard.with_suffix(".json")
         if not record.is_file() or recorded(record).get("sha256", "") == self._seen.get(record.name):
-            return False  # or its rows were there before, made from what the sources were then
+            return False  # not made, or known since the start: then it was made from older sources
         part = FeatureFile(shard, dataset=self.provenance.dataset)
         self._check_recipe(part)
         self._current |= dict.fromkeys(part.columns.ids, part)
         return True
 
     def rows_of_others(self) -> int:
-        """Return how many rows other workers have made since this job was opened; reads new records alone."""
+        """Return how many rows other workers have made since this job was opened; only new records are read."""
         for record in self.folder.glob("*.json"):
             if record.name not in self._counted:
                 self._counted.add(record.name)
                 self._others_rows += int(recorded(record).get("rows", 0))
         return self._others_rows
 
-    def forget_failed(self) -> None:
-        """Drop the FAILED rows of shards, so that they are made again.
+    def forget_finished(self, again: Callable[[str], bool]) -> None:
+        """Make rows of the finished file pending again that have no vector for a reason that `again` accepts."""
+        for item, _, reason in self.rejected():
+            if self._current[item] is self._made and again(reason):
+                del self._current[item]
 
-        What else the shards hold becomes one shard. For the start of a run, before its workers.
+    def forget_failed(self) -> None:
+        """Drop the FAILED rows of shards, so that they are made again; the other rows become one shard.
+
+        Call it when a run starts, before its workers do.
         """
         parts = {item: part for item, part in self._current.items() if part is not self._made}
         states = {
@@ -233,10 +239,10 @@ class FeatureJob:
         return [pending[start : start + size] for start in range(0, len(pending), size)]
 
     def write(self, rows: FeatureRows, *, dtype: str | None = None, seconds: Mapping[str, float] | None = None) -> None:
-        """Store one shard and its record; its name is a hash of the rows it holds, so a repeat replaces itself.
+        """Store one shard and its record; its name is a hash of its rows, so a shard made again replaces itself.
 
-        With `dtype` (float16, float32 or int8) the rows are float32 and rounded here; see `write_features`.
-        `seconds` is what making them took, by stage.
+        With `dtype` (float16, float32 or int8) the rows are float32 and are rounded here; see `write_features`.
+        `seconds` is the time that making them took, by stage.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         shard = self._shard_path(rows.ids, rows.stamps)
@@ -250,13 +256,13 @@ class FeatureJob:
         self._counted.add(shard.with_suffix(".json").name)
 
     def _shard_path(self, ids: Sequence[str], stamps: Sequence[str]) -> Path:
-        marks = [without_time(stamp) for stamp in stamps]  # the same for workers with copies of the media
+        marks = [without_time(stamp) for stamp in stamps]  # the name is the same for workers with copies of the media
         name = hashlib.sha256(canonical_json([list(ids), marks]).encode()).hexdigest()[:16]
         return self.folder / f"{name}.h5"
 
     @property
     def cosine_error(self) -> CosineError | None:
-        """Return what rounding cost the wanted rows that are there, as `FeatureFile.cosine_error`."""
+        """Return what rounding cost the wanted rows that exist, as `FeatureFile.cosine_error` does."""
         parts: dict[int, tuple[FeatureFile, list[str]]] = {}
         for item in self.wanted.ids:
             if item in self._current:
@@ -280,7 +286,7 @@ class FeatureJob:
         """Merge everything into `target` (written whole or not at all), drop the work folder, return the file.
 
         Raises:
-            StoreError: rows are still pending, a shard was damaged meanwhile, or the disk is full; shards are kept.
+            StoreError: rows are still pending, a shard is damaged, or the disk is full; the shards are kept.
         """
         if self.pending:
             raise StoreError(f"{len(self.pending)} rows of {self.target} are not made yet; run `extract` again")
@@ -288,7 +294,7 @@ class FeatureJob:
         merge(self.target, {item: self._current[item] for item in self.wanted.ids}, self.provenance, stamps=stamps)
         self._made = FeatureFile(self.target)
         self._current = dict.fromkeys(self.wanted.ids, self._made)
-        for record in self.folder.glob("*.json"):  # first: whenever this is cut off, no record stands without its shard
+        for record in self.folder.glob("*.json"):  # records first, so that a crash leaves none without its shard
             record.unlink(missing_ok=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         remove_leftovers(self.target)

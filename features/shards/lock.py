@@ -1,6 +1,6 @@
-"""One run at a time on a feature file, on whatever machine; a second one hears who is at work.
+"""A lock on feature files: one run at a time, on whatever machine; a second run is told who is at work.
 
-The lock is a claim (claims.py) beside the file: it goes away with the process that holds it, at once on this
+The lock is a claim (features/shards/claims.py) beside the file. It ends with the process that holds it: at once on this
 machine, and after some minutes without a sign of life on another.
 """
 
@@ -20,18 +20,18 @@ POLL_S = 0.5
 
 @dataclass(frozen=True)
 class Owner:
-    """Who is at work."""
+    """The run that is at work on a feature file."""
 
     target: Path
     """The feature file."""
     host: str = ""
-    """Name of the machine; '' where it is not told yet."""
+    """Name of the machine; '' while the claim is being written."""
     process: str = ""
-    """Its number there."""
+    """Number of the process on that machine."""
     since: str = ""
-    """Local time there."""
+    """Start of the run, in local time."""
     run: str = ""
-    """What it makes: equal in runs that make the same files."""
+    """Key of the run; equal in runs that make the same files."""
 
     def __str__(self) -> str:
         """Return 'process 7 on host, since 2026-01-01 10:00:00,'."""
@@ -39,11 +39,11 @@ class Owner:
 
 
 class RunLock:
-    """The turn to work on some feature files: all of them or none.
+    """A lock on some feature files: on all of them or on none.
 
     Args:
         targets: the files.
-        run: told to others, see `Owner`.
+        run: key that other runs are told, as `Owner.run`.
         stale_s: seconds without a sign of life after which an owner on another machine counts as dead.
     """
 
@@ -54,7 +54,7 @@ class RunLock:
         self._held = ExitStack()
 
     def take(self) -> Owner | None:
-        """Take the turn; None when it is ours, or who has it."""
+        """Try to take the lock; return None if it is ours now, or else its owner."""
         with ExitStack() as held:
             for target in self._targets:
                 claims = Claims(target.parent, stale_s=self._stale_s, told=self._told)
@@ -66,12 +66,12 @@ class RunLock:
         return None
 
     def wait(self) -> None:
-        """Wait until the turn is ours."""
+        """Wait until the lock is ours."""
         while self.take() is not None:
             time.sleep(POLL_S)
 
     def release(self) -> None:
-        """Give the turn back."""
+        """Give the lock back."""
         self._held.close()
 
 

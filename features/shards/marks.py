@@ -1,7 +1,7 @@
-"""Sources whose mark differs from the recorded one, but whose bytes may be the same: looked at once, then remembered.
+"""Marks of sources, and digests of those whose mark has changed although their bytes may be the same.
 
-A copied dataset has other dates and the same bytes. Nothing of it is made again; its bytes are read once, and what was
-found stands in a hidden file beside the feature files, which may be deleted at any time.
+A copied dataset has other dates and the same bytes, so none of its rows is made again. Its bytes are read once, and
+their digests are kept in a hidden file beside the feature files, which may be deleted at any time.
 """
 
 from __future__ import annotations
@@ -17,21 +17,21 @@ from features.errors import StoreError
 from features.shards.claims import Claims
 
 POLL_S = 0.5
-Digest = Callable[[Sequence[int]], Sequence[str]]  # of the sources of these rows, '' of what cannot be read
+Digest = Callable[[Sequence[int]], Sequence[str]]  # rows -> digests of their sources, '' if one cannot be read
 
 
 def same_source(recorded: str, now: str) -> bool:
-    """Return whether a recorded mark and that of today stand for one source, as far as marks tell.
+    """Return whether a recorded mark and that of today stand for the same source, as far as marks can tell.
 
     >>> same_source("size:5", "size:5:170000"), same_source("size:5:160000", "size:5:170000")
     (True, False)
     """
-    # files of earlier versions recorded the size alone
+    # earlier versions recorded only the size
     return recorded == now or (recorded.startswith("size:") and now.startswith(f"{recorded}:"))
 
 
 def without_time(mark: str) -> str:
-    """Return a mark without its date: equal on all machines that hold copies of one dataset.
+    """Return a mark without its date, which is equal on all machines that hold copies of one dataset.
 
     >>> without_time("size:5:170000")
     'size:5'
@@ -44,7 +44,7 @@ class KnownDigests:
 
     Args:
         path: the file; made when there is something to keep.
-        digest: reads the sources of rows; called once with all that are asked for and not known.
+        digest: reads the sources of rows; called once, with all rows whose digest is wanted and not known.
     """
 
     def __init__(self, path: Path, digest: Digest) -> None:
@@ -53,15 +53,15 @@ class KnownDigests:
         self._claims = Claims(path.parent)
 
     def of(self, rows: Sequence[int], ids: Sequence[str], marks: Sequence[str]) -> list[str]:
-        """Return the digest of each row's source as it is now, '' where it cannot be read; ids and marks are theirs.
+        """Return the digest of each row's source as it is now, '' if it cannot be read.
 
-        Of many workers that ask at once, one reads, and the others wait for what it finds.
+        `ids` and `marks` are those of the rows. If many workers ask at once, one reads and the others wait for it.
         """
         while True:
             with ExitStack() as held:
                 try:
                     mine = held.enter_context(self._claims.take(self._path.name))
-                except StoreError:  # nothing may be written here: everybody reads for themselves
+                except StoreError:  # nothing can be written here, so every worker reads by itself
                     mine = True
                 if mine or self._all_known(ids, marks):
                     return self._of(rows, ids, marks)
@@ -79,7 +79,7 @@ class KnownDigests:
         fresh = {pairs[place][0]: (pairs[place][1], digest) for place, digest in zip(unknown, found, strict=True)}
         known |= {item: kept for item, kept in fresh.items() if kept[1]}
         if fresh:
-            with suppress(StoreError):  # where nothing may be written they are read again next time
+            with suppress(StoreError):  # if nothing can be written, they are read again next time
                 write_atomic(self._path, json.dumps(known))
         return [known[item][1] if item in known and known[item][0] == mark else "" for item, mark in pairs]
 
@@ -87,5 +87,5 @@ class KnownDigests:
         try:
             held = json.loads(self._path.read_text(encoding="utf-8"))
             return {str(item): (str(mark), str(digest)) for item, (mark, digest) in held.items()}
-        except (OSError, ValueError, TypeError, AttributeError):  # absent, or damaged: then it knows nothing
+        except (OSError, ValueError, TypeError, AttributeError):  # absent or damaged: nothing is known
             return {}

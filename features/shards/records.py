@@ -1,4 +1,4 @@
-"""What stands in the work folder of a job: records of shards, and the rows of a part."""
+"""Read the work folder of a job: records of shards, and the rows of a part."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def rows_of(part: FeatureFile) -> Iterator[tuple[str, str, int, str]]:
 
 
 def shard_sha256(shard: Path) -> str | None:
-    """Return the sha256 of a shard; None where there is none (any more)."""
+    """Return the sha256 of a shard's bytes; None if it does not exist (any more)."""
     try:
         return file_sha256(shard)
     except FileNotFoundError:
@@ -26,7 +26,7 @@ def shard_sha256(shard: Path) -> str | None:
 
 
 def recorded(record: Path) -> dict[str, Any]:
-    """Return a shard's record; a damaged one, or one that is gone, counts for nothing."""
+    """Return a shard's record; {} if it is damaged or gone."""
     try:
         found = json.loads(record.read_text(encoding="utf-8"))
     except (OSError, ValueError):

@@ -36,8 +36,8 @@ __all__ = [
 class LearnedItems(ItemRepresentation):
     """One learned vector per item (IDRec).
 
-    Entries start normal(0, std). A user vector leaves its LayerNorm with length sqrt(D), so at std 0.02 and D 64 the
-    first scores have deviation 0.16: a nearly flat softmax, from which lr 1e-3 moves fast.
+    Entries start at normal(0, std). A user vector leaves its LayerNorm with length sqrt(D), so at std 0.02 and D 64 the
+    first scores have deviation 0.16. This is a nearly flat softmax, from which lr 1e-3 moves fast.
     """
 
     def __init__(self, n_items: int, dim: int, std: float) -> None:
@@ -58,14 +58,14 @@ class LearnedItems(ItemRepresentation):
 
 @dataclass(frozen=True)
 class Categories:
-    """The categories of items, item after item."""
+    """The categories of all items."""
 
     codes: Tensor
-    """(m,) int64 in [0, size)."""
+    """Category numbers, item after item, (m,) int64 in [0, size)."""
     offsets: Tensor
-    """(I + 1,) int64, where each item's part of `codes` starts; an item may have none."""
+    """Where each item's part of `codes` starts, (I + 1,) int64; the part may be empty."""
     size: int
-    """How many categories there are."""
+    """Number of categories."""
 
 
 class CategoryItems(ItemRepresentation):
@@ -81,7 +81,7 @@ class CategoryItems(ItemRepresentation):
         self.embedding = nn.Parameter(torch.empty(categories.size, dim).normal_(std=std))
 
     def forward(self, items: Tensor) -> Tensor:
-        """Return the means."""
+        """Return the means (n, D)."""
         counts = self.offsets[items + 1] - self.offsets[items]
         rows = torch.repeat_interleave(counts)
         within = torch.arange(len(rows), device=items.device) - (counts.cumsum(0) - counts)[rows]
@@ -91,11 +91,11 @@ class CategoryItems(ItemRepresentation):
 
 
 class FusedItems(ItemRepresentation):
-    """Several parts: learned, projected frozen ones, categories.
+    """Several parts fused into one vector: learned, frozen and projected, categories.
 
-    A learned part beside content starts at zero: an item that training never showed keeps a learned part of exactly
-    zero and is placed by its content alone, where a random start would add noise to it that nothing ever removes.
-    Learned parts of seen items leave zero with the first gradient, which does not depend on their value.
+    A learned part beside content starts at zero. So an item that training never showed keeps a learned part of exactly
+    zero and is placed by its content alone; a random start would add noise that nothing ever removes. Learned parts of
+    seen items leave zero with the first gradient, which does not depend on their value.
     """
 
     def __init__(self, parts: Sequence[ItemRepresentation], fuse: Fuse) -> None:
@@ -109,7 +109,7 @@ class FusedItems(ItemRepresentation):
 
     @property
     def parts(self) -> tuple[ItemRepresentation, ...]:
-        """Return the parts."""
+        """Return the parts that are fused."""
         return tuple(cast(ItemRepresentation, member) for member in self.members)
 
     def forward(self, items: Tensor) -> Tensor:
@@ -140,22 +140,23 @@ def build_items(
     towers: Mapping[str, Tower] | None = None,
     present: Mapping[str, Tensor] | None = None,
 ) -> ItemRepresentation:
-    """Build the representation a config names, on the CPU.
+    """Build the representation that a config names, on the CPU.
 
     Args:
-        config: the switch.
+        config: which representation to build, and its options.
         n_items: I.
-        features: modality -> (I, F) float32, where `config.reads_layers` (I, L, F), rows in item order; each is
+        features: modality -> (I, F) float32, or (I, L, F) where `config.reads_layers`; rows in item order. Each is
             normalised and is a part of its own.
         generator: source of the initial weights (CPU).
         sides: the categories of each name in `config.side`.
-        towers: encoders to train, on the CPU, by a name for messages; kinds 'top' and 'e2e'. Each is a part of its own.
-        present: modality -> (I,) bool, the items whose vectors are their own and no filling; only those are measured.
-            Modalities that are not named here: all.
+        towers: encoders to train, on the CPU, by a name for messages; for kinds 'top' and 'e2e'. Each is a part of its
+            own.
+        present: modality -> (I,) bool, the items whose vectors are their own and no filling; only those are measured. A
+            modality that is not named has all.
 
     Raises:
-        ValueError: features, towers or categories that are absent where they are needed, or that do not fit; a width
-            that 'concat' cannot share out evenly.
+        ValueError: features, towers or categories are absent where they are needed, or do not fit; 'concat' cannot
+            share the width out evenly.
     """
     _check_features(config, n_items, features)
     if config.kind in TOWERS and not towers:
@@ -215,7 +216,7 @@ def _parts(
 def _content(
     config: ItemsConfig, features: Mapping[str, Tensor], present: Mapping[str, Tensor], width: int
 ) -> list[ItemRepresentation]:
-    """Return a part per modality, and the one that all of them make together where `config.inter` asks for it."""
+    """Return one part per modality, and the one they make together where `config.inter` asks for it."""
     frozen = [(normalise(matrix, config.normalise, present.get(name)), name) for name, matrix in features.items()]
     if config.kind != "adapter":
         return [FrozenItems(matrix, config, width, present.get(name)) for matrix, name in frozen]

@@ -1,6 +1,6 @@
-"""What recommenders share that propagate over the graph of users and items.
+"""What recommenders that propagate over the graph of users and items share.
 
-Letters: U users, I items, N = U + I nodes (users first), E edges, D width, n and m nodes asked for.
+Letters: U users, I items, N = U + I nodes (users first), E edges, D width, n users and m items asked for.
 """
 
 from __future__ import annotations
@@ -18,23 +18,23 @@ from models.shared.representation import ItemRepresentation
 from models.shared.sparse import Adjacency, Part
 
 SHORT = 0.01  # vectors shorter than this are divided by it, not by their length
-MOST = 0.75  # of a graph: a part that holds more costs more to pick out than it saves
-WIDE = 256  # numbers in a vector: where nothing but sums is computed, picking out pays from here on
+MOST = 0.75  # share of a graph: a part that holds more costs more to pick out than it saves
+WIDE = 256  # vector width from which picking a part out pays, where nothing but sums is computed
 
-Pair = tuple[Tensor, Tensor]  # of users and of items, or of the edges into users and those into items
+Pair = tuple[Tensor, Tensor]  # for users and for items, or for the edges into users and into items
 Kept = tuple[tuple[tuple[int, int], ...], Pair]
 
 
 def distinct_edges(facts: TrainingFacts) -> tuple[Tensor, Tensor]:
-    """Return user and item (E,) of every pair that met in training, each once."""
+    """Return user and item, (E,) each, of every pair that met in training; each pair once."""
     keys = torch.unique(facts.edges[0] * facts.n_items + facts.edges[1])
     return torch.div(keys, facts.n_items, rounding_mode="floor"), keys % facts.n_items
 
 
 def unit(vectors: Tensor) -> Tensor:
-    """Return (n, D) vectors of length 1, shorter where they are shorter than SHORT.
+    """Return vectors (n, D) scaled to length 1, or to less where they are shorter than SHORT.
 
-    A vector that starts at zero has no direction: dividing it by 1e-12, as the released codes do, would blow its first
+    A vector that starts at zero has no direction. Dividing it by 1e-12, as the released codes do, would blow its first
     gradient up by as much.
     """
     scaled: Tensor = _Unit.apply(vectors)
@@ -42,8 +42,10 @@ def unit(vectors: Tensor) -> Tensor:
 
 
 class _Unit(torch.autograd.Function):
-    """Keeps its output for the backward pass, which others keep as well, and lets its input go: 2 GB at 120,000 nodes
-    of width 4096."""
+    """`unit`, which keeps only its output for the backward pass.
+
+    Other layers keep that output as well. Letting the input go saves 2 GB at 120,000 nodes of width 4096.
+    """
 
     @staticmethod
     def forward(ctx: Any, vectors: Tensor) -> Tensor:
@@ -63,20 +65,20 @@ class _Unit(torch.autograd.Function):
 def sum_of_powers(
     first: Pair, edges: tuple[Adjacency, Adjacency], weights: Pair, layers: int, nodes: tuple[Tensor | None, ...]
 ) -> Pair:
-    """Return x + A x + ... + A^K x of users and of items, or of some of them.
+    """Return x + A x + ... + A^K x for users and for items, or for some of them.
 
-    By Horner's rule, x + A (x + A (...)): no layer is kept for the backward pass. Where few nodes are asked for, each
-    layer is computed for those alone that the next one needs.
+    Horner's rule, x + A (x + A (...)), keeps no layer for the backward pass. Where few nodes are asked for, each layer
+    is computed only for those that the next one needs.
 
     Args:
-        first: x, (U, D) and (I, D).
-        edges: A into users (U, I), and into items (I, U).
+        first: x of users (U, D) and of items (I, D).
+        edges: A into users (U, I) and into items (I, U).
         weights: the entries of both.
         layers: K.
-        nodes: users (n,) and items (m,) int64, each once; None = all.
+        nodes: users (n,) and items (m,) int64, all distinct; None = all.
     """
     users, items = nodes
-    fields: list[tuple[Tensor, Tensor]] = []  # users and items whose vectors a layer gives, the last one's first
+    fields: list[tuple[Tensor, Tensor]] = []  # users and items whose vectors a layer gives, last layer first
     parts: list[tuple[Part, Part]] = []
     wide = first[0].shape[1] >= WIDE
     while wide and users is not None and items is not None and len(parts) < layers:
@@ -88,7 +90,7 @@ def sum_of_powers(
     of_users, of_items = first
     for _ in range(layers - len(parts)):
         of_users, of_items = (
-            edges[0](of_items, weights[0]).add_(first[0]),  # in the memory the product was made in
+            edges[0](of_items, weights[0]).add_(first[0]),  # in place, in the product's memory
             edges[1](of_users, weights[1]).add_(first[1]),
         )
     of_users = of_users if users is None else of_users.index_select(0, users)
@@ -103,7 +105,7 @@ def sum_of_powers(
 
 
 def rows_of(table: Tensor, sets: Sequence[Tensor]) -> Sequence[Tensor]:
-    """Return several sets of rows of a table, by one look-up: the gradient of each look-up is as large as the table."""
+    """Return several sets of rows of a table by one look-up: each look-up's gradient is as large as the table."""
     if not sets:
         return ()
     rows: Sequence[Tensor] = torch.split(table.index_select(0, torch.cat(list(sets))), [len(some) for some in sets])
@@ -111,10 +113,10 @@ def rows_of(table: Tensor, sets: Sequence[Tensor]) -> Sequence[Tensor]:
 
 
 class GraphRecommender(PairRecommender):
-    """A recommender whose vectors come from propagation over the training graph; a subclass is its `propagate`.
+    """A recommender whose vectors come from propagation over the training graph; a subclass defines `propagate`.
 
-    Without training and gradients the vectors of all nodes are kept until a parameter changes, so that an evaluation in
-    chunks propagates once.
+    Outside training and without gradients, the vectors of all nodes are kept until a parameter changes. So an
+    evaluation in chunks propagates once.
     """
 
     takes = ("id", "v", "dnn", "id+v", "adapter")
@@ -123,10 +125,10 @@ class GraphRecommender(PairRecommender):
 
     @abstractmethod
     def propagate(self, users: Tensor | None, items: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Return (n, D) vectors of users (n,) and (m, D) of items (m,), each distinct; None = all."""
+        """Return vectors (n, D) of users (n,) and (m, D) of items (m,), all distinct; None = all."""
 
     def encode(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (n, D) vectors of users (n,) and (m, D) of items (m,)."""
+        """Return vectors (n, D) of users (n,) and (m, D) of items (m,)."""
         if self.training or torch.is_grad_enabled():
             self._kept = None
             return self.propagate(users, items)
@@ -138,7 +140,7 @@ class GraphRecommender(PairRecommender):
 
 
 def fuse_of(items: ItemRepresentation, known: tuple[str, ...]) -> str:
-    """Return how the branches of a model are to be joined; 'concat' where the items have one part.
+    """Return how a model's branches are joined; 'concat' where the items have one part.
 
     Raises:
         ValueError: `items.fuse` is not in `known`: gates weigh parts that these models propagate apart.
@@ -151,7 +153,7 @@ def fuse_of(items: ItemRepresentation, known: tuple[str, ...]) -> str:
 
 
 def join(vectors: list[Tensor], fuse: str) -> Tensor:
-    """Return what branches (n, D) each become together: 'sum', 'mean', or 'concat'."""
+    """Join the vectors (n, D) of branches by 'sum', 'mean' or 'concat'."""
     if len(vectors) == 1 or fuse == "concat":
         return torch.cat(vectors, dim=1)
     total = torch.stack(vectors).sum(0)

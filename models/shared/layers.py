@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 
 class BatchNorm(nn.BatchNorm1d):
-    """torch's own, which refuses to train on one row (it has no deviation): there, the running statistics are used."""
+    """torch's own, except that a single training row, which has no deviation, uses the running statistics."""
 
     def forward(self, rows: Tensor) -> Tensor:
-        """Return (n, D) rows, normalised."""
+        """Return the normalised rows (n, D)."""
         if self.training and len(rows) < 2:
             gain, offset = self.as_affine()
             return rows * gain + offset
@@ -28,7 +28,7 @@ class BatchNorm(nn.BatchNorm1d):
 
 
 def relu_layers(widths: Sequence[int], dropout: float) -> nn.Sequential:
-    """Return Linear-ReLU-Dropout from each width to the next; an empty module, which changes nothing, for one width."""
+    """Return Linear-ReLU-Dropout from each width to the next; for one width an empty module, which changes nothing."""
     layers: list[nn.Module] = []
     for inner, outer in pairwise(widths):
         linear = nn.Linear(inner, outer)

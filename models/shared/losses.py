@@ -15,25 +15,25 @@ from torch.nn import functional
 
 from models.shared.recommender import UserItems
 
-CHUNK_CPU = 2**20  # logits held at a time: 4 MB stay in the cache and are touched for the first time only once
+CHUNK_CPU = 2**20  # logits held at a time: 4 MB stay in the cache, and one buffer serves all chunks
 CHUNK_GPU = 2**26
 SAFE_LOGIT = 40.0  # exp(+-40) and sums and products of a billion of them are ordinary float32 numbers
 
 
 @dataclass(frozen=True)
 class BatchItems:
-    """The distinct items of a batch: vectors are made once per item, however often it occurs."""
+    """The distinct items of a batch: vectors are computed once per item, however often it occurs."""
 
     items: Tensor
-    """(C,) int64, ascending."""
+    """Distinct items, (C,) int64, ascending."""
     slots: Tensor
-    """(B, S) int64, where each slot's item stands in `items`; 0 where the slot is padding."""
+    """Where each slot's item stands in `items`, (B, S) int64; 0 where the slot is padding."""
     counts: Tensor
-    """(C,) int64, real slots holding the item."""
+    """Number of real slots that hold each item, (C,) int64."""
 
 
 def batch_items(items: Tensor, mask: Tensor) -> BatchItems:
-    """Return the distinct items of the real slots of (B, S) items."""
+    """Return the distinct items in the real slots of `items` (B, S)."""
     distinct, inverse, counts = torch.unique(items[mask], return_inverse=True, return_counts=True)
     slots = torch.zeros_like(items)
     slots[mask] = inverse
@@ -41,13 +41,13 @@ def batch_items(items: Tensor, mask: Tensor) -> BatchItems:
 
 
 def log_popularity(item_counts: Tensor) -> Tensor:
-    """Return (I,) float32 log shares of training occurrences; an item that never occurred counts as one occurrence."""
+    """Return log shares of training occurrences, (I,) float32; an item that never occurred counts as one occurrence."""
     counts = item_counts.double().clamp(min=1)
     return (counts / item_counts.sum().clamp(min=1)).log().float()
 
 
 def own_items(users: Tensor, met: UserItems, distinct: BatchItems) -> Tensor:
-    """Return (Q, C) bool: the query's user (Q,) has met the item anywhere in training, past or future."""
+    """Return (Q, C) bool: whether the query's user (Q,) has met the item anywhere in training, past or future."""
     different, inverse = torch.unique(users, return_inverse=True)
     rows, items = met.of(different)
     column = torch.searchsorted(distinct.items, items).clamp_(max=max(len(distinct.items) - 1, 0))
@@ -60,21 +60,21 @@ def own_items(users: Tensor, met: UserItems, distinct: BatchItems) -> Tensor:
 def in_batch_softmax(
     queries: Tensor, candidates: Tensor, labels: Tensor, log_counts: Tensor, log_shares: Tensor, excluded: Tensor | None
 ) -> Tensor:
-    """Softmax over the slots of a batch with correction for popularity (MicroLens, arXiv 2309.15379; released code).
+    """Return the softmax loss over the slots of a batch, with a correction for popularity.
 
-    There a candidate is a slot, its logit `q . v - log p`, and an item that fills three slots counts three times. Here
-    a candidate is an item with its count inside the exponent, which is the same sum in fewer terms. The label counts
-    once; its other slots, and other items of the same user, do not count. The correction (Yi et al., RecSys 2019) is
-    for the label too; scores at inference are plain inner products.
+    In MicroLens (arXiv 2309.15379, released code) a candidate is a slot, its logit is `q . v - log p`, and an item that
+    fills three slots counts three times. Here a candidate is an item with its count inside the exponent, which gives
+    the same sum in fewer terms. The label counts once; its other slots, and other items of the same user, do not count.
+    The correction (Yi et al., RecSys 2019) is for the label too. Scores at inference are plain inner products.
 
     Args:
         queries: (Q, D).
         candidates: (C, D) vectors of distinct items.
         labels: (Q,) int64 in [0, C).
-        log_counts: (C,) log of the slots an item fills.
-        log_shares: (C,) log of its share p of training occurrences; zeros: no correction.
-        excluded: (Q, C) bool, items that are no negatives of a query; the label's own entry is not looked at. None:
-            all but the label are negatives.
+        log_counts: (C,) log of the number of slots that an item fills.
+        log_shares: (C,) log of an item's share p of training occurrences; zeros: no correction.
+        excluded: (Q, C) bool, items that are no negatives of a query; the label's own entry is ignored. None: all but
+            the label are negatives.
 
     Returns:
         () mean over queries; 0 where there are none.
@@ -86,9 +86,9 @@ def in_batch_softmax(
 def in_batch_softmax_of_scores(
     scores: Tensor, labels: Tensor, log_counts: Tensor, log_shares: Tensor, excluded: Tensor | None
 ) -> Tensor:
-    """Return the mean () that `in_batch_softmax` does, of scores (Q, C) that are no inner products.
+    """Return the mean () that `in_batch_softmax` returns, for scores (Q, C) that are no inner products.
 
-    Other arguments are as there. The scores are held as a whole, and so is what made them.
+    The other arguments are the same. All scores are held at once, and so is what they were computed from.
     """
     label = labels[:, None]
     positive = scores.gather(1, label) - log_shares[label]
@@ -100,16 +100,16 @@ def in_batch_softmax_of_scores(
 
 
 def full_softmax(queries: Tensor, candidates: Tensor, labels: Tensor) -> Tensor:
-    """Return the mean cross entropy () of queries (Q, D) over all items (I, D), labels (Q,); nothing is excluded."""
+    """Return the mean cross entropy () of queries (Q, D) with labels (Q,) over all items (I, D); none is excluded."""
     loss: Tensor = _Softmax.apply(queries, candidates, labels, None, None)
     return loss
 
 
 def sampled_softmax(positive: Tensor, negative: Tensor, log_probability: Tensor) -> Tensor:
-    """Return the mean loss () of a softmax over the label and N drawn items, corrected for how likely each was drawn.
+    """Return the mean loss () of a softmax over the label and N drawn items, corrected for the chance of each draw.
 
     Jean et al., ACL 2015 (arXiv 1412.2007), section 3: a draw stands for all items it could have been, so the log of
-    its expected count is subtracted from its score. In expectation of the sum it is the full softmax.
+    its expected count is subtracted from its score. In expectation, the sum in the softmax is that of the full softmax.
 
     Args:
         positive: (Q,) scores of the labels.
@@ -122,7 +122,7 @@ def sampled_softmax(positive: Tensor, negative: Tensor, log_probability: Tensor)
 
 
 def bpr(positive: Tensor, negative: Tensor) -> Tensor:
-    """Return the mean () of -log sigmoid(positive - negative): (Q,) scores against (Q, N).
+    """Return the mean () of -log sigmoid(positive - negative), for scores (Q,) against (Q, N).
 
     Rendle et al., UAI 2009 (arXiv 1205.2618), section 4.1, without the regularisation.
     """
@@ -132,7 +132,7 @@ def bpr(positive: Tensor, negative: Tensor) -> Tensor:
 def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
     """Return the mean () over queries of -log sigmoid(positive) - sum over N of log(1 - sigmoid(negative)).
 
-    (Q,) scores against (Q, N); with N = 1 the loss of SASRec (arXiv 1808.09781, equation 8).
+    Scores are (Q,) against (Q, N). With N = 1 this is the loss of SASRec (arXiv 1808.09781, equation 8).
     """
     return (functional.softplus(-positive).sum() + functional.softplus(negative).sum()) / max(len(positive), 1)
 
@@ -140,8 +140,8 @@ def binary_cross_entropy(positive: Tensor, negative: Tensor) -> Tensor:
 class _Softmax(torch.autograd.Function):
     """Cross entropy of inner products whose (Q, C) logits never exist as a whole.
 
-    The gradient is made in the forward pass, chunk of queries by chunk, in one buffer that is used again: nothing
-    of size (Q, C) but the mask is kept for the backward pass.
+    The gradient is computed in the forward pass, one chunk of queries at a time, in a buffer that is used again.
+    Nothing of size (Q, C) but the mask is kept for the backward pass.
     """
 
     @staticmethod
@@ -153,7 +153,7 @@ class _Softmax(torch.autograd.Function):
         weights: tuple[Tensor, Tensor] | None,
         excluded: Tensor | None,
     ) -> Tensor:
-        """Return the mean loss and keep both gradients; weights are (log_counts, log_shares)."""
+        """Return the mean loss and keep both gradients; `weights` are (log_counts, log_shares)."""
         with torch.autocast(queries.device.type, enabled=False):
             queries, candidates = queries.float(), candidates.float()
             total, grad_queries, grad_candidates = _chunked(queries, candidates, labels, weights, excluded)
@@ -175,9 +175,9 @@ def _chunked(
     weights: tuple[Tensor, Tensor] | None,
     excluded: Tensor | None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the summed loss (), its gradients by queries (Q, D) and by candidates (C, D).
+    """Return the summed loss () and its gradients with respect to queries (Q, D) and candidates (C, D).
 
-    The softmax is never divided by its sum as a whole: the sum goes into the (Q, D) factors of the two gradients.
+    The (Q, C) exponents are never divided by their sum; the (Q, D) factors of the two gradients are.
     """
     size = (CHUNK_CPU if queries.device.type == "cpu" else CHUNK_GPU) // max(len(candidates), 1)
     size = min(max(size, 1), max(len(queries), 1))
@@ -198,7 +198,7 @@ def _chunked(
             logits.masked_fill_(excluded[part], -torch.inf)
         logits.scatter_(1, label, positive)
         largest = logits.amax(1, keepdim=True) if shift else torch.zeros_like(positive)
-        # in place: torch's log_softmax needs a second buffer and 4 times as long
+        # in place: torch's log_softmax needs a second buffer and takes 4 times as long
         exponents = (logits.sub_(largest) if shift else logits).exp_()
         norm = exponents.sum(1, keepdim=True)
         total += (norm.log() + largest - positive).sum()
@@ -212,11 +212,11 @@ def _chunked(
 def _needs_shift(queries: Tensor, candidates: Tensor, weights: tuple[Tensor, Tensor] | None) -> bool:
     """Return whether exp of the logits could leave float32, so that the largest must be subtracted first.
 
-    By Cauchy-Schwarz no logit is larger in magnitude than the bound. Two passes over all logits are saved below it.
+    By Cauchy-Schwarz no logit is larger in magnitude than the bound. A small bound saves two passes over all logits.
     """
     if not len(queries) or not len(candidates):
         return False
     bound = torch.linalg.vector_norm(queries, dim=1).max() * torch.linalg.vector_norm(candidates, dim=1).max()
     if weights is not None:
         bound = bound + weights[0].abs().max() + weights[1].abs().max()
-    return not float(bound) < SAFE_LOGIT  # also where it is not a number
+    return not float(bound) < SAFE_LOGIT  # True for NaN, too

@@ -1,4 +1,4 @@
-"""The switch between losses.
+"""The loss that the options choose, and the items it needs.
 
 Letters: B batch, S slots of a row, D model width, U users, I items, Q queries, C candidates, N negatives of a query.
 """
@@ -32,28 +32,29 @@ DRAWN = ("sampled", "bpr", "bce")
 
 @dataclass(frozen=True)
 class LossConfig:
-    """Which loss, and against which items."""
+    """Which loss is trained, and against which items."""
 
     __pydantic_config__: ClassVar[dict[str, str]] = {"extra": "forbid"}
 
     loss: Loss = "in-batch"
-    """'in-batch' softmax over the items of the batch; 'full' softmax over all items; 'sampled' softmax over drawn
-    items; 'bpr' and 'bce' against drawn items, one by one."""
+    """Loss that is trained: 'in-batch', a softmax over the items of the batch; 'full', over all items; 'sampled', over
+    drawn items; 'bpr' or 'bce', against drawn items one by one."""
     correction: bool = True
-    """'in-batch' only: subtract log popularity from the logits."""
+    """Whether log popularity is subtracted from the logits; 'in-batch' only."""
     mask_own: bool = True
-    """'in-batch' only: what a user has met anywhere in training is no negative of the user."""
+    """Whether what a user has met anywhere in training is no negative of that user; 'in-batch' only."""
     negatives: int = 1
-    """N, of each position: 'sampled', 'bpr' and 'bce' only. Never an item the user has met in training."""
+    """Number of items drawn for each position, N; 'sampled', 'bpr' and 'bce' only. Never an item the user has met in
+    training."""
     sampling: Sampling = "uniform"
-    """How they are drawn: 'uniform', or by 'popularity' to the power of 0.75."""
+    """How negatives are drawn: 'uniform', or by 'popularity' to the power of 0.75."""
     cold_negatives: bool = True
-    """Whether items that nobody has met in training are drawn, too. Where they are not, nothing in training holds their
-    scores down, and models that place them by content may offer little else; where they are, they are pushed down
-    as far as the training part can tell, and hardly ever offered."""
+    """Whether items that nobody has met in training are drawn, too. If not, nothing in training holds their scores
+    down, and models that place them by content may offer little else. If so, they are pushed down as far as the
+    training part can tell, and hardly ever offered."""
 
     def __post_init__(self) -> None:
-        """Refuse values no loss can have."""
+        """Refuse options that are out of range."""
         for name, known in (("loss", Loss), ("sampling", Sampling)):
             if getattr(self, name) not in get_args(known):
                 raise ValueError(f"{name} is {getattr(self, name)!r}; known: {', '.join(get_args(known))}")
@@ -66,17 +67,17 @@ class Candidates:
     """The items whose vectors a batch needs, each once."""
 
     items: Tensor
-    """(C,) int64."""
+    """Distinct items, (C,) int64."""
     slots: Tensor
-    """(B, S) int64, where each slot's item stands in `items`; anything where the slot is padding."""
+    """Where each slot's item stands in `items`, (B, S) int64; any number where the slot is padding."""
     counts: Tensor | None = None
-    """(C,) int64 real slots of each; None where the loss does not ask."""
+    """Number of real slots that hold each item, (C,) int64; None where the loss does not need it."""
     negatives: Tensor | None = None
-    """(Q, N) int64, where the drawn items stand in `items`; None where none are drawn."""
+    """Where the drawn items stand in `items`, (Q, N) int64; None where none are drawn."""
 
 
 class Objective(nn.Module):
-    """A loss with all it needs to know of the training part."""
+    """A loss together with what it needs to know of the training part."""
 
     log_shares: Tensor  # (I,)
 
@@ -92,7 +93,7 @@ class Objective(nn.Module):
         self.met = UserItems(facts) if config.loss == "in-batch" and config.mask_own else None
 
     def candidates(self, items: Tensor, mask: Tensor, users: Tensor) -> Candidates:
-        """Return what a batch needs vectors of; draws the negatives.
+        """Return the items whose vectors a batch needs; draw the negatives.
 
         Args:
             items: (B, S) int64, inputs and labels.
@@ -116,7 +117,7 @@ class Objective(nn.Module):
 
         Args:
             queries: (Q, D).
-            vectors: (C, D) of `of.items`.
+            vectors: (C, D), those of `of.items`.
             labels: (Q,) int64, where the labels stand in `of.items`.
             users: (Q,) int64, the user of each query.
             of: from `candidates`.
@@ -135,7 +136,7 @@ class Objective(nn.Module):
         """Return the mean loss () over queries whose scores are no inner products; not for 'full'.
 
         Args:
-            scores: (Q, C) of `of.items`; where negatives are drawn (Q, 1 + N), the label's first.
+            scores: (Q, C), those of `of.items`; where negatives are drawn (Q, 1 + N), the label's first.
             labels: (Q,) int64, where the labels stand in `of.items`.
             users: (Q,) int64, the user of each query.
             of: from `candidates`.
@@ -159,7 +160,7 @@ class Objective(nn.Module):
         return sampled_softmax(positive, negative, chance)
 
     def _weights(self, users: Tensor, of: Candidates) -> tuple[Tensor, Tensor, Tensor | None]:
-        """Return log counts and log shares (C,) of the batch's items, and (Q, C) which are no negatives."""
+        """Return log counts (C,) and log shares (C,) of the batch's items, and which are no negatives (Q, C)."""
         assert of.counts is not None
         excluded = None
         if self.met is not None:

@@ -1,6 +1,6 @@
-"""What recommenders share that know a user by number: pairs in, vectors of users and items, one of five losses out.
+"""What recommenders that know a user by number share: pairs in, vectors of users and items, one of five losses out.
 
-A subclass is its `encode`. A graph model is one whose `encode` propagates over all users and items.
+A subclass defines `encode`. In a graph model it propagates over all users and items.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from models.shared.representation import CHUNK, ItemRepresentation
 
 @dataclass(frozen=True)
 class PairConfig(LossConfig):
-    """Options of every recommender trained on pairs: those of its loss, and"""
+    """Options of every recommender trained on pairs, beside those of its loss."""
 
     reg: float = 0.0
-    """Weight of half the squared length of the vectors a pair uses (of user, item and drawn negatives, these as a
-    mean), mean over pairs; models that propagate name in `punished` the vectors meant."""
+    """Weight of the penalty on long vectors. The penalty is half the squared length of the vectors a pair uses (user,
+    item, and the mean over its drawn negatives), averaged over pairs. Models that propagate choose the vectors in
+    `punished`."""
 
     def __post_init__(self) -> None:
-        """Refuse values no model can have."""
+        """Refuse options that are out of range."""
         super().__post_init__()
         if not self.reg >= 0:
             raise ValueError(f"reg is {self.reg}; it must be at least 0")
@@ -44,12 +45,12 @@ class PairRecommender(Recommender):
 
     @abstractmethod
     def encode(self, users: Tensor, items: Tensor) -> tuple[Tensor, Tensor]:
-        """Return (n, D) vectors of users (n,) and (m, D) of items (m,), each distinct; either may be empty."""
+        """Return vectors (n, D) of users (n,) and (m, D) of items (m,), all distinct; either may be empty."""
 
     def punished(self, users: Tensor, items: Tensor, encoded: tuple[Tensor, Tensor]) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return what `reg` keeps short, (n, K) of users (n,) and (m, K') of items (m,): here the `encoded` vectors.
+        """Return what `reg` keeps short, (n, K) for users (n,) and (m, K') for items (m,): here the `encoded` vectors.
 
-        Models whose papers punish the vectors before propagation override it.
+        Models whose papers penalise the vectors before propagation override this.
         """
         return encoded
 
@@ -71,13 +72,13 @@ class PairRecommender(Recommender):
         return TrainOutput(loss, len(batch.users))
 
     def user_vectors(self, batch: UserBatch) -> Tensor:
-        """Return (B, D) vectors of the users; histories are not looked at."""
+        """Return (B, D) vectors of the users; histories are ignored."""
         different, rows = torch.unique(batch.users, return_inverse=True)
         return self.encode(different, batch.users[:0])[0][rows]
 
     @torch.no_grad()
     def item_vectors(self) -> Tensor:
-        """Return (I, D) vectors of all items as at inference; training mode is kept."""
+        """Return (I, D) vectors of all items as at inference; keep the training mode."""
         training = self.training
         self.eval()
         try:

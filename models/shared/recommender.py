@@ -16,8 +16,8 @@ from torch import Tensor, nn
 
 from models.shared.representation import Fuse, ItemRepresentation, Kind
 
-KINDS = get_args(Kind)  # of item representations
-FUSES = get_args(Fuse)  # of their parts
+KINDS = get_args(Kind)  # kinds of item representations
+FUSES = get_args(Fuse)  # ways to fuse their parts
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,11 @@ class TrainBatch:
     """Windows of training sequences."""
 
     users: Tensor
-    """(B,) int64."""
+    """User of each window, (B,) int64."""
     items: Tensor
-    """(B, L + 1) int64, oldest first; slots 0..L-1 are inputs, slots 1..L their targets."""
+    """Items of each window, (B, L + 1) int64, oldest first; slots 0..L-1 are inputs, slots 1..L their targets."""
     mask: Tensor
-    """(B, L + 1) bool, True where a slot is real. Real slots are contiguous and end in the last slot."""
+    """True where a slot is real, (B, L + 1) bool. Real slots are contiguous and end in the last slot."""
 
 
 @dataclass(frozen=True)
@@ -37,21 +37,21 @@ class PairBatch:
     """Training interactions, one by one."""
 
     users: Tensor
-    """(B,) int64."""
+    """User of each interaction, (B,) int64."""
     items: Tensor
-    """(B,) int64, each an item its user has met."""
+    """Item of each interaction, (B,) int64."""
 
 
 @dataclass(frozen=True)
 class UserBatch:
-    """Users to score, by their histories."""
+    """Users to score, with their histories."""
 
     users: Tensor
-    """(B,) int64."""
+    """User of each history, (B,) int64."""
     items: Tensor
-    """(B, L) int64, oldest first."""
+    """Histories, (B, L) int64, oldest first."""
     mask: Tensor
-    """(B, L) bool, True where a slot is real."""
+    """True where a slot is real, (B, L) bool."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +59,9 @@ class TrainOutput:
     """What one training step returns."""
 
     loss: Tensor
-    """() float32, mean over the predicted positions, with graph; a regularisation term included."""
+    """Mean over the predicted positions, () float32, with gradients; includes any regularisation term."""
     positions: int
-    """How many positions (or pairs) the mean ran over."""
+    """Number of positions (or pairs) in the mean."""
 
 
 @dataclass(frozen=True)
@@ -69,20 +69,20 @@ class TrainingFacts:
     """What a recommender may know of the training part; never of validation or test."""
 
     n_users: int
-    """U."""
+    """Number of users, U."""
     n_items: int
-    """I."""
+    """Number of items, I."""
     item_counts: Tensor
-    """(I,) int64, occurrences of each item in the training part."""
+    """Occurrences of each item in the training part, (I,) int64."""
     edges: Tensor
-    """(2, E) int64, user and item of every training interaction, in any order."""
+    """User and item of every training interaction, (2, E) int64, in any order."""
 
 
 class Recommender(nn.Module, ABC):
     """A recommender: score = inner product of a user vector and an item vector.
 
     A model file holds a frozen dataclass `Config`, the subclass with `config_class = Config` and its `paper`, and
-    `MODEL = TheSubclass`; that is all its registration. It never knows where item vectors come from.
+    `MODEL = TheSubclass`; nothing else registers it. It never knows where item vectors come from.
 
     The few models whose score is no inner product set `inner_product = False`, implement `scores`, and raise in
     `user_vectors` and `item_vectors` (as `NoInnerProduct` does); retrieval refuses them.
@@ -95,7 +95,7 @@ class Recommender(nn.Module, ABC):
     inner_product: ClassVar[bool] = True
     takes: ClassVar[tuple[str, ...]] = KINDS  # the item representations (`items.kind`) it can work with
     refuses_towers: ClassVar[str] = ""  # why it cannot work with encoders that train (kinds 'top' and 'e2e')
-    fuses: ClassVar[tuple[str, ...]] = FUSES  # and the ways to fuse their parts (`items.fuse`)
+    fuses: ClassVar[tuple[str, ...]] = FUSES  # the ways to fuse their parts (`items.fuse`) it can work with
     paper: ClassVar[str]  # authors, venue and arXiv number
     items: ItemRepresentation  # absent where uses_items is False
 
@@ -108,7 +108,7 @@ class Recommender(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, batch: Any) -> TrainOutput:
-        """Return the training loss of a batch, which is of the kind `trains_on` names."""
+        """Return the training loss of a batch of the kind that `trains_on` names."""
 
     @abstractmethod
     def user_vectors(self, batch: UserBatch) -> Tensor:
@@ -124,7 +124,8 @@ class Recommender(nn.Module, ABC):
 
 
 class NoInnerProduct(Recommender):
-    """A recommender whose score of a user and an item is no inner product: it can be ranked by, not searched."""
+    """A recommender whose score of a user and an item is no inner product: it can rank items, but no index can find
+    them."""
 
     inner_product = False
 
@@ -134,18 +135,18 @@ class NoInnerProduct(Recommender):
 
     def user_vectors(self, batch: UserBatch) -> Tensor:  # noqa: ARG002 (there are none)
         """Raise ValueError: there are no vectors whose inner product is the score."""
-        raise ValueError(f"{type(self).__name__}'s score is no inner product: it has no user vectors; use scores()")
+        raise ValueError(f"{type(self).__name__} has no user vectors: its score is no inner product; use scores()")
 
     def item_vectors(self) -> Tensor:
         """Raise ValueError: there are no vectors whose inner product is the score."""
-        raise ValueError(f"{type(self).__name__}'s score is no inner product: it has no item vectors; use scores()")
+        raise ValueError(f"{type(self).__name__} has no item vectors: its score is no inner product; use scores()")
 
 
 class UserItems(nn.Module):
-    """What each user has met in training, user after user: the one thing negatives are checked against."""
+    """The items that each user has met (interacted with) in training: the one thing negatives are checked against."""
 
     offsets: Tensor  # (U + 1,)
-    items: Tensor  # (E',) distinct items of each user, ascending
+    items: Tensor  # (E',) user after user, the distinct items of each, ascending
 
     def __init__(self, facts: TrainingFacts) -> None:
         super().__init__()
@@ -157,7 +158,7 @@ class UserItems(nn.Module):
         self.register_buffer("items", keys - users * facts.n_items, persistent=False)
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
-        """Return row in `users` (n,) and item, (m,) each, of everything these users have met."""
+        """Return every pair of a user and an item met: the row in `users` (n,) and the item, (m,) each."""
         starts, counts = self.offsets[users], self.offsets[users + 1] - self.offsets[users]
         total = int(counts.sum())
         rows = torch.repeat_interleave(counts, output_size=total)

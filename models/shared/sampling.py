@@ -1,7 +1,7 @@
-"""Negatives: items drawn for a user that the user has not met in training, by array operations on any device.
+"""Negative sampling: items that a user has not met in training, drawn by array operations on any device.
 
 Letters: Q queries, N negatives, U users, I items, W items that may be drawn, E interactions. Draws come from torch's
-global generator, which a training epoch seeds; so do those of dropout.
+global generator, which a training epoch seeds, as do those of dropout.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from models.shared.recommender import TrainingFacts, UserItems
 
 Sampling = Literal["uniform", "popularity"]
 
-POWER = 0.75  # of the training count, as word2vec draws its negatives (Mikolov et al., arXiv 1310.4546, section 2.2)
-ROUNDS = 8  # redraws of popular items that turn out to be the user's own; after them, uniform
+POWER = 0.75  # exponent of training counts, as in word2vec (Mikolov et al., arXiv 1310.4546, section 2.2)
+ROUNDS = 8  # redraws of popular items that turn out to be the user's own; what is left is drawn uniformly
 
 
 class NegativeSampler(nn.Module):
-    """Draws items a user has not met: exactly uniform, or by popularity to the power of 0.75.
+    """Draws items that a user has not met: exactly uniform, or by popularity to the power of 0.75.
 
     Without `cold`, items that nobody has met in training are never drawn. Drawing them teaches that content like theirs
-    is unwanted, and hides new items at test; not drawing them leaves nothing that holds their scores down.
+    is unwanted, and hides new items at test. Not drawing them leaves nothing that holds their scores down.
     """
 
     drawable: Tensor  # (W,) items, ascending
     shifted: Tensor  # (E',) keys for the exact uniform draw
-    own: Tensor  # (E' + 1,) keys of what is met, ascending
-    cumulative: Tensor  # (I,) float64, of the popularity weights
+    own: Tensor  # (E' + 1,) keys of the items met, ascending
+    cumulative: Tensor  # (I,) float64, running sum of the popularity weights
 
     def __init__(self, facts: TrainingFacts, how: Sampling = "uniform", *, cold: bool = True) -> None:
         super().__init__()
@@ -51,7 +51,7 @@ class NegativeSampler(nn.Module):
         users = torch.repeat_interleave(counts)
         within = torch.arange(len(users)) - self.met.offsets[users]
         place = (allowed.cumsum(0) - 1)[self.met.items]  # in `drawable`
-        # Of a user's items in ascending order, the j-th's place minus j counts the items below it that were not met.
+        # In a user's ascending items, the place of the j-th minus j counts the items below it that were not met.
         self.register_buffer("shifted", users * facts.n_items + place - within, persistent=False)
         last = users.new_tensor([facts.n_users * facts.n_items])  # above every key: a search never leaves the array
         self.register_buffer("own", torch.cat([users * facts.n_items + self.met.items, last]), persistent=False)
@@ -59,7 +59,7 @@ class NegativeSampler(nn.Module):
         self.register_buffer("cumulative", weights.cumsum(0), persistent=False)
 
     def forward(self, users: Tensor, count: int) -> Tensor:
-        """Return (Q, count) int64 items, none of which the user (Q,) has met in training; repeats are possible."""
+        """Return (Q, count) int64 items that the users (Q,) have not met in training; repeats are possible."""
         users = users[:, None].expand(-1, count)
         if self.how == "uniform":
             return self._uniform(users)
@@ -74,14 +74,14 @@ class NegativeSampler(nn.Module):
         return drawn
 
     def is_own(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return bool of the same shape: the user has met the item in training."""
+        """Return bool of the same shape: whether the user has met the item in training."""
         keys = users * self.met.n_items + items
         return self.own[torch.searchsorted(self.own, keys)] == keys
 
     def log_probability(self, users: Tensor, items: Tensor) -> Tensor:
-        """Return float32 log of the probability that an item not met by the user is drawn; same shapes in and out.
+        """Return the log probability, float32 of the same shape, that an item not met by the user is drawn.
 
-        By popularity it is that of a draw before own items are redrawn: for a user, wrong by a constant factor only.
+        By popularity it is that of a draw before own items are redrawn: for each user, wrong by a constant factor only.
         """
         if self.how == "uniform":
             unmet = len(self.drawable) - (self.met.offsets[users + 1] - self.met.offsets[users])
@@ -90,7 +90,7 @@ class NegativeSampler(nn.Module):
         return (weights[items] / self.cumulative[-1]).log().float()
 
     def _uniform(self, users: Tensor) -> Tensor:
-        """Return for each user the r-th item not met, r uniform: one draw, no rejection."""
+        """Return for each user the r-th item not met, with r uniform: one draw, no rejection."""
         starts = self.met.offsets[users]
         unmet = len(self.drawable) - (self.met.offsets[users + 1] - starts)
         # float64 has 53 bits: the share of an item is exact to 1e-9 at any number of items that fits in memory

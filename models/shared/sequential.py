@@ -1,6 +1,6 @@
 """What sequential recommenders share: distinct items in, states of every position, one of five losses out.
 
-A subclass is its `encode`. Input and output use the same item vectors (tied).
+A subclass defines `encode`. Input and output use the same item vectors (tied).
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from models.shared.representation import ItemRepresentation
 
 @dataclass(frozen=True)
 class SequentialConfig(LossConfig):
-    """Options of every sequential recommender: those of its loss, and"""
+    """Options of every sequential recommender, beside those of its loss."""
 
     max_length: int = 10
-    """L, the longest history."""
+    """Number of items in the longest history, L."""
 
     def __post_init__(self) -> None:
-        """Refuse values no model can have."""
+        """Refuse options that are out of range."""
         super().__post_init__()
         if self.max_length < 1:
             raise ValueError(f"max_length is {self.max_length}; a history needs at least 1 item")
@@ -41,13 +41,14 @@ class SequentialRecommender(Recommender):
 
     @abstractmethod
     def encode(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Return (B, L, D) states of item vectors (B, L, D), zero where mask (B, L) is False; none sees a later slot.
+        """Return the state (B, L, D) of each slot, from item vectors (B, L, D); no state sees a later slot.
 
-        Histories end in the last slot. States of padded slots may be anything finite.
+        Vectors are zero where mask (B, L) is False. Histories end in the last slot. States of padded slots may be
+        anything finite.
         """
 
     def newest(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Return (B, D), the states of `encode` in the last slots; models override it that can make these alone."""
+        """Return the states (B, D) of the last slots; models that can compute these alone override it."""
         return self.encode(vectors, mask)[:, -1]
 
     def forward(self, batch: TrainBatch) -> TrainOutput:
@@ -62,7 +63,7 @@ class SequentialRecommender(Recommender):
         return TrainOutput(loss, positions)
 
     def user_vectors(self, batch: UserBatch) -> Tensor:
-        """Return (B, D) states after the newest item; an empty history gives one vector, the same for all."""
+        """Return (B, D) states after the newest item; all empty histories give the same vector."""
         distinct = batch_items(batch.items, batch.mask)
         if not len(distinct.items):
             vectors = torch.zeros(1, self.items.dim, device=batch.items.device)
@@ -75,6 +76,7 @@ class SequentialRecommender(Recommender):
         return self.items.table()
 
     def _inputs(self, vectors: Tensor, slots: Tensor, mask: Tensor) -> Tensor:
-        if mask.shape[1] > self.config.max_length:
-            raise ValueError(f"histories of {mask.shape[1]} items; max_length is {self.config.max_length}")
+        length, most = mask.shape[1], self.config.max_length
+        if length > most:
+            raise ValueError(f"histories have {length} items, but max_length is {most}; keep the newest {most}")
         return vectors[slots] * mask[:, :, None]

@@ -2,9 +2,9 @@
 
 Letters: E entries, R rows, C columns, D width, n and m rows and columns of a part.
 
-A sparse product is a sum of table rows per row, for which `embedding_bag` is the fastest kernel torch has on a CPU:
-over the 110,506 edges (both directions) of Amazon Scientific, at width 64 on one core, 0.93 ms against 1.86 with
-torch.sparse CSR and 3.16 with COO. The backward pass is the same kernel on the transposed pattern, which is kept.
+A sparse product gives each row a sum of table rows. `embedding_bag` is the fastest kernel torch has for that on a CPU:
+over the 110,506 edges (both directions) of Amazon Scientific, at width 64 on one core, it takes 0.93 ms, torch.sparse
+1.86 with CSR and 3.16 with COO. The backward pass is the same kernel on the transposed pattern, which is kept.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from torch.nn import functional
 class Pattern(NamedTuple):
     """Where a sparse (R, C) matrix has its E entries, row by row, and where its transpose has them."""
 
-    offsets: Tensor  # (R + 1,)
-    columns: Tensor  # (E,)
-    rows: Tensor  # (E,)
-    offsets_t: Tensor  # (C + 1,) of the transpose
-    columns_t: Tensor  # (E,)
-    order_t: Tensor  # (E,) which entry each of the transpose is
+    offsets: Tensor  # (R + 1,) where each row's entries start
+    columns: Tensor  # (E,) the column of each entry
+    rows: Tensor  # (E,) the row of each entry
+    offsets_t: Tensor  # (C + 1,) offsets of the transpose
+    columns_t: Tensor  # (E,) columns of the transpose
+    order_t: Tensor  # (E,) which of the matrix's entries each entry of the transpose is
 
 
 @dataclass(frozen=True)
@@ -34,14 +34,17 @@ class Part:
     """Some rows of a matrix, without the columns in which they have no entries."""
 
     pattern: Pattern
-    """Of the part, (n, m)."""
+    """Pattern of the part, (n, m)."""
     entries: Tensor
-    """Which of the matrix's it has."""
+    """Positions of the part's entries among those of the matrix, int64."""
     columns: Tensor
-    """(m,) int64 ascending, which of the matrix's it has."""
+    """Positions of the part's columns in the matrix, (m,) int64, ascending."""
 
     def __call__(self, vectors: Tensor, weights: Tensor) -> Tensor:
-        """Return the product (n, D) from vectors (m, D) of the part's columns and all entries (E,) of the matrix."""
+        """Return the product (n, D) with vectors (m, D) of the part's columns.
+
+        `weights` (E,) are the entries of the whole matrix.
+        """
         product: Tensor = _Product.apply(vectors.float(), weights.float()[self.entries], self.pattern)
         return product
 
@@ -49,18 +52,18 @@ class Part:
 class Adjacency(nn.Module):
     """A sparse (R, C) matrix of fixed pattern, and its transpose; entries are given with each call.
 
-    Entries stand row by row, columns ascending.
+    Entries stand row by row, with columns ascending.
     """
 
-    offsets: Tensor  # (R + 1,)
-    columns: Tensor  # (E,)
-    rows: Tensor  # (E,)
-    offsets_t: Tensor  # (C + 1,) of the transpose
-    columns_t: Tensor  # (E,)
-    order_t: Tensor  # (E,) which entry each of the transpose is
+    offsets: Tensor  # (R + 1,) where each row's entries start
+    columns: Tensor  # (E,) the column of each entry
+    rows: Tensor  # (E,) the row of each entry
+    offsets_t: Tensor  # (C + 1,) offsets of the transpose
+    columns_t: Tensor  # (E,) columns of the transpose
+    order_t: Tensor  # (E,) which of the matrix's entries each entry of the transpose is
 
     def __init__(self, rows: Tensor, columns: Tensor, n_rows: int, n_columns: int) -> None:
-        """Take row and column (E,) int64 of each entry, each pair once, in any order."""
+        """Take row and column, (E,) int64 each, of every entry: each pair once, in any order."""
         super().__init__()
         order = torch.argsort(rows * n_columns + columns)
         rows, columns = rows[order], columns[order]
@@ -82,16 +85,16 @@ class Adjacency(nn.Module):
         return Pattern(self.offsets, self.columns, self.rows, self.offsets_t, self.columns_t, self.order_t)
 
     def forward(self, vectors: Tensor, weights: Tensor) -> Tensor:
-        """Return the product (R, D) float32 of vectors (C, D) and the entries `weights` (E,); both get gradients."""
+        """Return the product (R, D) float32 with vectors (C, D), for entries `weights` (E,); both get gradients."""
         product: Tensor = _Product.apply(vectors.float(), weights.float(), self.pattern)
         return product
 
     def part(self, rows: Tensor, columns: Tensor | None = None) -> Part:
-        """Return some rows (n,) int64, each asked for once, with all columns in which they have entries.
+        """Return some rows with all columns in which they have entries.
 
         Args:
-            rows: int64.
-            columns: (k,) int64 that the part has to have, too.
+            rows: (n,) int64, distinct.
+            columns: (k,) int64 that the part must have, too.
         """
         counts = self.offsets[rows + 1] - self.offsets[rows]
         offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
@@ -111,26 +114,26 @@ class Adjacency(nn.Module):
         return Part(pattern, entries, kept)
 
     def share(self, rows: Tensor) -> float:
-        """Return how much of all entries stands in some rows (n,), in [0, 1]."""
+        """Return the share of all entries that stands in some rows (n,), in [0, 1]."""
         return int((self.offsets[rows + 1] - self.offsets[rows]).sum()) / max(len(self.columns), 1)
 
     def dots(self, left: Tensor, right: Tensor) -> Tensor:
-        """Return (E,) inner products of each entry's row of `left` (R, D) and of `right` (C, D)."""
+        """Return inner products (E,): for each entry, of its row in `left` (R, D) and its column in `right` (C, D)."""
         dots: Tensor = _Dots.apply(left.float(), right.float(), self.pattern)
         return dots
 
     def softmax(self, scores: Tensor) -> Tensor:
-        """Return (E,) the softmax over the entries of each row, of scores that exp() can bear."""
+        """Return the softmax (E,) over the entries of each row, for scores (E,) that exp() can bear."""
         powers = scores.exp()
         sums = powers.new_zeros(len(self.offsets) - 1).index_add(0, self.rows, powers)
         return powers / sums[self.rows]
 
     def symmetric(self) -> Tensor:
-        """Return (E,) entries 1 / sqrt(degree of row * degree of column)."""
+        """Return the entries (E,) 1 / sqrt(degree of row * degree of column)."""
         return (self.offsets.diff()[self.rows].float() * self.offsets_t.diff()[self.columns].float()).rsqrt()
 
     def mean(self) -> Tensor:
-        """Return (E,) entries 1 / degree of row: the product is the mean over neighbours."""
+        """Return the entries (E,) 1 / degree of row, with which the product is the mean over neighbours."""
         return 1 / self.offsets.diff()[self.rows].float()
 
 

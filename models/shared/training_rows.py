@@ -1,4 +1,4 @@
-"""Training rows of models that read a history as a bag or a list: one target each, and the items it is told from.
+"""Training rows of models that read a history as a bag or a list: one target each, and the items that predict it.
 
 Letters: B windows, S slots of a window, Q rows.
 """
@@ -16,27 +16,27 @@ History = Literal["past", "all"]
 
 @dataclass(frozen=True)
 class Rows:
-    """Rows of a batch of windows."""
+    """The training rows of a batch of windows."""
 
     windows: Tensor
-    """(Q,) int64, the window of each row."""
+    """Window of each row, (Q,) int64."""
     targets: Tensor
-    """(Q,) int64, the slot of its target."""
+    """Slot of each row's target, (Q,) int64."""
     slots: Tensor
-    """(Q, S - 1) int64, the slots of its history, oldest first; 0 where there is none."""
+    """Slots of each row's history, (Q, S - 1) int64, oldest first; 0 where there is none."""
     mask: Tensor
-    """(Q, S - 1) bool, True where there is one. Real ones end in the last column."""
+    """True where there is a slot, (Q, S - 1) bool. Real ones end in the last column."""
 
 
 def training_rows(mask: Tensor, history: History) -> Rows:
     """Return a row for every real slot that has a history.
 
-    'past': the earlier items of the window, as at inference. 'all': all its other items, later ones too, as the
-    released code of MicroLens (arXiv 2309.15379) has it for YouTube, NFM and DeepFM.
+    'past' takes the earlier items of the window, as at inference. 'all' takes all its other items, later ones too, as
+    the code of MicroLens (arXiv 2309.15379) does for YouTube, NFM and DeepFM.
 
     Args:
         mask: (B, S) bool, True where a slot is real; real slots end in the last one.
-        history: which items tell of a target.
+        history: which items predict a target.
     """
     size = mask.shape[1]
     columns = torch.arange(size - 1, device=mask.device)

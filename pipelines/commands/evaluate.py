@@ -2,53 +2,76 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from features.errors import ConfigError
-from pipelines.console import print_json
-from pipelines.device import resolve_device
-from pipelines.recipe.recipe import build_recipe, recipe_to_dict
-from pipelines.runs.experiment import evaluate_test
-from pipelines.runs.results import as_metrics, print_groups, print_metrics
-from pipelines.runs.run import open_run
+from pipelines.commands.options import argument, option
 
 
-def run_evaluate(
-    run: Path,
-    mask: str | None,
-    at: str | None,
-    metrics: str | None,
-    groups: bool,
-    bins: int,
-    popularity_edges: str | None,
-    history_edges: str | None,
-    device: str,
-    json: bool,
-    data: Path | None = None,
-) -> None:
-    """Command line `evaluate`."""
-    edges = {"--popularity-edges": popularity_edges, "--history-edges": history_edges}
-    idle = next((f"{option} {text}" for option, text in edges.items() if text is not None), None)
-    if idle is not None and not (groups or json):
+@dataclass(frozen=True)
+class Evaluate:
+    """What `evaluate` is asked for."""
+
+    run: Path = argument()
+    """Run folder."""
+    data: Path | None = option(None)
+    """Dataset folder, if not the run's; it must hold the same interactions."""
+    mask: str | None = option(None)
+    """What becomes of seen items: keep, hide or strict (without it: as in the run's recipe)."""
+    at: str | None = option(None)
+    """List lengths, comma-separated, instead of the recipe's."""
+    metrics: str | None = option(None)
+    """Metrics, such as HR,NDCG,MRR,Coverage, instead of the recipe's."""
+    groups: bool = option(False)
+    """Also show metrics by popularity of the target and by length of history."""
+    bins: int = option(5)
+    """Groups of about equally many users."""
+    popularity_edges: str | None = option(None)
+    """Least training count of each group, e.g. 1,5,20, instead of --bins."""
+    history_edges: str | None = option(None)
+    """Least number of seen items of each group, instead of --bins."""
+    device: str = option("auto")
+    """Device: auto, cpu, cuda, cuda:1 and so on."""
+    json: bool = option(False)
+    """Print the metrics as JSON."""
+
+
+REQUEST = Evaluate
+
+
+def run(request: Evaluate) -> None:
+    """Rank the test users again and print the metrics."""
+    from pipelines.console import print_json
+    from pipelines.device import resolve_device
+    from pipelines.recipe.recipe import build_recipe, recipe_to_dict
+    from pipelines.runs.experiment import evaluate_test
+    from pipelines.runs.results import as_metrics, print_groups, print_metrics
+    from pipelines.runs.run import open_run
+
+    edges = {"--popularity-edges": request.popularity_edges, "--history-edges": request.history_edges}
+    idle = next((f"{name} {text}" for name, text in edges.items() if text is not None), None)
+    if idle is not None and not (request.groups or request.json):
         raise ConfigError(f"{idle} is for groups of users; add --groups, or --json, which has them")
-    opened = open_run(run, device=device, place=data)
+    opened = open_run(request.run, device=request.device, place=request.data)
     plain = recipe_to_dict(opened.recipe)
-    asked = {"mask": mask, "at": _numbers(at, "--at"), "metrics": metrics.split(",") if metrics else None}
+    metrics = request.metrics.split(",") if request.metrics else None
+    asked = {"mask": request.mask, "at": _numbers(request.at, "--at"), "metrics": metrics}
     plain["evaluate"] |= {name: value for name, value in asked.items() if value}
     recipe = build_recipe(plain)
     split = opened.data.split
     found = as_metrics(
-        evaluate_test(opened.model, recipe, split, resolve_device(device)),
+        evaluate_test(opened.model, recipe, split, resolve_device(request.device)),
         split,
-        bins=bins,
-        popularity_edges=_numbers(popularity_edges, "--popularity-edges"),
-        history_edges=_numbers(history_edges, "--history-edges"),
+        bins=request.bins,
+        popularity_edges=_numbers(request.popularity_edges, "--popularity-edges"),
+        history_edges=_numbers(request.history_edges, "--history-edges"),
     )
-    if json:
+    if request.json:
         print_json(found)
         return
     print_metrics(recipe, found)
-    if groups:
+    if request.groups:
         print_groups(recipe, found)
 
 

@@ -1,31 +1,37 @@
-"""Command line `features`: inspect, verify, merge, import and export feature files."""
+"""Verb `features`: inspect, verify, merge, import and export feature files."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from features.convert import ROW, ROW_PLUS_ONE, import_features
-from features.errors import ConfigError, StoreError
-from features.export import export_features
-from features.inspect import inspect_features
-from features.merge import merge
-from features.store import FeatureFile
-from pipelines.console import print_json, say, table, warn
-from pipelines.data.dataset import Dataset
-from pipelines.data.detection import read_dataset
-from pipelines.data.tables import parse_columns
+from features.errors import StoreError
+from pipelines.commands.options import COLUMNS, Action, argument, option
 
 
-def inspect(file: Path, json: bool) -> None:
-    """Command line `features inspect`."""
-    opened = FeatureFile(file)
+@dataclass(frozen=True)
+class Inspect:
+    """What `features inspect` is asked for."""
+
+    file: Path = argument()
+    """Feature file."""
+    json: bool = option(False)
+    """Print as JSON."""
+
+
+def inspect(request: Inspect) -> None:
+    """Print what a feature file holds, the verdict on it, and the rows without a vector."""
+    from features.inspect import inspect_features
+    from features.store import FeatureFile
+    from pipelines.console import print_json, say, table
+
+    opened = FeatureFile(request.file)
     findings = inspect_features(opened)
-    if json:
+    if request.json:
         print_json(findings)
         return
-    table(str(file), ["what", "value"], [[name, _shown(value)] for name, value in findings.items()])
+    table(str(request.file), ["what", "value"], [[name, _shown(value)] for name, value in findings.items()])
     columns = opened.columns
     for item, state, reason in zip(columns.ids, columns.states.tolist(), columns.reasons, strict=True):
         if state:
@@ -40,79 +46,119 @@ def _shown(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
-def verify(file: Path) -> None:
-    """Command line `features verify`."""
-    opened = FeatureFile(file)
+@dataclass(frozen=True)
+class Verify:
+    """What `features verify` is asked for."""
+
+    file: Path = argument()
+    """Feature file."""
+
+
+def verify(request: Verify) -> None:
+    """Read every vector again; StoreError where a byte changed."""
+    from features.store import FeatureFile
+    from pipelines.console import say
+
+    opened = FeatureFile(request.file)
     opened.verify()
-    say(f"{file}: {len(opened.columns.ids)} rows, every byte of the vectors as written")
+    say(f"{request.file}: {len(opened.columns.ids)} rows, every byte of the vectors as written")
 
 
-def merge_files(out: Path, parts: Sequence[Path]) -> None:
-    """Command line `features merge`."""
+@dataclass(frozen=True)
+class Merge:
+    """What `features merge` is asked for."""
+
+    out: Path = argument()
+    """Feature file to write."""
+    parts: tuple[Path, ...] = argument(nargs="+")
+    """Feature files; where two hold an item, the later one wins."""
+
+
+def merge(request: Merge) -> None:
+    """Write one feature file out of several of one recipe."""
+    from features.merge import merge
+    from features.store import FeatureFile
+    from pipelines.console import say
+
+    out = request.out
     if out.exists():
         raise StoreError(f"{out} exists; choose another name")
-    files = [FeatureFile(part) for part in parts]
+    files = [FeatureFile(part) for part in request.parts]
     merge(out, {item: file for file in files for item in file.columns.ids}, files[0].provenance)
     say(f"{out}: {FeatureFile(out).counts()}")
 
 
-def bring(
-    source: Path,
-    ids: str | None,
-    data: Path,
-    name: str,
-    out: Path,
-    dtype: str,
-    unmatched: str,
-    columns: str | None = None,
-) -> None:
-    """Command line `features import`."""
-    dataset = read_dataset(data, parse_columns(columns))
-    by_number, doubts = ids in (ROW, ROW_PLUS_ONE), list[str]()
+@dataclass(frozen=True)
+class Import:
+    """What `features import` is asked for."""
 
-    def check(items: Sequence[str]) -> None:
-        foreign, absent = _foreign(items, dataset), _absent(items, dataset)
-        told = "; ".join(filter(None, [foreign, absent]))
-        # Where rows count the items, one more or less means that all of them may have moved; a list of ids of its own
-        # may leave out what has no cover.
-        if unmatched == "error" and (foreign or (absent and by_number)):
-            raise ConfigError(
-                f"{source}: {told}; is {f'--ids {ids}' if ids else 'the source'} right? Nothing is imported; "
-                "--unmatched keep imports it all the same"
-            )
-        doubts.extend([f"{source}: {told}"] if told else [])
+    source: Path = argument()
+    """A .npy, .parquet or .safetensors file with a 2-d array, one row per item."""
+    data: Path = option()
+    """Dataset folder that the ids belong to."""
+    name: str = option()
+    """What the features are, e.g. videomae-published."""
+    out: Path = option()
+    """Folder for the feature file."""
+    ids: str | None = option(None)
+    """How rows are named: row+1 (MicroLens), row (MMRec), a text file of ids, or i_id_mapping.csv; not for a source
+    with ids of its own."""
+    columns: str | None = option(None, help=COLUMNS)
+    dtype: str = option("float16")
+    """Type on disk: float16, float32 or int8."""
+    unmatched: str = option("error", choices=("error", "keep"))
+    """What to do with ids that the dataset does not know, and with --ids row and row+1 with items without a row: stop,
+    or keep them and warn."""
 
-    file = import_features(source, out, dataset=dataset.name, ids=ids, name=name, dtype=dtype, check=check)
-    for doubt in doubts:
-        warn(doubt)
+
+def bring(request: Import) -> None:
+    """Make a feature file of a published array."""
+    from pipelines.console import say
+    from pipelines.data.detection import read_dataset
+    from pipelines.data.tables import parse_columns
+    from pipelines.feature_files.importing import import_for
+
+    file = import_for(
+        read_dataset(request.data, parse_columns(request.columns)),
+        request.source,
+        request.out,
+        ids=request.ids,
+        name=request.name,
+        dtype=request.dtype,
+        keep_unmatched=request.unmatched == "keep",
+    )
     say(f"{file.path}: {file.counts()}, width {file.width}")
     error = file.cosine_error
     if error is not None:
         say(f"rounding to {file.dtype} costs {error.mean:.2g} of the cosine on average, {error.max:.2g} at most")
 
 
-def _foreign(ids: Sequence[str], dataset: Dataset) -> str:
-    """Return how many ids a dataset does not know, or ''; one of media alone is not asked."""
-    known = {*dataset.interactions["item"].unique().to_list(), *dataset.titles, *dataset.catalog}
-    strange = [item for item in ids if item not in known] if known else []
-    if not strange:
-        return ""
-    return (
-        f"{len(strange)} of {len(ids)} ids have neither interactions nor a title in {dataset.name!r}, "
-        f"first {strange[0]!r}"
-    )
+@dataclass(frozen=True)
+class Export:
+    """What `features export` is asked for."""
+
+    file: Path = argument()
+    """Feature file."""
+    out: Path = option()
+    """Folder to make."""
+    format: str = option("npy")
+    """Format: npy, parquet, safetensors or mmrec."""
 
 
-def _absent(ids: Sequence[str], dataset: Dataset) -> str:
-    """Return how many items of a dataset are not among the ids, or ''."""
-    items = set(dataset.interactions["item"].unique().to_list()) or set(dataset.titles)
-    without = sorted(items - set(ids))
-    if not without:
-        return ""
-    return f"{len(without)} of the {len(items)} items of {dataset.name!r} are not among the ids, first {without[0]!r}"
+def export(request: Export) -> None:
+    """Write the vectors of a feature file in another format."""
+    from features.export import export_features
+    from features.store import FeatureFile
+    from pipelines.console import say
 
-
-def take(file: Path, out: Path, form: str) -> None:
-    """Command line `features export`."""
-    written = export_features(FeatureFile(file), out, form=form)
+    written = export_features(FeatureFile(request.file), request.out, form=request.format)
     say(f"written: {', '.join(str(path) for path in written)}")
+
+
+ACTIONS = {
+    "inspect": Action("what a feature file holds and whether it looks sound", Inspect, inspect),
+    "verify": Action("re-read every vector; exit 2 if one changed", Verify, verify),
+    "merge": Action("several feature files of one recipe into one", Merge, merge),
+    "import": Action("a published array into a feature file", Import, bring),
+    "export": Action("the vectors of a feature file in another format", Export, export),
+}

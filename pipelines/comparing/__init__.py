@@ -1,1 +1,1 @@
-"""Runs beside each other: rows, tests, tables, costs, pictures."""
+"""Runs compared side by side: rows, tests, tables, costs, pictures."""

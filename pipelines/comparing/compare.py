@@ -1,6 +1,6 @@
-"""Several recipes or groups of them, several seeds, or runs that are finished, in one table.
+"""Compares several recipes or groups of them, several seeds, or finished runs in one table.
 
-What it shows is in pipelines/comparing/comparison.py, what a group is in pipelines/recipe/collections.py.
+pipelines/comparing/comparison.py says what the table shows, pipelines/recipe/collections.py what a group is.
 """
 
 from __future__ import annotations
@@ -8,19 +8,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 from features.errors import ConfigError, StoreError, nearest
-from pipelines.comparing.comparison import Comparison, Row, Tests, by_popularity, columns, tested_on, untested
-from pipelines.comparing.cost_table import trains_an_encoder
-from pipelines.comparing.output import WRITERS, print_comparison
-from pipelines.comparing.plot import check_plot, write_plot
+from pipelines.comparing.comparison import Row, Tests, columns, tested_on
 from pipelines.comparing.significance import Test, compare_with_baseline
-from pipelines.console import say, table
 from pipelines.data.data_config import DataConfig
 from pipelines.data.load import Data, load_data
 from pipelines.data.report import tell
-from pipelines.recipe.collections import Plan, plan, print_groups
 from pipelines.recipe.recipe import Recipe
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.inputs import open_features
@@ -43,7 +38,7 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
     twice = next((name for name in names if names.count(name) > 1), None)
     if twice is not None:
         raise ConfigError(
-            f"{names.count(twice)} recipes are named {twice!r}; rows and run folders need names of their own"
+            f"{names.count(twice)} recipes are named {twice!r}; give each its own name, for its row and run folders"
         )
     data = _read_all(recipes)
     _refuse_starts(recipes, seeds, out)
@@ -59,7 +54,7 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
 
 
 def _read_all(recipes: Sequence[Recipe]) -> dict[DataConfig, Data]:
-    """Return the data of all recipes; before hours of training, not after, name everything that is not there.
+    """Return the data of all recipes; check their features, so that errors come before hours of training.
 
     Raises:
         ConfigError: feature files that are not there, of other items or too shallow; data with nothing to train on.
@@ -84,7 +79,7 @@ def _read_all(recipes: Sequence[Recipe]) -> dict[DataConfig, Data]:
 
 
 def _refuse_starts(recipes: Sequence[Recipe], seeds: int, out: Path) -> None:
-    """Raise ConfigError for a run that cannot be started from, or is neither finished nor made before by these rows."""
+    """Raise ConfigError if a row starts from a run that does not fit, or that is not there by the time it is needed."""
     before: dict[Path, Recipe] = {}
     for recipe in recipes:
         folders = [(replace(recipe, seed=seed), out / f"{recipe.name}-seed{seed}") for seed in range(seeds)]
@@ -96,7 +91,7 @@ def _refuse_starts(recipes: Sequence[Recipe], seeds: int, out: Path) -> None:
 
 
 def finished_rows(folders: Sequence[Path]) -> list[Row]:
-    """Return finished runs as rows: those that differ in nothing but the seed share one.
+    """Return finished runs as rows; runs that differ only in the seed share a row.
 
     Raises:
         ConfigError: a folder that is no finished run, or one run or seed given twice.
@@ -126,13 +121,13 @@ def finished_rows(folders: Sequence[Path]) -> list[Row]:
 
 
 def _metrics(folders: Sequence[Path]) -> tuple[dict[str, Any], ...]:
-    """Return the metrics of runs of one recipe; ConfigError where their data were not the same."""
+    """Return the metrics of runs of one recipe; ConfigError if they were tested on different data."""
     found = [read_metrics(folder) for folder in folders]
     for folder, metrics in zip(folders, found, strict=True):
         if metrics.get("tested_on") != found[0].get("tested_on"):
             raise ConfigError(
-                f"{folders[0]} and {folder} are runs of one recipe with other seeds, but were tested on other data; "
-                "compare them apart"
+                f"{folders[0]} and {folder} are runs of one recipe with different seeds, but were tested on different "
+                "data; compare them separately"
             )
     return tuple(found)
 
@@ -146,13 +141,13 @@ def run_tests(rows: Sequence[Row], baseline: str | None = None, test: Test = "t"
     Raises:
         ConfigError: a baseline or a test that does not exist, or a run without ranks.
     """
-    place = _baseline([row.name for row in rows], baseline)
-    _check_test(test)
+    place = row_place([row.name for row in rows], baseline)
+    check_test(test)
     base = rows[place]
     same = [row for row in rows if tested_on(row) == tested_on(base)]
     if len(same) < 2 or tested_on(base)[0] is None:
         return None
-    # beside the first two, the one by which the baseline's best epoch was chosen
+    # the first two, and the one that chose the baseline's best epoch
     shown = [metric for group, metric in columns(rows) if group == "all"][:2]
     metrics = list(dict.fromkeys([*shown, base.recipe.train.monitor]))
     runs = [row.folders for row in same]
@@ -166,71 +161,15 @@ def run_tests(rows: Sequence[Row], baseline: str | None = None, test: Test = "t"
     )
 
 
-def _baseline(names: Sequence[str], baseline: str | None) -> int:
-    if baseline is not None and baseline not in names:
-        raise ConfigError(f"--baseline {baseline!r} is no row of the table; {nearest(baseline, names)}")
-    return names.index(baseline) if baseline is not None else 0
+def row_place(names: Sequence[str], name: str | None) -> int:
+    """Return the place of the baseline's row, the first without a name; ConfigError for a name that no row has."""
+    if name is not None and name not in names:
+        raise ConfigError(f"--baseline {name!r} is no row of the table; {nearest(name, names)}")
+    return names.index(name) if name is not None else 0
 
 
-def _check_test(test: str) -> None:
+def check_test(test: str) -> Test:
+    """Return the name of a test; ConfigError for one that there is not."""
     if test not in get_args(Test):
         raise ConfigError(f"--test is {test!r}; {nearest(test, get_args(Test))}")
-
-
-def run_compare(
-    sources: Sequence[Path],
-    overrides: Sequence[str],
-    seeds: int,
-    out: Path,
-    device: str,
-    baseline: str | None = None,
-    test: Test = "t",
-    groups: bool = False,
-    costs: bool = False,
-    plot: Path | None = None,
-    axes: Sequence[str] = (),
-    markdown: Path | None = None,
-    csv: Path | None = None,
-    latex: Path | None = None,
-) -> None:
-    """Command line `compare`; without sources it lists the groups of recipes that come with freezeframe."""
-    _check_test(test)
-    if plot is not None:
-        check_plot(plot)
-    if not sources:
-        print_groups()
-        return
-    runs = _run_folders(sources, [*overrides, *axes], seeds)
-    made = Plan(()) if runs else plan(sources, overrides, axes)
-    baseline = baseline if baseline is not None else made.baseline
-    if not runs:
-        _baseline([recipe.name for recipe in made.recipes], baseline)  # before hours of training, not after
-    rows = finished_rows(runs) if runs else compare(made.recipes, seeds, out, device=device)
-    tests = run_tests(rows, baseline, test)
-    shown = Comparison(rows, tests, made.title, made.notes, costs or any(map(trains_an_encoder, rows)))
-    print_comparison(shown)
-    if tests is None and (why := untested(rows, rows[_baseline([row.name for row in rows], baseline)])):
-        say(why)
-    if groups or made.groups:
-        place = _baseline([row.name for row in rows], baseline)
-        metric = columns(rows)[0][1]
-        table(f"{metric} by popularity", *by_popularity(rows, place, metric))
-        say(f"x = times {rows[place].name}; cold = the target never occurs in training")
-    for name, path in {"markdown": markdown, "csv": csv, "latex": latex}.items():
-        if path:
-            WRITERS[name](path, shown)
-            say(f"table written to {path}")
-    if plot is not None:
-        write_plot(plot, shown)
-        say(f"picture written to {plot}")
-
-
-def _run_folders(sources: Sequence[Path], overrides: Sequence[str], seeds: int) -> list[Path]:
-    """Return the sources if they are run folders, nothing if they are files."""
-    runs = [path for path in sources if path.is_dir()]
-    if runs and len(runs) < len(sources):
-        other = next(path for path in sources if not path.is_dir())
-        raise ConfigError(f"{runs[0]} is a folder and {other} is none; compare recipes or finished runs, not both")
-    if runs and (overrides or seeds != 1):
-        raise ConfigError(f"{runs[0]} is a run and stays as it is; --set, --axis and --seeds are for recipes")
-    return runs
+    return cast(Test, test)

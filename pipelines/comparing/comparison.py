@@ -25,22 +25,22 @@ class Row:
     """One recipe's results, one entry per seed."""
 
     recipe: Recipe
-    """What was run."""
+    """The recipe that was run."""
     metrics: tuple[dict[str, Any], ...]
     """The metrics of each seed's run."""
     folders: tuple[Path, ...] = ()
     """The run folders, in the same order."""
     label: str = ""
-    """What the row is called where the recipe's name would not tell rows apart."""
+    """The row's name, if the recipe's name is not unique."""
 
     @property
     def name(self) -> str:
-        """Return what the row is called."""
+        """Return the row's name."""
         return self.label or self.recipe.name
 
     @cached_property
     def content(self) -> list[Origin] | None:
-        """Return what the row's items are made from besides ids, each once; None where no run says so."""
+        """Return the origins of the row's item content, each once; None if no run recorded them."""
         found = [of_run(folder) for folder in self.folders]
         told = [one for run in found if run is not None for one in run]
         return None if all(run is None for run in found) else list(dict.fromkeys(told))
@@ -55,7 +55,7 @@ class Row:
 class Tests:
     """Rows compared with a baseline on the users of one test part."""
 
-    __test__ = False  # no test class, whatever its name says to pytest
+    __test__ = False  # tells pytest that this is no test class
 
     baseline: str
     """Name of the row the others are compared with."""
@@ -66,7 +66,7 @@ class Tests:
     left_out: tuple[str, ...]
     """Names of rows that were tested on something else."""
     test: str
-    """What the p values are of, in words."""
+    """The name of the test behind the p values."""
 
 
 @dataclass(frozen=True)
@@ -74,19 +74,19 @@ class Comparison:
     """All that a comparison shows."""
 
     rows: Sequence[Row]
-    """Of the table."""
+    """The rows of the table."""
     tests: Tests | None = None
-    """Against its baseline; None where no rows can be tested."""
+    """Tests against the baseline; None where no row can be tested."""
     title: str = "comparison"
-    """Of the table."""
+    """The table's title."""
     notes: tuple[str, ...] = ()
-    """What to know of the published table as a whole."""
+    """Notes on the published table as a whole."""
     costs: bool = False
-    """Whether the table of costs is shown, too."""
+    """Whether the table of costs is shown."""
 
     @property
     def lines(self) -> list[str]:
-        """Return what stands below the table: what the numbers are, and every note once."""
+        """Return the lines below the table: what the numbers are, then every note once."""
         return [summary(self.rows), *dict.fromkeys([*notes(self.rows), *self.notes])]
 
 
@@ -103,7 +103,7 @@ def spread(values: Sequence[float]) -> str:
 
 
 def columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
-    """Return (group, metric) of the table: two metrics at two list lengths, the first also warm and cold."""
+    """Return the (group, metric) columns: two metrics at two list lengths, the first also for warm and cold."""
     asked = rows[0].recipe.evaluate
     lengths, names = asked.at[:2], [name for name in asked.metrics if name in METRICS][:2]
     found = [("all", f"{name}@{n}") for n in lengths for name in names]
@@ -112,7 +112,7 @@ def columns(rows: Sequence[Row]) -> list[tuple[str, str]]:
 
 
 def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return header and cells: ours with spread, warm and cold; the paper's at the first list length, ours minus it."""
+    """Return header and cells: our metrics with spread; the paper's at the first list length, and ours minus those."""
     shown = columns(rows)
     first = [metric for group, metric in shown if group == "all"][:2]
     published = any(row.recipe.paper for row in rows)
@@ -142,7 +142,7 @@ def made_from(row: Row) -> str:
 
 
 def paper_difference(row: Row, metric: str) -> tuple[float, float] | None:
-    """Return ours minus the paper's number, and the same over the paper's; None where there is no number."""
+    """Return our mean minus the paper's number, absolute and relative to it; None where one of them is missing."""
     published = row.recipe.paper.metrics.get(metric) if row.recipe.paper else None
     ours = row.values("all", metric)
     if published is None or not ours:
@@ -224,7 +224,7 @@ def tested_on(row: Row) -> tuple[Any, ...]:
 
 
 def summary(rows: Sequence[Row]) -> str:
-    """Return the line that says what the numbers are; rows tested on something else than the first are named."""
+    """Return the line that says what the numbers are; name rows that were tested on something else than the first."""
     line = f"{_seeds(rows)}, mean ± standard deviation; {_protocol(rows[0])}"
     others = [f"{row.name}: {_protocol(row)}" for row in rows[1:] if _protocol(row) != _protocol(rows[0])]
     return "; ".join([line, *others])
@@ -251,14 +251,14 @@ def tests_summary(tests: Tests) -> str:
     line = (
         f"[95 %]: bootstrap over test users ({RESAMPLES} resamples, percentiles) of values averaged over seeds; "
         f"p: {tests.test} over users, against {tests.baseline}; Holm: over the {len(tests.rows) - 1} rows compared "
-        "with it, each metric for itself"
+        "with it, each metric separately"
     )
     left_out = f"; {ELSEWHERE}: {', '.join(tests.left_out)}"
     return line + (left_out if tests.left_out else "")
 
 
 def untested(rows: Sequence[Row], baseline: Row) -> str:
-    """Return why no row can be tested against the baseline, '' where there is no other row."""
+    """Return why no row can be tested against the baseline; '' if there is no other row."""
     others = [row.name for row in rows if row is not baseline]
     if not others:
         return ""
@@ -269,13 +269,13 @@ def untested(rows: Sequence[Row], baseline: Row) -> str:
 
 
 def _doubt(row: Row) -> str:
-    """Return what is odd about items that a row's training never met, in the first of its seeds where it is."""
+    """Return what is odd about a row's never-met items, from the first seed that shows it; '' if nothing is."""
     found = [metrics["test"]["never_met"] for metrics in row.metrics if "never_met" in metrics["test"]]
     return next((why for each in found if (why := never_met_doubt(row.recipe, each))), "")
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Return what to know of the published numbers: each recipe's source and note, and the source's known oddities."""
+    """Return notes: scale, origins, doubts, each recipe's source and note, and the source's known oddities."""
     papers = [(row.name, row.recipe.paper) for row in rows if row.recipe.paper]
     own = [f"{name}: {'; '.join(filter(None, (paper.source, paper.note)))}" for name, paper in papers]
     scale = []

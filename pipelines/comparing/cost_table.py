@@ -1,4 +1,4 @@
-"""What the rows of a comparison cost, out of the ledgers of their runs (pipelines/runs/costs.py)."""
+"""What the rows of a comparison cost, from the ledgers of their runs (pipelines/runs/costs.py)."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from pipelines.comparing.comparison import Row
 from pipelines.runs.run_files import read_object
 
 MB = 10**6
-# In the order of the table: what of the ledger, the column's head, how it is written.
+# In the table's order: the name in the ledger, the column's head, how a value is written.
 COLUMNS: tuple[tuple[str, str, Callable[[float], str]], ...] = (
     ("train_s_per_epoch", "s/epoch", lambda value: _short(value)),
     ("times_frozen", "x frozen", lambda value: _short(value)),
@@ -34,15 +34,16 @@ def trains_an_encoder(row: Row) -> bool:
 
 
 def kind_of(row: Row) -> str:
-    """Return the kind of a row's items; '-' for a model without."""
+    """Return the kind of a row's items; '-' for a model without items."""
     return row.recipe.items.kind if recommenders()[row.recipe.model.name].uses_items else "-"
 
 
 def costs(rows: Sequence[Row]) -> list[dict[str, list[float]]]:
-    """Return for each row what its runs cost, one value per run that knows it: the ledger's numbers, and two more.
+    """Return what each row's runs cost, one value per run that recorded it: the ledger's numbers and three more.
 
-    'total_s' is training and validation of all epochs, and those of the run it started from; 'times_frozen' the row's
-    mean seconds of training per epoch over those of `frozen_row`.
+    - 'start_s' is the time of the run that it started from.
+    - 'total_s' is the time of training and validation in all epochs, and 'start_s'.
+    - 'times_frozen' is the row's mean training time per epoch divided by that of `frozen_row`.
     """
     found = [_ledgers(row) for row in rows]
     base = frozen_row(rows)
@@ -54,7 +55,7 @@ def costs(rows: Sequence[Row]) -> list[dict[str, list[float]]]:
 
 
 def frozen_row(rows: Sequence[Row]) -> int | None:
-    """Return the place of the row that costs are compared with: on frozen vectors, the plainest kind, the first."""
+    """Return the place of the row that costs are compared with: the first of the plainest kind on frozen content."""
     for kind in CONTENT:
         for place, row in enumerate(rows):
             if kind_of(row) == kind and _ledgers(row).get("train_s_per_epoch"):
@@ -65,7 +66,7 @@ def frozen_row(rows: Sequence[Row]) -> int | None:
 def _ledgers(row: Row) -> dict[str, list[float]]:
     values: dict[str, list[float]] = {}
     for record in _records(row):
-        ledger = record.get("costs")  # absent from runs that are older than it
+        ledger = record.get("costs")  # runs of older versions have none
         for name, value in (_numbers(ledger, record.get("start", {})) if ledger else {}).items():
             values.setdefault(name, []).append(value)
     return values
@@ -83,7 +84,7 @@ def _records(row: Row) -> list[dict[str, Any]]:
 
 
 def cost_table(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
-    """Return header and cells, means over seeds; '-' where a run does not know, and no column that none knows."""
+    """Return header and cells: means over seeds, '-' for what was not recorded; columns of '-' alone are left out."""
     found = costs(rows)
     shown = [(name, head, text) for name, head, text in COLUMNS if any(any(row.get(name, ())) for row in found)]
     header = ["recipe", "items", "T", *(head for _, head, _ in shown)]
@@ -100,16 +101,16 @@ def cost_summary(rows: Sequence[Row]) -> str:
     base = frozen_row(rows)
     whole = "total: training and validation of all epochs"
     if any("start" in record for row in rows for record in _records(row)):
-        whole += ", start: of the run that it started from, which is in the total"
+        whole += ", start: the run that it started from, which is in the total"
     parts = ["means over seeds", f"s/epoch: training alone; {whole}"]
     parts += [f"x frozen: times the s/epoch of {rows[base].name}"] if base is not None else []
     parts += [
-        "extraction: once, waiting for decoders and encoding, of the feature files that are read; stored: their size",
-        "encoded: items through the encoder in training",
+        "extraction: waiting for decoders and encoding, once, for the feature files that are read; stored: their size",
+        "encoded: items that went through the encoder in training",
     ]
     records = [record for row in rows for record in _records(row) if "costs" in record]
     if any(record["costs"]["peak_memory_of"] == "process" for record in records):
-        parts.append("peak: of the process, which may have made several runs, since this system tells no other")
+        parts.append("peak: that of the process, which may have made several runs; this system reports no other")
     devices = dict.fromkeys(
         record["device"] + (f" in each of {count} processes" if (count := record.get("processes", 1)) > 1 else "")
         for record in records

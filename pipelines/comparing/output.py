@@ -26,7 +26,7 @@ Cells = Sequence[Sequence[str]]
 
 
 def print_comparison(shown: Comparison) -> None:
-    """Print the table, what is to be known of it, what it cost, and the tests."""
+    """Print the table with its notes, the costs, and the tests."""
     table(shown.title, *comparison(shown.rows))
     for line in shown.lines:
         say(line)
@@ -133,9 +133,9 @@ CSV_COLUMNS = (
 
 
 def write_csv(path: Path, shown: Comparison) -> None:
-    """Write one line per recipe, group and metric, unrounded: all that the runs recorded, also what no table shows.
+    """Write one line per recipe, group and metric, unrounded: all that the runs recorded, even what no table shows.
 
-    `values` holds one value per seed, separated by blanks; empty cells where there is nothing to say. Where costs are
+    `values` holds one value per seed, separated by blanks. A cell is empty where there is no value. Where costs are
     shown, they are a group of their own, with the names and units of the ledger.
     """
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -28,7 +28,7 @@ MARKS: dict[Kind | str, str] = {
     "e2e": "v",
     "-": "X",
 }
-# Where a name may stand, from the point, in points: the first place where it covers nothing is taken.
+# Offsets of a name from its point, in typographic points; the first one where it covers nothing is taken.
 PLACES = [
     (8, -3),
     (8, 7),
@@ -46,7 +46,7 @@ PLACES = [
 
 
 def check_plot(path: Path) -> None:
-    """Raise ConfigError where no picture can be drawn: another form than SVG and PNG, or no matplotlib."""
+    """Raise ConfigError if no picture can be drawn: the file is neither SVG nor PNG, or matplotlib is missing."""
     if path.suffix.lower() not in FORMS:
         raise ConfigError(f"--plot {path} ends in {path.suffix!r}; name a file that ends in {' or '.join(FORMS)}")
     try:
@@ -56,10 +56,10 @@ def check_plot(path: Path) -> None:
 
 
 def write_plot(path: Path, shown: Comparison) -> None:
-    """Draw the first metric of a comparison against seconds of training and validation, with what seeds differ by.
+    """Draw the first metric of a comparison against seconds of training and validation, with the spread over seeds.
 
     Raises:
-        ConfigError: as `check_plot`, or no row whose runs know what they cost.
+        ConfigError: as `check_plot`, or no row has both the metric and recorded costs.
     """
     check_plot(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -69,7 +69,7 @@ def write_plot(path: Path, shown: Comparison) -> None:
     metric = columns(shown.rows)[0][1]
     points = _points(shown.rows, metric)
     if not points:
-        raise ConfigError(f"--plot {path}: no row knows both {metric} and what training cost; train the recipes again")
+        raise ConfigError(f"--plot {path}: no row has both {metric} and its training cost; train the recipes again")
     figure = Figure(figsize=(8, 5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
@@ -86,7 +86,7 @@ def write_plot(path: Path, shown: Comparison) -> None:
     axes.grid(alpha=0.3)
     axes.set_title("" if shown.title == Comparison.title else shown.title, fontsize="medium", wrap=True)
     axes.legend(drawn.values(), drawn.keys(), title="items", loc="best", fontsize="small")
-    figure.canvas.draw()  # only now is it known where things are
+    figure.canvas.draw()  # positions are known only after drawing
     _name_points(axes, short_names([point.row.name for point in points]), points)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=150)
@@ -107,13 +107,13 @@ class _Point:
 
     @property
     def spread(self) -> tuple[float, float]:
-        """Return the standard deviations; that of the seconds stays below their mean, as a log scale has no 0."""
+        """Return the standard deviations; that of the seconds is kept below their mean, as a log scale has no 0."""
         x, y = (statistics.stdev(each) if len(each) > 1 else 0.0 for each in (self.seconds, self.values))
         return min(x, 0.9 * self.middle[0]), y
 
 
 def _points(rows: Sequence[Row], metric: str) -> list[_Point]:
-    """Return the rows that have both; one in which nothing trains takes no seconds, which fit no log scale."""
+    """Return the rows that have both; rows in which nothing trains are left out, as a log scale cannot show 0 s."""
     found = [
         _Point(row, spent.get("total_s", []), row.values("all", metric))
         for row, spent in zip(rows, costs(rows), strict=True)
@@ -128,7 +128,7 @@ def _draw(axes: Axes, point: _Point) -> Any:
 
 
 def short_names(names: Sequence[str]) -> list[str]:
-    """Return names without what all of them begin with, up to a '-' or '['.
+    """Return names without the beginning that all of them share, up to a '-' or '['.
 
     >>> short_names(["corpus-sasrec-id", "corpus-sasrec-v"])
     ['id', 'v']
@@ -151,7 +151,7 @@ def _covered(axes: Axes, point: _Point) -> list[Any]:
 
 
 def _name_points(axes: Axes, names: Sequence[str], points: Sequence[_Point]) -> None:
-    """Write each name beside its point, where it covers neither a point nor another name if there is such a place."""
+    """Write each name beside its point, if possible where it covers neither a point nor another name."""
     taken = [box for point in points for box in _covered(axes, point)]
     if (legend := axes.get_legend()) is not None:
         taken.append(legend.get_window_extent())

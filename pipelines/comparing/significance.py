@@ -1,7 +1,7 @@
 """Are two recommenders different? Paired tests and intervals over the users of one test part.
 
-Every value here is one user's, averaged over the seeds of a row: chance in training is averaged out as far as there
-are seeds, chance in the choice of users is what the tests measure.
+Every value here is one user's, averaged over the seeds of a row. More seeds average out more of the chance in training;
+what the tests measure is the chance in the choice of users.
 
 Letters: N users, R resamples, V distinct values.
 """
@@ -23,12 +23,12 @@ from pipelines.runs.run_files import read_array, read_metrics
 
 Test = Literal["t", "wilcoxon"]
 RESAMPLES = 2000
-CELLS = 4_000_000  # of one draw, so that memory stays bounded
+CELLS = 4_000_000  # numbers drawn at a time, so that memory stays bounded
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A mean over users and where it may lie: percentiles of the bootstrap."""
+    """A mean over users and its interval: percentiles of the bootstrap."""
 
     mean: float
     low: float
@@ -40,19 +40,19 @@ class Compared:
     """One metric of one row, beside the baseline's."""
 
     metric: str
-    """Such as 'HR@10'."""
+    """The metric's name, such as 'HR@10'."""
     own: Interval
     """The row's mean over users."""
     difference: Interval | None = None
-    """Of the row minus the baseline, user by user; None for the baseline itself."""
+    """Mean of the row minus the baseline, user by user; None for the baseline itself."""
     p: float | None = None
-    """Of the paired test; None for the baseline itself."""
+    """The p value of the paired test; None for the baseline itself."""
     p_holm: float | None = None
-    """Corrected for the rows that were compared in this metric."""
+    """The p value, corrected for the number of rows that were compared in this metric."""
 
 
 def load_ranks(run: Path) -> Ranked:
-    """Return the test ranks of a finished run; ConfigError where there are none, damaged ones, or another test's."""
+    """Return the test ranks of a finished run; ConfigError if they are missing, damaged, or of another test."""
     path, offsets, tied = run / "ranks.npy", run / "rank_offsets.npy", run / "rank_ties.npy"
     if not path.is_file():
         raise ConfigError(f"{run} holds no ranks.npy, which tests need; train its recipe again")
@@ -63,13 +63,13 @@ def load_ranks(run: Path) -> Ranked:
     for name, digest in written.items():
         if (run / name).is_file() and file_sha256(run / name) != digest:
             raise ConfigError(
-                f"{run / name} is not the one that metrics.json beside it tells of; train the recipe again"
+                f"{run / name} does not have the sha256 in metrics.json beside it; train the recipe again"
             )
     return ranked
 
 
 def user_values(runs: Sequence[Path], metric: str) -> Floats:
-    """Return (N,) values of a metric such as 'HR@10', each the mean over runs (seeds) of one user's."""
+    """Return (N,) values of a metric such as 'HR@10': for each user, the mean over runs (seeds)."""
     total: Floats = np.mean([per_user(load_ranks(run), metric) for run in runs], axis=0)
     return total
 

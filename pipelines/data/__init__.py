@@ -1,1 +1,1 @@
-"""Interactions: readers, vocabularies, splits and batches."""
+"""Datasets: readers, filters, splits, vocabularies, side features, reports, and a synthetic corpus."""

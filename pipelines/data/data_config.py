@@ -1,4 +1,4 @@
-"""The section `data` of a recipe: how a dataset folder becomes a split."""
+"""The section `data` of a recipe: which dataset to read and how to split it."""
 
 from __future__ import annotations
 
@@ -11,39 +11,39 @@ from pipelines.data.tables import Columns
 
 @dataclass(frozen=True)
 class DataConfig:
-    """How a dataset folder becomes a split. The defaults are MicroLens's protocol (arXiv 2309.15379, section 3)."""
+    """Settings for reading and splitting a dataset. Defaults follow MicroLens (arXiv 2309.15379, section 3)."""
 
     folder: str
     """The dataset folder."""
     keep_last: int | None = 13
-    """Interactions kept per user, the newest ones; null keeps all. MicroLens keeps 13."""
+    """How many of each user's newest interactions are kept; null keeps all. MicroLens keeps 13."""
     max_length: int = 10
-    """L, the longest history a model sees. MicroLens: 10."""
+    """L, the longest history that a model sees. MicroLens uses 10."""
     min_interactions: int = 3
-    """Users with fewer are short (at least 3: one each to train, validate and test on)."""
+    """Users with fewer interactions count as short. At least 3: one each for training, validation and test."""
     short_users: Literal["drop", "error"] = "drop"
-    """'drop' leaves short users out and counts them, 'error' stops."""
+    """What happens to short users: 'drop' leaves them out and counts them, 'error' stops."""
     candidates: Literal["interactions", "kept", "catalog"] = "interactions"
-    """What is ranked: 'interactions' every item of the interactions file, 'kept' only items left after `keep_last`
-    (MicroLens's code), 'catalog' also items that only have a title or media."""
+    """Which items are ranked. 'interactions': every item of the interactions file. 'kept': only items left after
+    `keep_last`, as in MicroLens's code. 'catalog': also items that only have a title or media."""
     min_item_interactions: int = 0
-    """k of the warm-k subsets (MicroLens, Table 8): items with fewer interactions in the whole file, before
-    `keep_last`, are removed, then users who are short without them; 0 = no such filter."""
+    """The k of warm-k subsets (MicroLens, Table 8). Items with fewer interactions are removed, then users who have
+    become short. All interactions of the file count, before `keep_last`. 0 = no such filter."""
     item_filter: Literal["once", "iterate"] = "once"
-    """'once' removes items and then users; 'iterate' goes on until both bounds hold for what is left."""
+    """'once' removes items, then users; 'iterate' repeats both until every item and user left meets its bound."""
     split: Literal["auto", "leave-one-out", "given"] = "auto"
-    """'given' takes the split that came with the dataset (MMRec's x_label), where only `max_length` of the options
-    above has a meaning; 'auto' takes it where there is one, and makes leave-one-out elsewhere."""
+    """'given' uses the split that came with the dataset (MMRec's x_label); of the options above only `max_length`
+    applies to it. 'auto' uses a given split if there is one, else leave-one-out."""
     repeats: Literal["keep", "first", "last"] = "keep"
-    """What becomes of rows that pair a user with an item again: 'keep' keeps all, 'first' and 'last' keep one of them;
-    before all else, and not for a given split."""
+    """What happens when a user meets an item several times: 'keep' keeps all rows, 'first' and 'last' keep one. This
+    comes before every other filter. It does not apply to a given split."""
     columns: Columns = field(default_factory=Columns)
-    """Which columns of the folder's tables mean what, where their names do not say so."""
+    """The meaning of table columns whose names do not say it."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
-        """Refuse lengths that leave nothing to train or test on."""
+        """Refuse lengths that leave nothing to train or test on, and filters that contradict each other."""
         if self.min_interactions < 3:
             raise ConfigError(f"data.min_interactions is {self.min_interactions}; leave-one-out needs at least 3")
         if self.max_length < 1:

@@ -1,4 +1,4 @@
-"""A dataset as read from a folder, whatever its layout, and the choice of the reader."""
+"""A dataset as read from a folder of any layout, and what the readers share."""
 
 from __future__ import annotations
 
@@ -16,27 +16,27 @@ COLUMNS = ("user", "item", "timestamp")
 
 @dataclass(frozen=True)
 class Dataset:
-    """What a reader found."""
+    """The content of a dataset folder, as its reader found it."""
 
     name: str
-    """Dataset name; feature files carry it and are refused elsewhere."""
+    """Dataset name, which feature files carry, too."""
     layout: str
-    """What kind of folder it is and which files were read, one line for the user."""
+    """One line for the user: the kind of folder and the files that were read."""
     interactions: pl.DataFrame
-    """Columns user (str), item (str), timestamp (int64), in time order per user; may be empty for folders that only
-    hold media. With a given split also part (int8): 0 train, 1 validation, 2 test."""
+    """Columns user (str), item (str), timestamp (int64), in time order per user. With a given split also part (int8): 0
+    train, 1 validation, 2 test. Empty for folders that only hold media."""
     titles: dict[str, str]
     """Item id -> title."""
     videos: Path | None
-    """Folder of `{item}.mp4` and the like, or None."""
+    """Folder with `{item}.mp4` and the like, or None."""
     covers: Path | None
-    """Folder of `{item}.jpg` and the like, or None."""
+    """Folder with `{item}.jpg` and the like, or None."""
     tags: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    """Item id -> its tags, in the order of the file; items without any may be left out."""
+    """Item id -> its tags, in the order of the file. Items without tags may be missing."""
     catalog: tuple[str, ...] = ()
-    """All item ids, in order, where the folder itself says what there is; else empty."""
+    """All item ids, in order, if the folder itself lists them; else empty."""
     ordered: bool = True
-    """The file says in which order a user's interactions happened."""
+    """Whether the file says in which order a user's interactions happened."""
 
     @property
     def given_split(self) -> bool:
@@ -46,11 +46,14 @@ class Dataset:
 
 @dataclass(frozen=True)
 class Reader:
-    """One folder layout: `detect` returns what it recognises in a folder (or None), `read` reads it."""
+    """One folder layout."""
 
     name: str
+    """Name of the layout, for messages."""
     detect: Callable[[Path], str | None]
+    """Return what it recognises in a folder, such as file names, or None."""
     read: Callable[[Path, Columns], Dataset]
+    """Read the folder."""
 
 
 def subfolder(folder: Path, *names: str) -> Path | None:
@@ -59,9 +62,13 @@ def subfolder(folder: Path, *names: str) -> Path | None:
 
 
 def interactions_from_table(path: Path, columns: Columns) -> tuple[pl.DataFrame, str]:
-    """Return user, item, timestamp sorted by time within users (file order breaks ties), and what was read as what.
+    """Return user, item and timestamp, and which column was read as what.
 
-    The second is '' where the columns have our names. ConfigError on columns that are not there and bad cells.
+    Rows are sorted by time within users; ties keep the order of the file. The text about columns is '' if the columns
+    have our names.
+
+    Raises:
+        ConfigError: no rows, a missing column, or bad cells.
     """
     table = read_table(path, header=not columns.numbered)
     if not table.width:
@@ -85,7 +92,7 @@ def interactions_from_table(path: Path, columns: Columns) -> tuple[pl.DataFrame,
         )
     ours = {"user": "user", "item": "item", "time": "timestamp"}
     told = [f"{what} = {name}" for what, name in names.items() if name != ours[what]]
-    told += ["no times, rows in their order"] if "time" not in names else []
+    told += ["no times, rows in file order"] if "time" not in names else []
     return typed.sort("user", "timestamp", "exact", maintain_order=True).select(COLUMNS), ", ".join(told)
 
 
@@ -94,7 +101,7 @@ def _shown(cells: Sequence[object]) -> str:
 
 
 def interactions_from_sequences(path: Path) -> pl.DataFrame:
-    """Read lines `user TAB item item ...` (oldest first); the timestamp is the position in the line."""
+    """Read lines `user TAB item item ...`, oldest item first; an item's timestamp is its position in the line."""
     users: list[str] = []
     items: list[str] = []
     for number, line in enumerate(read_lines(path), start=1):
@@ -123,11 +130,11 @@ def _exploded(lines: pl.DataFrame) -> pl.DataFrame:
 
 
 def unique_titles(rows: Iterable[tuple[int, str, str]], path: Path) -> dict[str, str]:
-    """Return item -> title of (line, item, title); ConfigError naming the first item that is empty or has two rows."""
+    """Return item -> title from rows (line, item, title); ConfigError names the first empty or repeated item id."""
     result: dict[str, str] = {}
     for line, item, title in rows:
         if not item:
-            raise ConfigError(f"{path} has a row without item id (line {line}); give it one or remove it")
+            raise ConfigError(f"{path} has a row without an item id (line {line}); give it one or remove it")
         if item in result:
             raise ConfigError(f"{path} names item {item!r} twice (again in line {line}); keep one title per item")
         result[item] = title

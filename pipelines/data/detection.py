@@ -1,4 +1,4 @@
-"""Which layout a dataset folder has, and its reader."""
+"""Detect the layout of a dataset folder and read it."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from pathlib import Path
 
 from features.errors import ConfigError
 from features.paths import no_folder
-from pipelines.data.dataset import Dataset
+from pipelines.data.dataset import Dataset, Reader
 from pipelines.data.readers.iisan import IISAN
 from pipelines.data.readers.microlens import MICROLENS
 from pipelines.data.readers.mmrec import MMREC
@@ -14,22 +14,28 @@ from pipelines.data.readers.plain import MEDIA, PLAIN
 from pipelines.data.readers.recbole import RECBOLE
 from pipelines.data.tables import TABLES, Columns
 
+READERS: tuple[Reader, ...] = (MICROLENS, IISAN, MMREC, RECBOLE, PLAIN)
+
 
 def read_dataset(folder: Path, columns: Columns | None = None) -> Dataset:
-    """Read a dataset folder; ConfigError when no layout, or more than one, fits.
+    """Read a dataset folder.
 
     Args:
         folder: the dataset folder.
-        columns: which columns of tables mean what, where their names do not say so.
+        columns: the meaning of table columns whose names do not say it.
+
+    Raises:
+        ConfigError: no layout fits, or more than one, or a file in it is at fault.
     """
     if not folder.is_dir():
         raise ConfigError(f"dataset folder {folder} {no_folder(folder, 'check --data (or data.folder in the recipe)')}")
-    found = [(reader, what) for reader in (MICROLENS, IISAN, MMREC, RECBOLE, PLAIN) if (what := reader.detect(folder))]
-    if not found and (what := MEDIA.detect(folder)):  # every layout may hold videos/ and covers/: alone, they are plain
+    found = [(reader, what) for reader in READERS if (what := reader.detect(folder))]
+    # every layout may hold videos/ and covers/, so they decide only where nothing else does
+    if not found and (what := MEDIA.detect(folder)):
         found = [(MEDIA, what)]
     if not found:
         raise ConfigError(
-            f"{folder} is no dataset folder: it has neither MicroLens '*_pairs.tsv|csv', nor '*_users.tsv' with "
+            f"{folder} is not a dataset folder: it has neither MicroLens '*_pairs.tsv|csv', nor '*_users.tsv' with "
             "'*_items.tsv', nor MMRec's 'NAME.inter' with x_label, nor RecBole's 'NAME.inter' with user_id:token, nor "
             f"'interactions' as {', '.join(TABLES)}, nor videos/ or covers/; see docs/datasets.md"
         )

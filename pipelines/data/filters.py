@@ -1,4 +1,4 @@
-"""What a leave-one-out split starts from: items met often enough, users with enough left, and what is ranked."""
+"""Filters before a leave-one-out split: repeated rows, rare items, short users; and the choice of candidates."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ from pipelines.data.dataset import Dataset
 
 
 def frequent_items(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
-    """Return the interactions with items that have `min_item_interactions`; with 'iterate', as often as it takes.
+    """Return the interactions with items that have at least `min_item_interactions`.
 
-    The paper of the warm-k subsets (arXiv 2309.15379, Table 8) says neither over which interactions it counts, nor
-    whether users are filtered again, nor whether this is repeated. Here all interactions of the file count, before
-    `keep_last`, and users are filtered again.
+    With 'iterate', items and short users are removed in turn until nothing changes. The paper of the warm-k subsets
+    (arXiv 2309.15379, Table 8) says neither which interactions it counts, nor whether users are filtered again, nor
+    whether this is repeated. Here all interactions of the file count, before `keep_last`, and users are filtered again.
 
     Raises:
-        ConfigError: no item, or no user, with enough interactions.
+        ConfigError: no item, or no user, has enough interactions.
     """
     if not config.min_item_interactions:
         return table
@@ -40,14 +40,18 @@ def frequent_items(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
 
 
 def without_repeats(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
-    """Return interactions (in time order per user) in which no user has an item twice, unless `repeats` keeps them."""
+    """Return interactions in which no user has an item twice, unless `repeats` is 'keep'; in time order per user."""
     if config.repeats == "keep":
         return table
     return table.unique(["user", "item"], keep=config.repeats, maintain_order=True)
 
 
 def without_short_users(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
-    """Return the interactions of users with `min_interactions`; ConfigError for none, or one too few under 'error'."""
+    """Return the interactions of users who have at least `min_interactions`.
+
+    Raises:
+        ConfigError: no user has enough, or one has too few and `short_users` is 'error'.
+    """
     sizes = table.group_by("user", maintain_order=True).len()
     short = sizes.filter(pl.col("len") < config.min_interactions)
     if len(short) and config.short_users == "error":
@@ -58,15 +62,30 @@ def without_short_users(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame
     if len(short) == len(sizes):
         raise ConfigError(
             f"each of {len(sizes)} users has fewer than data.min_interactions={config.min_interactions} interactions "
-            f"(most: {max(sizes['len'].to_list())}); nothing is left to train on"
+            f"(most: {max(sizes['len'].to_list())}); nothing is left to train on: lower it, or give a larger dataset"
         )
     return table.join(short.select("user"), on="user", how="anti", maintain_order="left")
+
+
+def newest(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
+    """Return the last `keep_last` interactions of each user (in time order per user); all of them where it is None."""
+    if config.keep_last is None:
+        return table
+    return table.group_by("user", maintain_order=True).tail(config.keep_last)
 
 
 def candidates(
     dataset: Dataset, frequent: pl.DataFrame, tail: pl.DataFrame, config: DataConfig, catalog_ids: Iterable[str]
 ) -> list[str]:
-    """Return the ids of what is ranked: of `frequent` items, of those left in `tail`, or also of the whole catalog."""
+    """Return the ids of the items that are ranked, sorted.
+
+    Args:
+        dataset: gives the catalog: its titles and its own list of items.
+        frequent: interactions after the filters, before `keep_last`.
+        tail: interactions after `keep_last`.
+        config: `candidates` chooses among the items of `frequent`, those of `tail`, and those of the catalog as well.
+        catalog_ids: further items of the catalog, such as those with media.
+    """
     if config.candidates == "kept":
         return tail["item"].unique().sort().to_list()
     items = set(frequent["item"].unique().to_list())

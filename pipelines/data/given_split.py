@@ -1,8 +1,8 @@
-"""A split that came with the dataset, under the rules of MMRec (github.com/enoche/MMRec): several targets per user.
+"""A split that came with the dataset, used by the rules of MMRec (github.com/enoche/MMRec): several targets per user.
 
-- Users without training rows are left out; so are, from validation or test, users without rows there.
-- Every item of the catalog is ranked, whether training shows it or not.
-- What a user has seen are the training rows, at test as well: validation rows are neither history nor hidden.
+- Users without training rows are left out. Users without validation or test rows are left out of that part.
+- Every item of the catalog is ranked, whether it occurs in training or not.
+- A user has seen only the training rows, at test as well: validation rows are not part of the history and not hidden.
 
 Letters: as in split.py.
 """
@@ -26,18 +26,18 @@ PARTS = ("training", "validation", "test")
 
 
 def given_split(dataset: Dataset, config: DataConfig) -> Split:
-    """Return the dataset's own split as arrays; of `config` only `max_length` counts.
+    """Return the dataset's own split as arrays; only `max_length` of `config` applies.
 
     Raises:
         ConfigError: the dataset has no split of its own, one of its parts is empty or has only users without training
-            rows, or items are to be filtered.
+            rows, or `config` asks to filter items.
     """
     if not dataset.given_split:
         raise ConfigError(f"data.split is 'given', but {config.folder} ({dataset.layout}) has none; use leave-one-out")
     if config.min_item_interactions:
         raise ConfigError(
-            f"data.min_item_interactions is {config.min_item_interactions}, but the split of {config.folder} is given "
-            "and stays as it is; set data.split=leave-one-out, or 0"
+            f"data.min_item_interactions is {config.min_item_interactions}, but {config.folder} comes with a split, "
+            "which is not filtered; set data.split=leave-one-out, or data.min_item_interactions=0"
         )
     everything = dataset.interactions.sort("user", maintain_order=True)
     train = everything.filter(pl.col("part") == 0)

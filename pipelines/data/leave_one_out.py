@@ -1,4 +1,4 @@
-"""The leave-one-out split: a user's last item is for test, the one before it for validation.
+"""The leave-one-out split: each user's last item is the test target, the one before it the validation target.
 
 Letters: as in split.py.
 """
@@ -15,21 +15,21 @@ from features.errors import ConfigError
 from features.provenance import canonical_json
 from pipelines.data.data_config import DataConfig
 from pipelines.data.dataset import Dataset
-from pipelines.data.filters import candidates, frequent_items, without_repeats, without_short_users
+from pipelines.data.filters import candidates, frequent_items, newest, without_repeats, without_short_users
 from pipelines.data.split import EvalPart, Ints, Sequences, Split, encode, histories, windows
 from pipelines.data.vocabulary import Vocabulary
 
 
 def leave_one_out(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[str] = ()) -> Split:
-    """Return the split; errors as `make_split`."""
+    """Return the leave-one-out split; arguments and errors are those of `make_split`."""
     if not dataset.ordered:
         raise ConfigError(
             f"{config.folder} has no timestamps ({dataset.layout}); leave-one-out needs an order: set data.split=given"
         )
-    # by user as the vocabulary sorts them: MMRec's come in the order of their numbers, 10 behind 9
+    # sort users as the vocabulary does, by text: MMRec's rows are in the order of numbers, with 10 after 9
     frequent = frequent_items(without_repeats(dataset.interactions, config).sort("user", maintain_order=True), config)
     kept = without_short_users(frequent, config)
-    tail = kept if config.keep_last is None else kept.group_by("user", maintain_order=True).tail(config.keep_last)
+    tail = newest(kept, config)
     users = Vocabulary(tuple(tail["user"].unique().sort().to_list()), "user")
     items = Vocabulary(tuple(candidates(dataset, frequent, tail, config, catalog_ids)), "item")
     sizes = tail.group_by("user", maintain_order=True).len()["len"].to_numpy().astype(np.int64)

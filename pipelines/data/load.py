@@ -1,4 +1,4 @@
-"""A dataset folder, read and split as a recipe says."""
+"""Read a dataset folder and split it as a recipe says."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from pipelines.data.split import Split
 
 
 def make_split(dataset: Dataset, config: DataConfig, *, catalog_ids: Iterable[str] = ()) -> Split:
-    """Split a dataset; `catalog_ids` are further candidates for `candidates: catalog`.
+    """Split a dataset; `catalog_ids` are further candidates if `candidates` is 'catalog'.
 
     Raises:
-        ConfigError: no interactions, no user or item with enough of them, a short user under `short_users: error`, no
-            given split where the config asks for it, or one with an empty part.
+        ConfigError: the dataset has no interactions, no user or item has enough of them, a user is short and
+            `short_users` is 'error', the config asks for a given split and there is none, or one of its parts is empty.
     """
     if dataset.interactions.is_empty():
         raise ConfigError(f"{config.folder} holds no interactions ({dataset.layout}); training needs a table of them")
@@ -34,11 +34,13 @@ class Data:
     """A dataset and its split."""
 
     dataset: Dataset
+    """The dataset that was read."""
     split: Split
+    """Its training, validation and test parts."""
 
 
 def load_data(config: DataConfig) -> Data:
-    """Read the dataset folder and split it."""
+    """Read a dataset folder and split it; errors as `read_dataset` and `make_split`."""
     dataset = read_dataset(Path(config.folder), config.columns)
     extra: set[str] = set()
     if config.candidates == "catalog":

@@ -1,4 +1,4 @@
-"""What a dataset holds, before anything is trained on it: counts, repeats, ties, and what joins what.
+"""A report on a dataset before training: counts, repeated rows, ties in time, and how titles and media join items.
 
 Letters: U users, I items, E interactions.
 """
@@ -7,66 +7,63 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from collections.abc import Set as AbstractSet
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from pipelines.console import note, print_json, say, table, warn
+from pipelines.console import note, say, warn
 from pipelines.data.data_config import DataConfig
 from pipelines.data.dataset import Dataset
-from pipelines.data.detection import read_dataset
-from pipelines.data.tables import parse_columns
 
-TIED_SHARE = 0.01  # of the users, from which on ties that decide targets are worth a warning
-LEAST_JOINED = 0.5  # of the smaller side: a join that finds less is rather one of two kinds of ids
+TIED_SHARE = 0.01  # share of users from which ties that decide targets are worth a warning
+LEAST_JOINED = 0.5  # share of the smaller side: a join that finds less probably compares two kinds of ids
 
 
 @dataclass(frozen=True)
 class Joined:
-    """How the ids of something else meet the items of the interactions."""
+    """How the ids of titles, videos or covers join the items of the interactions."""
 
     what: str
     """'titles', 'videos' or 'covers'."""
     items: int
-    """Items of the interactions that have one."""
+    """How many items of the interactions have one."""
     others: int
-    """Ids that have one and occur in no interaction."""
+    """How many ids have one but occur in no interaction."""
     example: str
-    """One id of the interactions without one, '' where there is none."""
+    """An item of the interactions that has none, or ''."""
     other_example: str
-    """One of the others, '' where there is none."""
+    """An id that has one but occurs in no interaction, or ''."""
 
 
 @dataclass(frozen=True)
 class DataReport:
-    """What a dataset holds."""
+    """Counts of a dataset, and signs of trouble in it."""
 
     layout: str
     """How the folder was read."""
     users: int
-    """U."""
+    """U, the number of users."""
     items: int
-    """I, those of the interactions."""
+    """I, the number of items in the interactions."""
     interactions: int
-    """E."""
+    """E, the number of interactions."""
     repeats: int
-    """Rows that pair a user with an item again."""
+    """Rows whose user and item occur in an earlier row."""
     duplicates: int
-    """Repeats that have the same time, too."""
+    """Rows whose user, item and time occur in an earlier row."""
     tied_tests: int
-    """Users whose last interaction shares its time with one with another item, so that the order of the file decides
-    which of them is the test target."""
+    """Users whose last interaction has the same time as one with another item. File order then decides which of the two
+    is the test target."""
     tied_valids: int
-    """The same of the one before, the validation target."""
+    """Users whose last interaction but one, the validation target, has the same time as one with another item."""
     lengths: tuple[int, float, float, int]
     """Interactions per user: least, median, mean, most."""
     given_split: bool
-    """The dataset came with a split, in which times decide nothing."""
+    """Whether the dataset came with a split, in which times decide nothing."""
     joined: tuple[Joined, ...]
-    """Titles, videos and covers."""
+    """How titles, videos and covers join the items, as far as the dataset has them."""
 
     @property
     def line(self) -> str:
@@ -82,32 +79,33 @@ class DataReport:
         return "data: " + ", ".join(parts)
 
     def warnings(self) -> list[str]:
-        """Return what makes results doubtful, each with the way out."""
+        """Return what makes results doubtful, each with what to do about it."""
         found = []
         if self.duplicates:
             found.append(
-                f"{self.duplicates} of {self.interactions} interactions stand in the table twice, with user, item and "
-                "time: targets may be items just seen; data.repeats=first keeps one each"
+                f"{self.duplicates} of {self.interactions} interactions repeat the user, item and time of another "
+                "row: targets may be items just seen; data.repeats=first keeps one of each"
             )
         tied = max(self.tied_tests, self.tied_valids)
         if tied >= max(1, TIED_SHARE * self.users) and not self.given_split:
             found.append(
-                f"for {self.tied_tests} of {self.users} users the test target, for {self.tied_valids} the validation "
-                "target shares its time with another item: the order of rows in the file decides, and a file that is "
-                "sorted by item or popularity gives it away; check the column of times"
+                f"the test target of {self.tied_tests} of {self.users} users, and the validation target of "
+                f"{self.tied_valids}, has the same time as another item: file order decides which is the target, and a "
+                "file sorted by item or popularity gives it away; check the time column"
             )
         for joined in self.joined:
             smaller = min(self.items, joined.items + joined.others)
             if smaller and joined.items < LEAST_JOINED * smaller:
                 found.append(
-                    f"{joined.what} join {joined.items} of {self.items} items, {joined.others} others join none: ids "
-                    f"here look like {joined.example!r}, there like {joined.other_example!r}"
+                    f"only {joined.items} of {self.items} items have {joined.what}, and {joined.others} {joined.what} "
+                    f"belong to no item: ids of items look like {joined.example!r}, ids of {joined.what} like "
+                    f"{joined.other_example!r}; make them agree"
                 )
         return found
 
 
 def data_report(dataset: Dataset) -> DataReport:
-    """Look a dataset over; reads no media."""
+    """Return the report on a dataset, without reading any media."""
     rows = dataset.interactions
     items = set(rows["item"].unique().to_list())
     sizes = rows.group_by("user").len()["len"].to_numpy() if len(rows) else np.zeros(1, np.int64)
@@ -130,7 +128,7 @@ def data_report(dataset: Dataset) -> DataReport:
 
 
 def _tied(rows: pl.DataFrame, place: int) -> int:
-    """Return how many users have, `place` from the end, a time that one of their rows with another item shares."""
+    """Return how many users have an interaction, `place` from the end, with the same time as one with another item."""
     last = rows.group_by("user", maintain_order=True).agg(pl.col("item", "timestamp").slice(-place, 1).first())
     same = rows.join(last, on=["user", "timestamp"], suffix="_last")
     return same.filter(pl.col("item") != pl.col("item_last"))["user"].n_unique()
@@ -158,9 +156,9 @@ def tell(dataset: Dataset, config: DataConfig | None = None, *, json: bool = Fal
     """Print the report's line, and its warnings on standard error.
 
     Args:
-        dataset: as it was read.
-        config: says what becomes of repeats.
-        json: standard output is for machines, so that the line goes to standard error, too.
+        dataset: the dataset.
+        config: what the recipe does with repeats; if it removes them there is no warning about them.
+        json: whether standard output is for machines; the line then goes to standard error.
     """
     report = data_report(dataset)
     (note if json else say)(report.line)
@@ -170,19 +168,8 @@ def tell(dataset: Dataset, config: DataConfig | None = None, *, json: bool = Fal
             warn(text)
 
 
-def run_data(data: Path, columns: str | None, json: bool) -> None:
-    """Command line `data`."""
-    report = data_report(read_dataset(data, parse_columns(columns)))
-    if json:
-        print_json(asdict(report) | {"warnings": report.warnings()})
-        return
-    say(report.layout)
-    table("", ["what", "value"], _rows(report))
-    for text in report.warnings():
-        warn(text)
-
-
-def _rows(report: DataReport) -> Sequence[Sequence[str]]:
+def report_rows(report: DataReport) -> Sequence[Sequence[str]]:
+    """Return the rows of the report as a table: what is counted, and its value."""
     lowest, median, mean, most = report.lengths
     rows: list[tuple[str, Any]] = [
         ("users", report.users),
@@ -190,7 +177,7 @@ def _rows(report: DataReport) -> Sequence[Sequence[str]]:
         ("interactions", report.interactions),
         ("per user", f"{lowest} to {most}, median {median:g}, mean {mean:.1f}"),
         ("repeats of user and item", report.repeats),
-        ("of these with the same time", report.duplicates),
+        ("repeats with the same time", report.duplicates),
         ("test targets tied in time", "the split is given" if report.given_split else report.tied_tests),
         ("validation targets tied in time", "the split is given" if report.given_split else report.tied_valids),
         *((f"items with {one.what}", f"{one.items}, and {one.others} others") for one in report.joined),

@@ -17,20 +17,20 @@ from models.items.build import Categories
 from pipelines.data.dataset import Dataset
 from pipelines.data.split import Split
 
-LEVELS = 10  # the paper's: level 0 holds the tenth of the items that training shows most often
+LEVELS = 10  # as in the paper; level 0 holds the tenth of the items that occur most often in training
 
 
 def side_features(names: Iterable[str], split: Split, dataset: Dataset) -> dict[str, Categories]:
-    """Return the categories of each name in a recipe's `items.side`.
+    """Return the categories for each name in a recipe's `items.side`.
 
     Raises:
-        ConfigError: tags asked of a dataset that has none.
+        ConfigError: `names` holds 'tags', but the dataset has none.
     """
     return {name: popularity_levels(split) if name == "popularity" else tags(split, dataset) for name in names}
 
 
 def popularity_levels(split: Split) -> Categories:
-    """Return one of ten levels per item, equally many items in each, by training count (ties by the item's number)."""
+    """Return one of ten levels of training count per item; levels are equally large, ties go by the item's number."""
     count = len(split.items)
     order = np.argsort(-split.train_counts, kind="stable")
     levels = np.empty(count, dtype=np.int64)
@@ -39,11 +39,11 @@ def popularity_levels(split: Split) -> Categories:
 
 
 def tags(split: Split, dataset: Dataset) -> Categories:
-    """Return the tags of each item; an item may have several or none."""
+    """Return the tags of each item, which may be several or none; ConfigError if the dataset has no tags."""
     if not dataset.tags:
         raise ConfigError(
             f"items.side names 'tags', but dataset {dataset.name!r} ({dataset.layout}) has none; "
-            "see docs/datasets.md, or remove it from items.side"
+            "remove 'tags' from items.side, or add them as docs/datasets.md says"
         )
     per_item = [dataset.tags.get(item, ()) for item in split.items.ids]
     known = sorted(set(chain.from_iterable(per_item)))
@@ -54,7 +54,7 @@ def tags(split: Split, dataset: Dataset) -> Categories:
 
 
 def fingerprint(sides: Mapping[str, Categories]) -> str:
-    """Return a sha256 of side features, which a run is refused to go on without."""
+    """Return a sha256 of side features; a run resumes only with the same ones."""
     digest = hashlib.sha256()
     for name, side in sorted(sides.items()):
         digest.update(f"{name} {side.size} ".encode())

@@ -1,9 +1,9 @@
-"""Splits as arrays: training windows, and the targets of each user for validation and for test.
+"""Splits as arrays: training windows, and each user's targets for validation and test.
 
-They are made in leave_one_out.py, or in given_split.py where a split came with the dataset.
+leave_one_out.py makes them, or given_split.py if the dataset came with a split.
 
-Letters: U users, I items, W windows, N users of a part, R targets of a part, L history length. All arrays are numpy;
-times do not occur, sequences are already in order.
+Letters: U users, I items, E interactions, W windows, N users of a part, R targets of a part, S seen items of a part, L
+history length. All arrays are numpy. There are no times: sequences are already in order.
 """
 
 from __future__ import annotations
@@ -24,54 +24,54 @@ Bools = NDArray[np.bool_]
 
 @dataclass(frozen=True)
 class TrainWindows:
-    """Training sequences cut into windows; every position but a user's first is a target exactly once."""
+    """Training sequences cut into windows. Every position but a user's first is a target exactly once."""
 
     users: Ints
     """(W,) dense user indices."""
     items: Ints
     """(W, L + 1) dense item indices, oldest first, padded on the left with 0."""
     mask: Bools
-    """(W, L + 1), True where a slot is real."""
+    """(W, L + 1), True where a slot holds an item, False where it is padding."""
 
 
 @dataclass(frozen=True)
 class EvalPart:
-    """One target per user; `ManyTargets` has several."""
+    """The users of validation or test, with one target each; `ManyTargets` has several."""
 
     users: Ints
     """(N,) dense user indices."""
     items: Ints
-    """(N, L) the last L items before the target, oldest first, padded on the left with 0."""
+    """(N, L) histories: the last L items before the target, oldest first, padded on the left with 0."""
     mask: Bools
-    """(N, L), True where a slot is real."""
+    """(N, L), True where a slot holds an item, False where it is padding."""
     targets: Ints
-    """(R,) dense item indices, user after user; R = N where each has one."""
+    """(R,) dense item indices of the targets, user after user; R = N if each user has one."""
     seen: Ints
-    """(S,) all kept items before each target, user after user."""
+    """(S,) dense item indices of all kept items before the target, user after user."""
     seen_offsets: Ints
-    """(N + 1,) where each user's part of `seen` starts."""
+    """(N + 1,) positions in `seen` where each user's items start."""
 
     @property
     def bounds(self) -> Ints:
-        """Return (N + 1,) where each user's part of `targets` starts."""
+        """Return (N + 1,) positions in `targets` where each user's targets start."""
         return np.arange(len(self.users) + 1)
 
     @property
     def pairs(self) -> Ints:
-        """Return (2, R) user and item of every target."""
+        """Return the user and item of every target, (2, R)."""
         return np.stack([np.repeat(self.users, np.diff(self.bounds)), self.targets])
 
 
 @dataclass(frozen=True)
 class ManyTargets(EvalPart):
-    """At least one target per user, each item once; no order among them."""
+    """The users of validation or test, with one or more targets each: different items, in no order."""
 
     target_offsets: Ints
-    """(N + 1,) where each user's part of `targets` starts."""
+    """(N + 1,) positions in `targets` where each user's targets start."""
 
     @property
     def bounds(self) -> Ints:
-        """Return (N + 1,) where each user's part of `targets` starts."""
+        """Return (N + 1,) positions in `targets` where each user's targets start."""
         return self.target_offsets
 
 
@@ -80,32 +80,32 @@ class Split:
     """A dataset ready for training and evaluation."""
 
     dataset: str
-    """Its name."""
+    """Name of the dataset."""
     users: Vocabulary
-    """User vocabulary (only users that are kept)."""
+    """The users that are kept."""
     items: Vocabulary
-    """Item vocabulary = the candidates of every ranking."""
+    """The items that are ranked: the candidates of every ranking."""
     train: TrainWindows
-    """Training windows."""
+    """Training part, as windows."""
     valid: EvalPart
-    """Validation part; in leave-one-out the target is the item before a user's last."""
+    """Validation part. In leave-one-out the target is the item before a user's last."""
     test: EvalPart
-    """Test part; in leave-one-out the target is a user's last item, the validation item part of the history."""
+    """Test part. In leave-one-out the target is a user's last item, and the history includes the validation target."""
     train_counts: Ints
-    """(I,) occurrences in the training part; 0 = cold item."""
+    """(I,) how often each item occurs in training; 0 = cold item."""
     train_edges: Ints
     """(2, E) user and item of every training interaction, in order."""
     fingerprint: str
-    """sha256 over all of the above."""
+    """The split's sha256, over its ids, sequences, targets, history length and filter of items."""
     dropped_users: int
-    """Users left out because of too few interactions."""
+    """How many users were left out: those with too few interactions or, in a given split, without training rows."""
     dropped_items: int = 0
-    """Items left out because of too few interactions (`min_item_interactions`)."""
+    """How many items were left out because of too few interactions (`min_item_interactions`)."""
     protocol: str = "leave-one-out"
-    """'leave-one-out' or 'given'."""
+    """How the split was made: 'leave-one-out' or 'given'."""
 
     def sizes(self) -> dict[str, int]:
-        """Return counts of users, items in what is kept, of these in training, candidates, and kept interactions."""
+        """Return counts of kept users, kept items, items in training, candidates and kept interactions."""
         met = np.concatenate([self.train_edges[1], self.valid.targets, self.test.targets])
         return {
             "users": len(self.users),
@@ -118,7 +118,7 @@ class Split:
     def tested_on(self) -> str:
         """Return a sha256 of the test users, their targets, what they have seen, and the candidates.
 
-        Runs with equal ones can be compared user by user. What is seen belongs to it: masks take it off the candidates.
+        Runs that agree in it can be compared user by user. Seen items count because masks remove them from a ranking.
         """
         digest = hashlib.sha256(canonical_json([[self.users.ids[u] for u in self.test.users], self.items.ids]).encode())
         for array in (self.test.targets, self.test.bounds, self.test.seen, self.test.seen_offsets):
@@ -128,20 +128,22 @@ class Split:
 
 @dataclass(frozen=True)
 class Sequences:
-    """What users have met, oldest first: flat (E,) items, user after user, and offsets (U + 1,) where each starts."""
+    """The sequences of all users, oldest item first."""
 
     flat: Ints
+    """(E,) dense item indices, user after user."""
     offsets: Ints
+    """(U + 1,) positions in `flat` where each user's sequence starts."""
 
 
 def encode(ids: pl.Series, vocabulary: Vocabulary) -> Ints:
-    """Return dense indices of raw ids, all of which the vocabulary knows."""
+    """Return the dense indices of raw ids, all of which the vocabulary must know."""
     rows = ids.cast(pl.Enum(list(vocabulary.ids))).to_physical()
     return rows.to_numpy().astype(np.int64)
 
 
 def windows(sequences: Sequences, ends: Ints, length: int) -> TrainWindows:
-    """Cut each user's training part, which ends before `ends` (U,), into windows of L + 1 slots that overlap in one."""
+    """Cut each user's training part, which ends before `ends` (U,), into windows of L + 1 slots that overlap by one."""
     starts = sequences.offsets[:-1]
     per_user = np.maximum(-(-(ends - starts - 1) // length), 0)
     users = np.repeat(np.arange(len(starts)), per_user)
@@ -152,7 +154,11 @@ def windows(sequences: Sequences, ends: Ints, length: int) -> TrainWindows:
 
 
 def histories(sequences: Sequences, users: Ints, ends: Ints, length: int) -> tuple[Ints, Bools, Ints, Ints]:
-    """Return items (N, L), mask (N, L), seen (S,) and its offsets (N + 1,) of `users` (N,) before `ends` (N,)."""
+    """Return what `users` (N,) had met before position `ends` (N,) of their sequences.
+
+    Returns:
+        Histories (N, L), their mask (N, L), all seen items (S,) and the offsets (N + 1,) of each user's seen items.
+    """
     starts = sequences.offsets[users]
     items, mask = _slots(sequences.flat, starts, ends - 1, length)
     sizes = ends - starts
@@ -162,7 +168,9 @@ def histories(sequences: Sequences, users: Ints, ends: Ints, length: int) -> tup
 
 
 def _slots(flat: Ints, start: Ints, last: Ints, width: int) -> tuple[Ints, Bools]:
-    """Return the `width` items up to position `last` of each row, not before `start`; padded on the left with 0."""
+    """Return each row's last `width` items from `start` to `last`, padded on the left with 0, and the mask."""
     position = last[:, None] - np.arange(width - 1, -1, -1)
     mask = position >= start[:, None]
+    if not len(flat):
+        return np.zeros_like(position), mask
     return np.where(mask, flat[np.maximum(position, 0)], 0), mask

@@ -1,8 +1,8 @@
 """A synthetic corpus in MicroLens layout: real H.264 clips, JPEG covers, titles and interactions with planted tastes.
 
-Everything in it is made up. Each item belongs to a taste that shows only in its pixels (hue, stripes, motion) and its
-words; ids are random numbers and say nothing. Users follow mostly one taste, popularity is skewed, and some items are
-fresh: they occur only as somebody's last interaction, so nothing but content can reach them. A few files are broken.
+Everything in it is made up. Each item belongs to a taste, which shows only in its pixels (hue, stripes, motion) and its
+words; ids are random numbers and carry no information. Users mostly follow one taste, and popularity is skewed. Some
+items are fresh: they occur only as a user's last interaction, so only content can reach them. A few files are broken.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ FILLER = [
 ]
 START_MS = 1_600_000_000_000
 DAY_MS = 86_400_000
-MIN_LENGTH, MAX_LENGTH = 5, 20  # interactions of a user
+MIN_LENGTH, MAX_LENGTH = 5, 20  # interactions per user
 MIN_ITEMS = 32
 
 
@@ -61,18 +61,18 @@ class CorpusSize:
     """How large a corpus to make."""
 
     items: int = 320
-    """Clips, covers and titles."""
+    """Number of items, each with a clip, a cover and a title."""
     users: int = 900
-    """Users, each with 5 to 20 interactions."""
+    """Number of users, each with 5 to 20 interactions."""
     fresh: float = 0.15
-    """Share of the items that occur only as last interactions."""
+    """Share of items that occur only as last interactions."""
     fresh_targets: float = 0.3
-    """Share of the users whose last interaction is with a fresh item."""
+    """Share of users whose last interaction is with a fresh item."""
 
 
 @dataclass(frozen=True)
 class Corpus:
-    """What was planted, for tests and for the demo's explanation."""
+    """What was planted in a corpus, for tests and for the demo's explanation."""
 
     folder: Path
     """The dataset folder."""
@@ -87,10 +87,10 @@ class Corpus:
 def make_corpus(
     folder: Path, *, seed: int, size: CorpusSize | None = None, progress: Callable[[int, int], None] | None = None
 ) -> Corpus:
-    """Render a corpus into `folder` (made if needed) and return what was planted in it.
+    """Render a corpus into `folder`, which is made if needed, and return what was planted in it.
 
     Raises:
-        ConfigError: fewer items or users than a corpus needs.
+        ConfigError: `size` has fewer items or users than a corpus needs.
     """
     size = size or CorpusSize()
     _check_size(size)
@@ -120,8 +120,8 @@ def make_corpus(
 def _check_size(size: CorpusSize) -> None:
     if size.items < MIN_ITEMS:
         raise ConfigError(
-            f"a corpus of {size.items} items is too small: users have up to {MAX_LENGTH} different ones, and "
-            f"some items are fresh or broken; ask for at least {MIN_ITEMS}"
+            f"a corpus of {size.items} items is too small: a user has up to {MAX_LENGTH} different ones, and some are "
+            f"fresh or broken; ask for at least {MIN_ITEMS}"
         )
     if size.users < 1:
         raise ConfigError(f"a corpus of {size.users} users has nobody to recommend to; ask for at least 1")
@@ -154,7 +154,7 @@ def write_clip(path: Path, frames: NDArray[np.uint8], *, rate: int, codec: str =
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.options = {"crf": "23", "preset": "ultrafast", "g": "12"}
-        stream.codec_context.thread_count = 1  # starting threads costs more than these few small frames
+        stream.codec_context.thread_count = 1  # starting threads takes longer than encoding these few small frames
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
         container.mux(stream.encode())
@@ -176,7 +176,10 @@ def _title(taste: int, rng: np.random.Generator) -> str:
 def _write_interactions(
     folder: Path, taste: dict[str, int], fresh: frozenset[str], size: CorpusSize, rng: np.random.Generator
 ) -> None:
-    """Write `*_pairs.csv`: a user's taste gives 85 % of the items, popularity within a taste falls as 1 / rank."""
+    """Write `*_pairs.csv`. Users draw items from their taste with probability 0.85, else from any taste.
+
+    Popularity within a taste falls as 1 / rank^1.6.
+    """
     pools = [[i for i in taste if taste[i] == kind and i not in fresh] for kind in range(len(WORDS))]
     fresh_pools = [[i for i in taste if taste[i] == kind and i in fresh] for kind in range(len(WORDS))]
     rows: list[tuple[int, str, int]] = []
@@ -198,7 +201,7 @@ def _write_interactions(
 
 
 def _break_some(ids: list[str], videos: Path, covers: Path, titles: dict[str, str]) -> dict[str, str]:
-    """Break a few files the ways files break in the wild; return item id -> what was done."""
+    """Break a few files in ways that occur in practice; return item id -> what was done."""
     video = [videos / f"{item}.mp4" for item in ids]
     video[0].write_bytes(b"")
     video[1].write_bytes(video[1].read_bytes()[:600])

@@ -1,6 +1,6 @@
-"""Tables people have: text in any usual encoding and separator, gzipped or not, Parquet and JSON lines, as text cells.
+"""Tables as people have them: delimited text (UTF-8 or UTF-16, plain or gzipped), Parquet and JSON lines.
 
-What cannot be read is refused with a line that says what was seen and which option helps.
+A table that cannot be read is refused with one line that says what is wrong and which option helps.
 """
 
 from __future__ import annotations
@@ -21,38 +21,38 @@ from features.errors import ConfigError, nearest
 
 TABLES = (".tsv", ".csv", ".parquet", ".tsv.gz", ".csv.gz", ".jsonl", ".jsonl.gz", ".ndjson")
 SEPARATORS = {",": "commas", "\t": "tabs", ";": "semicolons", "|": "bars"}
-NO_TIME = "none"  # as a column's name: rows stand in each user's order
-# Names of a column in common use, compared without case, '_' and RecBole's ':token'. A folder that has two of them
-# for one column is refused.
+NO_TIME = "none"  # given as the time column: there are no times, and rows are in each user's order
+# Common names of each column, compared without case, '_' and RecBole's ':token'. A table with two of the names for one
+# column is refused.
 NAMES = {
     "user": ("user", "userid", "uid", "reviewerid", "visitorid"),
     "item": ("item", "itemid", "iid", "asin", "videoid", "movieid"),
     "time": ("timestamp", "time", "ts", "datetime", "unixreviewtime"),
     "title": ("title", "itemtitle", "movietitle", "name"),
 }
-WHOLE = 2**53  # floats up to here hold every whole number
+WHOLE = 2**53  # up to here floats represent every whole number
 TIMES = ("%+", "%Y-%m-%dT%H:%M:%S%.f%z", "%Y-%m-%d %H:%M:%S%.f%z")  # with an offset from UTC
 LOCAL_TIMES = ("%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m-%dT%H:%M", "%Y-%m-%d %H:%M")  # taken as UTC
 
 
 @dataclass(frozen=True)
 class Columns:
-    """Which columns of a dataset's tables mean what: a name, or a number from 0 for tables without a header."""
+    """The columns of a dataset's tables: names, or numbers from 0 for tables without a header; None = a common name."""
 
     user: str | int | None = None
-    """Of the interactions."""
+    """The user column of the interactions."""
     item: str | int | None = None
-    """Of the interactions and of the items."""
+    """The item column of the interactions and of the items."""
     time: str | int | None = None
-    """Of the interactions; 'none' where there is none and rows stand in the order in which things happened."""
+    """The time column of the interactions. 'none' if there is none and rows are in the order of events."""
     title: str | int | None = None
-    """Of the items."""
+    """The title column of the items."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     @property
     def numbered(self) -> bool:
-        """Return whether a column is given by number, so that tables have no header."""
+        """Return whether a column is given by its number, which means that tables have no header."""
         return any(isinstance(name, int) for name in (self.user, self.item, self.time, self.title))
 
 
@@ -71,7 +71,7 @@ def parse_columns(text: str | None) -> Columns:
 
 
 def read_text(path: Path) -> str:
-    """Return the text of a file, which may be gzipped, in UTF-8 or with a byte order mark in UTF-16."""
+    """Return the text of a file in UTF-8, or in UTF-16 with a byte order mark; the file may be gzipped."""
     try:
         content = path.read_bytes()
         content = gzip.decompress(content) if path.suffix == ".gz" else content
@@ -81,25 +81,27 @@ def read_text(path: Path) -> str:
     try:
         return content.decode(encoding)
     except UnicodeDecodeError as error:
-        looks = (
-            ", rather UTF-16 without a byte order mark," if content[:1000].count(0) > len(content[:1000]) // 4 else ""
-        )
+        zeros = content[:1000].count(0) > len(content[:1000]) // 4
+        looks = ", but looks like UTF-16 without a byte order mark" if zeros else ""
         raise ConfigError(
-            f"{path} is no UTF-8 text{looks} ({error.reason} at byte {error.start}); save it as UTF-8"
+            f"{path} is not UTF-8 text{looks} ({error.reason} at byte {error.start}); save it as UTF-8"
         ) from error
 
 
 def read_lines(path: Path) -> list[str]:
-    """Return the lines of a text file as `read_text`; only line feeds (and CR before them) end a line."""
+    """Return the lines of a text file, read as `read_text` does; only LF or CR LF ends a line."""
     return [line.removesuffix("\r") for line in read_text(path).split("\n")]
 
 
 def read_table(path: Path, *, header: bool = True) -> pl.DataFrame:
-    """Read a table; cells of text tables are strings, None where empty. ConfigError when it cannot be read.
+    """Read a table; cells of delimited text are strings, None where empty.
 
     Args:
-        path: ends in one of `TABLES`, or in .inter or .item, which are read as .tsv.
-        header: the first line of a text table holds names; else columns are called '0', '1' and so on.
+        path: a file that ends in one of `TABLES`, or in .inter or .item, which are read as .tsv.
+        header: whether the first line of delimited text holds names; else columns are named '0', '1' and so on.
+
+    Raises:
+        ConfigError: the table cannot be read.
     """
     kind = path.with_suffix("").suffix + ".gz" if path.suffix == ".gz" else path.suffix
     try:
@@ -131,19 +133,19 @@ def _cells(text: str, path: Path, *, header: bool) -> pl.DataFrame:
     rows = list(_quoted(text, separator, path))
     names = rows.pop(0)[1] if header else [str(number) for number in range(len(rows[0][1]))]
     if len(set(names)) < len(names):
-        raise ConfigError(f"{path} has two columns of one name ({', '.join(names)}); rename one")
+        raise ConfigError(f"{path} has two columns with the same name ({', '.join(names)}); rename one")
     odd = next(((line, cells) for line, cells in rows if len(cells) > len(names)), None)
     if odd is not None:
         raise ConfigError(
-            f"cannot read table {path}: line {odd[0]} has {len(odd[1])} cells, {len(names)} are named; a cell that "
-            f"holds {SEPARATORS[separator]} needs quotes; check its separator, quotes and encoding"
+            f"cannot read table {path}: line {odd[0]} has {len(odd[1])} cells, but there are {len(names)} columns; a "
+            f"cell that holds {SEPARATORS[separator]} needs quotes; check its separator, quotes and encoding"
         )
     whole = [[cell or None for cell in cells] + [None] * (len(names) - len(cells)) for _, cells in rows]
     return pl.DataFrame(whole, schema=dict.fromkeys(names, pl.String), orient="row")
 
 
 def _separator(first: str, path: Path) -> str:
-    """Return what separates the cells of a table's first line; what its name says where the line has none."""
+    """Return the separator of a table's first line; if the line has none, the one that the file's name stands for."""
     own = "," if ".csv" in path.suffixes else "\t"
     counts = {separator: first.count(separator) for separator in SEPARATORS}
     return own if counts[own] or not any(counts.values()) else max(counts, key=lambda separator: counts[separator])
@@ -152,8 +154,9 @@ def _separator(first: str, path: Path) -> str:
 def _quoted(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[str]]]:
     r"""Yield (line, cells) of a table that holds quotes.
 
-    Between tabs a quote is a quote, as in `5" screen`, unless it opens and closes a cell. Elsewhere cells are quoted as
-    RFC 4180 says, a quote inside doubled; where that cannot be meant, as \" (MySQL's way).
+    In a table separated by tabs a quote is an ordinary character, as in `5" screen`, unless it opens and closes a cell.
+    Other tables quote cells by RFC 4180, where a quote inside a cell is doubled. If a table does not parse that way,
+    `\"` is read as a quote inside a cell, as MySQL writes it.
     """
     if separator == "\t":
         for number, line in enumerate(text.split("\n"), start=1):
@@ -166,8 +169,8 @@ def _quoted(text: str, separator: str, path: Path) -> Iterator[tuple[int, list[s
     except csv.Error as error:
         if '\\"' not in text:
             raise ConfigError(
-                f"cannot read table {path}: {error}; a quote inside a quoted cell is written twice; check its "
-                "separator, quotes and encoding"
+                f"cannot read table {path}: {error}; write a quote inside a quoted cell twice; check its separator, "
+                "quotes and encoding"
             ) from error
         yield from _parsed(text.replace('\\"', '""'), separator)
 
@@ -184,10 +187,10 @@ def _unquoted(cell: str) -> str:
 
 
 def find_column(table: pl.DataFrame, what: str, asked: str | int | None, path: Path) -> str:
-    """Return the name of the column that means `what` (a key of `NAMES`).
+    """Return the name of the column for `what` (a key of `NAMES`): the one asked for, or one with a common name.
 
     Raises:
-        ConfigError: the column that was asked for is not there, none has a known name, or two have.
+        ConfigError: the column asked for does not exist, or no column has a common name, or several have.
     """
     if asked is not None:
         name = str(asked)
@@ -201,20 +204,20 @@ def find_column(table: pl.DataFrame, what: str, asked: str | int | None, path: P
         return found[0]
     if found:
         raise ConfigError(
-            f"{path} has {len(found)} columns that may be the {what}, {' and '.join(found)}; say which with --columns "
+            f"{path} has {len(found)} columns that may be the {what}: {' and '.join(found)}; say which with --columns "
             f"{what}={found[0]} (in a recipe: data.columns.{what})"
         )
     own = NAMES[what][0]
     hint = f"name it with --columns {what}=NAME (in a recipe: data.columns.{what}=NAME)"
     if table.columns and all(_looks_like_data(name) for name in table.columns):
-        hint = "if the first line is no header, number the columns: --columns user=0,item=1,time=2"
+        hint = "if the first line is not a header, number the columns: --columns user=0,item=1,time=2"
     if what == "time":
-        hint += "; if there is none and rows stand in the order in which things happened, time=none"
+        hint += "; if there are no times and rows are in the order of events, give time=none"
     raise ConfigError(f"{path} has no column {own!r}; {nearest(own, table.columns)}; {hint}")
 
 
 def _looks_like_data(name: str) -> bool:
-    """Return whether a header's cell is rather one of data: it holds a digit."""
+    """Return whether a cell of the header looks like data because it holds a digit."""
     return any(character.isdigit() for character in name)
 
 
@@ -222,7 +225,7 @@ def ids_of(table: pl.DataFrame, column: str, path: Path) -> pl.Series:
     """Return a column of ids as text; whole numbers stored as floats lose their '.0'.
 
     Raises:
-        ConfigError: floats with a fraction, or too large to be told apart; values that are no ids, such as lists.
+        ConfigError: a number has a fraction or is too large to be exact, or the values are not ids, such as lists.
     """
     ids = table[column]
     if ids.dtype.is_float() or ids.dtype.is_decimal():
@@ -230,22 +233,22 @@ def ids_of(table: pl.DataFrame, column: str, path: Path) -> pl.Series:
         odd = values.filter(values.is_not_null() & ((values != values.floor()) | (values.abs() >= WHOLE)))
         if len(odd):
             raise ConfigError(
-                f"{path} column {column!r} of type {ids.dtype} holds {len(odd)} numbers that are no ids, first "
-                f"{odd[0]!r}; ids are text or whole numbers: write the table with such a column"
+                f"{path} column {column!r} of type {ids.dtype} holds {len(odd)} numbers that cannot be ids, first "
+                f"{odd[0]!r}; write ids as text or whole numbers"
             )
         return values.cast(pl.Int64).cast(pl.String)
     if ids.dtype.is_nested() or ids.dtype == pl.Binary:
         raise ConfigError(
-            f"{path} column {column!r} holds {ids.dtype}, which are no ids; ids are text or whole numbers"
+            f"{path} column {column!r} holds {ids.dtype}, which cannot be ids; write ids as text or whole numbers"
         )
     return ids.cast(pl.String)
 
 
 def times_of(table: pl.DataFrame, column: str) -> tuple[pl.Series, pl.Series]:
-    """Return times as int64 and, to order parts of a second, as float64; null where a cell is no time.
+    """Return times as int64, and as float64 to order fractions of a second; null where a cell is not a time.
 
-    Numbers are kept as they are, whatever their unit. ISO 8601 dates become microseconds since 1970; without an offset
-    they are taken as UTC.
+    Numbers stay as they are, whatever their unit. ISO 8601 dates become microseconds since 1970; dates without an
+    offset count as UTC.
     """
     times = table[column]
     if times.dtype == pl.String:
@@ -253,7 +256,7 @@ def times_of(table: pl.DataFrame, column: str) -> tuple[pl.Series, pl.Series]:
         if numbers.is_null().all() and times.is_not_null().any():
             times = _dates(times.str.strip_chars())
             return times, times.cast(pl.Float64)
-    # whole numbers first: a float64 cannot tell nanoseconds apart; then, for the order alone, parts of a second
+    # Whole numbers come first: float64 cannot tell nanoseconds apart. Fractions of a second only serve the order.
     whole, exact = times.cast(pl.Int64, strict=False), times.cast(pl.Float64, strict=False)
     if times.dtype.is_float():
         whole = exact.floor().cast(pl.Int64, strict=False)

@@ -1,4 +1,4 @@
-"""Raw ids and dense indices. Raw ids are strings as the user has them; '00017' stays '00017'."""
+"""Vocabularies map raw ids to dense indices. A raw id is a string exactly as in the data; '00017' stays '00017'."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from features.errors import ConfigError, nearest
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """A frozen bijection between raw ids and 0..n-1."""
+    """A frozen bijection between n raw ids and the dense indices 0..n-1."""
 
     ids: tuple[str, ...]
-    """Raw ids; position = dense index."""
+    """Raw ids; the position of an id is its dense index."""
     what: str
-    """'user' or 'item', for error messages."""
+    """What the ids are of, 'user' or 'item', for error messages."""
 
     def __post_init__(self) -> None:
         """Refuse a repeated id."""
@@ -32,12 +32,12 @@ class Vocabulary:
         return {item: row for row, item in enumerate(self.ids)}
 
     def index(self, raw: str) -> int:
-        """Return the dense index of one raw id; ConfigError offering the nearest id when it is unknown."""
+        """Return the dense index of one raw id; ConfigError with the nearest id if it is unknown."""
         if raw not in self._index:
             close = nearest(raw, self.ids[:2000]).split("Known:")[0]
             raise ConfigError(f"unknown {self.what} {raw!r} among {len(self)}; {close}ids look like {self.ids[0]!r}")
         return self._index[raw]
 
     def known(self, raw: Iterable[str]) -> list[int]:
-        """Return dense indices of those raw ids that are known, in order."""
+        """Return the dense indices of the raw ids that are known, in order."""
         return [self._index[item] for item in raw if item in self._index]

@@ -1,1 +1,1 @@
-"""MMRec's dataset folders: written from a split and features, and checked."""
+"""MMRec's dataset folders: how they are written from a split and features, and how they are checked."""

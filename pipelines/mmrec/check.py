@@ -1,4 +1,4 @@
-"""Everything MMRec takes for granted of a dataset folder and does not check itself."""
+"""Checks everything that MMRec assumes about a dataset folder and does not check itself."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import polars as pl
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-CACHES = "*_adj_*.pt"  # item graphs that MMRec saves beside the features and reuses whatever these are
+CACHES = "*_adj_*.pt"  # item graphs that MMRec saves beside the features, and reuses even if those change
 FEATURE_KEYS = ("vision_feature_file", "text_feature_file")
 KEYS = ("USER_ID_FIELD", "ITEM_ID_FIELD", "inter_file_name", *FEATURE_KEYS, "field_separator")
 LABEL = "x_label"  # fixed in MMRec's overall configuration
@@ -22,8 +22,8 @@ def check_mmrec_folder(folder: Path, config: Path | None = None) -> list[str]:
     """Return what is wrong with a dataset folder of MMRec, one line each; empty when nothing is.
 
     Args:
-        folder: data/NAME.
-        config: its NAME.yaml; without it, configs/dataset/ or src/configs/dataset/ beside `data` is looked into.
+        folder: the folder data/NAME.
+        config: its NAME.yaml; if None, it is looked for in configs/dataset/ and src/configs/dataset/ beside `data`.
     """
     root = folder.resolve().parent.parent
     places = [root / "configs", root / "src" / "configs"]

@@ -1,7 +1,7 @@
 """Export a split and its features to MMRec (docs/mmrec.md).
 
-MMRec checks next to nothing of what it loads: row r of a feature matrix IS item r, and a mistake shows as a shape
-error in training or not at all. So the export ends with `check_mmrec_folder`, which works on any MMRec folder.
+MMRec checks almost nothing of what it loads. Row r of a feature matrix IS item r, and a mistake shows as a shape error
+in training or not at all. The export therefore ends with `check_mmrec_folder`, which works on any MMRec folder.
 """
 
 from __future__ import annotations
@@ -20,16 +20,11 @@ from numpy.typing import NDArray
 from features.atomic import whole_folder, write_atomic
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile, State
-from pipelines.console import say, warn
-from pipelines.data.data_config import DataConfig
-from pipelines.data.detection import read_dataset
 from pipelines.data.joining import refuse_foreign
-from pipelines.data.load import make_split
 from pipelines.data.split import Split
-from pipelines.data.tables import parse_columns
 from pipelines.mmrec.check import CACHES, check_mmrec_folder
 
-__all__ = ["MMRecReport", "check_mmrec_folder", "export_mmrec", "run_export_mmrec"]
+__all__ = ["MMRecReport", "check_mmrec_folder", "export_mmrec"]
 
 RECORD = "freezeframe.json"
 FILLED = "filled_items.tsv"
@@ -59,25 +54,25 @@ class MMRecReport:
     """What an export wrote."""
 
     folder: Path
-    """data/NAME."""
+    """The folder data/NAME."""
     config: Path
-    """configs/dataset/NAME.yaml."""
+    """The file configs/dataset/NAME.yaml."""
     users: int
-    """U, renumbered 0..U-1."""
+    """Number of users U, renumbered 0..U-1."""
     items: int
-    """I, renumbered 0..I-1."""
+    """Number of items I, renumbered 0..I-1."""
     rows: tuple[int, int, int]
-    """Interactions of train, valid and test."""
+    """Numbers of train, valid and test interactions."""
     slots: Mapping[str, str]
-    """'image' and 'text' -> what stands there, in words."""
+    """What each slot holds, in words; the keys are 'image' and 'text'."""
     filled: tuple[tuple[str, str, str], ...]
-    """(slot, item id, why) of every item that got the mean vector."""
+    """Items that got the mean vector, as (slot, item id, why)."""
     left_out_items: int
-    """Items of the split in no interaction: MMRec cannot rank them."""
+    """Number of items without any interaction: MMRec cannot rank them."""
     repeated_pairs: int
-    """Training rows whose user and item occurred before; MMRec counts them again."""
+    """Number of training rows whose user and item occurred before; MMRec counts them again."""
     hidden_targets: int
-    """Valid and test rows whose item the user has in training: MMRec hides it, so never finds it."""
+    """Number of valid and test rows whose item the user has in training: MMRec hides it and so never finds it."""
 
 
 def export_mmrec(
@@ -93,14 +88,14 @@ def export_mmrec(
     """Write `out/data/NAME/` and `out/configs/dataset/NAME.yaml`, each whole or not at all, and check them.
 
     Args:
-        out: folder to write into.
-        name: NAME of the dataset in MMRec.
+        out: the folder to write into.
+        name: the dataset's NAME in MMRec.
         split: train, valid and test interactions; items that occur in none are left out.
-        image: features (I, F) for MMRec's visual slot: covers, videos or whatever is to stand there.
+        image: features (I, F) for MMRec's visual slot, such as covers or videos.
         text: features for its text slot: titles, or audio, which has no slot of its own.
         timestamps: write the column `timestamp`, the position in the user's sequence (MMRec does not read it).
-        overwrite: replace the folder whatever it holds, MMRec's caches included. Without it only a folder of the same
-            dataset that holds nothing else is replaced.
+        overwrite: replace the folder whatever it holds, MMRec's caches included. Otherwise it is replaced only if it
+            holds an export of the same dataset and nothing else.
 
     Raises:
         ConfigError: no features, a bad name, or a split that MMRec cannot hold.
@@ -144,7 +139,7 @@ def export_mmrec(
 
 
 def _publish_config(fresh: Path, report: MMRecReport, settings: str) -> None:
-    """Check the new folder with its settings, while nothing is in place yet; then put the settings in place."""
+    """Check the new folder with its settings before anything is in place; then put the settings in place."""
     draft = fresh / report.config.name
     draft.write_text(settings, encoding="utf-8")
     problems = check_mmrec_folder(fresh, draft)
@@ -189,7 +184,7 @@ def _check_target(folder: Path, dataset: str, overwrite: bool) -> None:
 
 
 def _interactions(split: Split) -> tuple[pl.DataFrame, NDArray[np.int64], NDArray[np.int64]]:
-    """Return the table of MMRec's columns, and the old indices of users and items by new id."""
+    """Return a table with MMRec's columns, and the old indices of users and items by new id."""
     parts = [split.train_edges, split.valid.pairs, split.test.pairs]
     label = np.repeat([0, 1, 2], [part.shape[1] for part in parts])
     users, user = np.unique(np.concatenate([part[0] for part in parts]), return_inverse=True)
@@ -217,7 +212,7 @@ def _hidden_targets(table: pl.DataFrame) -> int:
 
 
 def _vectors(slot: str, file: FeatureFile, ids: list[str]) -> tuple[NDArray[np.float32], list[tuple[str, str, str]]]:
-    """Return (I, F) without an all-zero row (it is NaN in MMRec's item graphs): those get the mean of the others."""
+    """Return vectors (I, F) and what was filled: all-zero rows, NaN in MMRec's item graphs, get the others' mean."""
     vectors = file.read(ids, absent="mean" if not file.done(ids).any() else "zero")
     blank = ~vectors.any(axis=1)
     if blank.all():
@@ -245,29 +240,3 @@ def _record(report: MMRecReport, split: Split, files: Mapping[str, FeatureFile])
     made = {slot: json.loads(file.provenance.to_json()) for slot, file in files.items()}
     told = {name: value for name, value in asdict(report).items() if name not in ("folder", "config", "filled")}
     return {"dataset": split.dataset, "split": split.fingerprint, "features": made, **told}
-
-
-def run_export_mmrec(
-    data: Path,
-    image: Path | None,
-    text: Path | None,
-    name: str,
-    out: Path,
-    overwrite: bool,
-    columns: str | None = None,
-) -> None:
-    """Command line `export mmrec`: the split with the default settings, then `export_mmrec`."""
-    split = make_split(read_dataset(data, parse_columns(columns)), DataConfig(folder=str(data)))
-    files = {slot: FeatureFile(path) for slot, path in (("image", image), ("text", text)) if path is not None}
-    report = export_mmrec(out, name, split, image=files.get("image"), text=files.get("text"), overwrite=overwrite)
-    say(f"{report.folder}: {report.users} users, {report.items} items, train / valid / test rows {report.rows}")
-    say(f"{report.config}: copy to MMRec's src/configs/dataset/, the folder to its data/")
-    for slot, what in report.slots.items():
-        say(f"  {slot} slot: {what}")
-    if report.filled:
-        say(f"  {len(report.filled)} vectors are the mean of the others: {report.folder / FILLED}")
-    if report.left_out_items:
-        say(f"  {report.left_out_items} items occur in no interaction and are left out: MMRec cannot hold them")
-    if report.hidden_targets:
-        warn(f"{report.hidden_targets} targets also occur in their user's training part; MMRec never finds those")
-    say(f"  in MMRec's data/{name} delete {CACHES} of earlier exports: it would use the graphs of old features")

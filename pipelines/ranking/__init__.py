@@ -1,1 +1,1 @@
-"""Full ranking of every item for every user, its metrics, and groups of users."""
+"""Full ranking of all items for every user, its metrics, and groups of users."""

@@ -1,6 +1,7 @@
-"""Full ranking: every user's targets against all items, in chunks of users.
+"""Full ranking: every user's targets among all items, in chunks of users.
 
-Letters: N users, R targets of all users together, I items, D model width, K list length, S seen items of all users.
+Letters: N users, R targets of all users together, I items, D model width, K list length, S seen items of all users, n
+users of a chunk, r targets of a chunk.
 """
 
 from __future__ import annotations
@@ -33,30 +34,30 @@ from pipelines.ranking.metrics import (
 Mask = Literal["keep", "hide", "strict"]
 Lists = NDArray[np.int32]
 Counted = tuple[Tensor, Tensor]  # (r,) ranks and ties
-SCORES_CPU = 2**21  # scores at a time on a CPU: 8 MB stay in its cache through the passes that count ranks
+SCORES_CPU = 2**21  # scores at a time on a CPU: 8 MB stay in its cache while ranks are counted
 
 
 @dataclass(frozen=True)
 class EvaluateConfig:
-    """How ranks are made."""
+    """The section `evaluate` of a recipe: how items are ranked and what is measured."""
 
     mask: Mask = "hide"
-    """What becomes of items the user has had: 'keep' ranks them, 'hide' leaves them out except the target, 'strict'
-    leaves them out, the target too (such a user is a miss)."""
+    """What happens to items that the user has seen: 'keep' ranks them; 'hide' leaves them out, but not the target;
+    'strict' leaves them out, the target too, and a user with a hidden target counts as a miss."""
     at: tuple[int, ...] = (10, 20)
-    """List lengths N of HR@N, NDCG@N and so on."""
+    """List lengths K of HR@K, NDCG@K and so on."""
     metrics: tuple[str, ...] = DEFAULT
-    """HR, NDCG, Recall, Precision, MRR, MAP, from ranks; Coverage, Popularity, Gini, NeverMet, from what is offered,
-    which needs everybody's lists. See docs/evaluation.md."""
+    """Which metrics. HR, NDCG, Recall, Precision, MRR and MAP are computed from ranks. Coverage, Popularity, Gini and
+    NeverMet are computed from the lists of all users. See docs/evaluation.md."""
     lists: bool = False
-    """Keep what is offered to each test user at the longest N, in lists.npy of the run."""
+    """Whether to keep each test user's list of the longest K, in the run's lists.npy."""
     batch_size: int = 512
     """Users scored at a time."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
-        """Refuse values nothing can be ranked with."""
+        """Refuse values that nothing can be ranked with."""
         check_lengths(self.at, "evaluate.at")
         check_metrics(self.metrics, "evaluate.metrics")
         if not any(name in METRICS for name in self.metrics):
@@ -68,56 +69,56 @@ class EvaluateConfig:
 
 @dataclass(frozen=True)
 class NeverMet:
-    """Items without any training row: neither a graph model nor an in-batch loss ever holds their scores down."""
+    """Shares of items without any training row, whose scores no graph model and no in-batch loss ever pushes down."""
 
     at: int
     """List length K."""
     offered: float
-    """Their share of all places in the lists of K items."""
+    """Share of such items in all places of the lists of K items."""
     targets: float
-    """Their share of the targets."""
+    """Share of such items among the targets."""
     candidates: float
-    """Their share of the candidates."""
+    """Share of such items among the candidates."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What a model scores on one part."""
+    """The result of a model on one part."""
 
     metrics: dict[str, float]
-    """'HR@10', 'NDCG@10', ... over all users."""
+    """Means of 'HR@10', 'NDCG@10' and so on over all users."""
     warm: dict[str, float] | None
-    """The same over users whose targets all occur in training; None where there are none."""
+    """The same means over users whose targets all occur in training; None if there are no such users."""
     cold: dict[str, float] | None
-    """The same over the other users; None where there are none."""
+    """The same means over the other users; None if there are no others."""
     n_users: int
-    """N."""
+    """N, the number of users."""
     n_warm: int
-    """Users with warm targets."""
+    """Number of users whose targets all occur in training."""
     n_cold: int
-    """Users with a cold target."""
+    """Number of users with a target that does not occur in training."""
     candidates: int
-    """Items ranked against each other, before any are hidden."""
+    """Number of items ranked against each other, before any are hidden."""
     mask: Mask
     """Which seen items were hidden."""
     ranks: Floats
-    """(R,) best place of each target in the order of the part's users, best first within a user; inf = the target
-    itself was hidden, a miss at any K. With one target per user R = N."""
+    """(R,) best place of each target, in the order of the part's users and best first within a user. inf = the target
+    was hidden, which is a miss at any K. With one target per user R = N."""
     ties: Ints | None = None
-    """(R,) how many items share each target's score, itself included; None where no target ties."""
+    """(R,) how many items share each target's score, the target included; None if no target ties."""
     offsets: Ints | None = None
-    """(N + 1,) where each user's ranks start; None where each has one."""
+    """(N + 1,) positions in `ranks` where each user's ranks start; None if each user has one target."""
     lists: Lists | None = None
-    """(N, K) items at the longest K, best first, -1 where a user has no more; None unless asked for. Which of several
-    items with equal scores is listed is the sorting routine's choice."""
+    """(N, K) dense indices of the items listed at the longest K, best first; -1 = a user has no more. None unless asked
+    for. Among items with equal scores the sorting routine chooses."""
     catalog: dict[str, float] | None = None
-    """'Coverage@10' and the like, of the lists; None unless asked for."""
+    """'Coverage@10' and the like, from the lists; None unless asked for."""
     never_met: NeverMet | None = None
-    """Shares of items that occur in no training row; None unless asked for, and where all items do."""
+    """Shares of items that occur in no training row; None unless asked for, or if all items occur."""
 
     @property
     def ranked(self) -> Ranked:
-        """Return the ranks with whose they are."""
+        """Return the ranks and ties, grouped by user."""
         return (
             Ranked.of_one(self.ranks, self.ties)
             if self.offsets is None
@@ -141,26 +142,26 @@ def evaluate(
     """Rank every user's targets among all items.
 
     Args:
-        model: on `device`; put in eval mode meanwhile.
+        model: the model, on `device`; in eval mode during the call.
         part: the users, their histories and targets.
-        train_counts: (I,) occurrences in training; 0 = cold item.
-        mask: 'keep' hides nothing; 'hide' hides the items a user has seen, except the targets; 'strict' hides targets
-            too where they were seen before, which makes them misses (as IISAN, MicroLens and MMRec count).
+        train_counts: (I,) how often each item occurs in training; 0 = cold item.
+        mask: 'keep' hides nothing; 'hide' hides the items a user has seen, except the targets; 'strict' also hides
+            targets that were seen before, which makes them misses (as IISAN, MicroLens and MMRec count).
         at: list lengths K.
-        metrics: names of `METRICS` and `LIST_METRICS`; one of the latter asks for lists, too.
-        lists: keep what is offered to each user.
-        never_met_at: also count, at this list length, what is offered that occurs in no training row.
-        batch_size: users encoded at a time, and scored at a time on a GPU; a CPU scores as many as fit its cache.
+        metrics: names from `METRICS` and `LIST_METRICS`; the latter need the lists of all users.
+        lists: whether to keep each user's list.
+        never_met_at: list length at which to count listed items that occur in no training row; None = do not count.
+        batch_size: users encoded at a time, and on a GPU scored at a time; a CPU scores as many as fit its cache.
         device: where to score.
 
     Raises:
-        ConfigError: a mask or metric that does not exist, no users, or vectors that are not finite.
+        ConfigError: the mask or a metric does not exist, there are no users, or vectors are not finite.
     """
     check_metrics(metrics, "metrics")
     if mask not in get_args(Mask):
         raise ConfigError(f"mask is {mask!r}; known: {', '.join(get_args(Mask))}")
     if not len(part.users):
-        raise ConfigError("nothing to evaluate: the part has no users")
+        raise ConfigError("nothing to evaluate: the part has no users; check the split")
     of_lists = [name for name in metrics if name in LIST_METRICS]
     unmet = never_met_at is not None and bool((train_counts == 0).any())
     lengths = tuple(dict.fromkeys([*at, never_met_at])) if unmet and never_met_at else at
@@ -168,7 +169,7 @@ def evaluate(
     training = model.training
     model.eval()
     try:
-        with held_tables(model):  # an encoder runs over every item once, not again for every batch of users
+        with held_tables(model):  # an encoder runs once over all items, not again for every batch of users
             user_ranks, ties = _all_ranks(model, part, mask, batch_size, torch.device(device), asked)
     finally:
         model.train(training)
@@ -201,12 +202,12 @@ def _never_met(lists: _Lists, train_counts: Ints, part: EvalPart, at: int) -> Ne
 
 
 class _Lists:
-    """What is offered to each user, and counted for the metrics of lists, chunk by chunk.
+    """The lists of all users, collected and counted chunk by chunk.
 
     Args:
         at: list lengths K.
-        n_items: I.
-        counted: whether what is offered is counted, too.
+        n_items: I, the number of items.
+        counted: whether to count listed items for the metrics of lists.
     """
 
     def __init__(self, at: Sequence[int], n_items: int, counted: bool) -> None:
@@ -215,8 +216,8 @@ class _Lists:
         self._chunks: list[Lists] = []
 
     def take(self, scores: Tensor) -> None:
-        """Add the best of scores (n, I), -inf where an item is hidden."""
-        # One more than is listed: whether it equals the last tells where a tie goes on beyond the list's end.
+        """Add the best items by scores (n, I), which are -inf where an item is hidden."""
+        # One item more than is listed: if its score equals the last one's, a tie goes on beyond the end of the list.
         best, which = scores.topk(min(self.top + 1, self.n_items))
         listed = which.masked_fill_(best == -torch.inf, -1).int().cpu().numpy()
         self._chunks.append(listed[:, : self.top])
@@ -226,18 +227,18 @@ class _Lists:
                 continue
             last = best[:, k - 1]
             tied = (last == best[:, k]) & (last > -torch.inf)
-            loose = tied[:, None] & (best[:, :k] == last[:, None])  # another item of the tie may stand in this place
+            loose = tied[:, None] & (best[:, :k] == last[:, None])  # another item of the tie may take this place
             offered.add(np.where(loose.cpu().numpy(), -1, listed[:, :k]))
             for rows in torch.split(torch.nonzero(tied)[:, 0], max(1, SCORES_CPU // self.n_items)):
                 same = (scores[rows] == last[rows, None]).cpu().numpy()
                 offered.add_tied(same, loose[rows].sum(1).cpu().numpy() / same.sum(1))
 
     def listed(self, length: int) -> Lists:
-        """Return (N, length) items."""
+        """Return the first `length` items of each user's list, (N, length)."""
         return np.concatenate(self._chunks)[:, :length]
 
     def metrics(self, train_counts: Ints, names: Sequence[str], at: Sequence[int]) -> dict[str, float]:
-        """Return 'Coverage@10' and the like."""
+        """Return the metrics of lists, such as 'Coverage@10'."""
         return {f"{name}@{k}": LIST_METRICS[name](self.offered[k], train_counts) for k in at for name in names}
 
 
@@ -249,13 +250,13 @@ def _means(values: dict[str, Floats], chosen: Bools) -> dict[str, float] | None:
 def _all_ranks(
     model: Recommender, part: EvalPart, mask: Mask, batch_size: int, device: torch.device, lists: _Lists | None
 ) -> tuple[Floats, Ints | None]:
-    """Return (R,) ranks and ties, None where nothing ties; `lists` takes what is offered."""
+    """Return (R,) ranks and (R,) ties, None if no target ties; `lists`, if any, collects each user's list."""
     items = model.item_vectors() if model.inner_product else None
     if items is not None:
         _check_finite(items, "item")
     users, histories, real = (torch.from_numpy(array).to(device) for array in (part.users, part.items, part.mask))
     size = batch_size if device.type != "cpu" else min(batch_size, max(1, SCORES_CPU // model.facts.n_items))
-    # One buffer for all chunks: memory touched for the first time costs more than the product written to it.
+    # One buffer serves all chunks: touching new memory takes longer than writing the product to it.
     buffer = torch.empty(min(size, len(users)), model.facts.n_items, device=device)
     found: list[Counted] = []
     for start in range(0, len(users), batch_size):
@@ -268,7 +269,10 @@ def _all_ranks(
 
 
 def _scores(model: Recommender, batch: UserBatch, items: Tensor | None, buffer: Tensor) -> Iterator[tuple[int, Tensor]]:
-    """Yield (first user's row, scores (n, I)) of a batch; `items` are the vectors if the score is an inner product."""
+    """Yield (row of the first user, scores (n, I)) for the chunks of a batch.
+
+    `items` holds the item vectors (I, D) if scores are inner products, else None.
+    """
     if items is None:
         scores = model.scores(batch)
         _check_finite(scores, "score")
@@ -282,7 +286,7 @@ def _scores(model: Recommender, batch: UserBatch, items: Tensor | None, buffer: 
 
 
 def _rank_chunk(scores: Tensor, part: EvalPart, start: int, mask: Mask, lists: _Lists | None) -> Counted:
-    """Return (r,) float64 ranks and (r,) int64 ties of the users from `start` on; overwrites scores (n, I)."""
+    """Return (r,) float64 ranks and (r,) int64 ties for the users from `start` on; overwrites scores (n, I)."""
     targets = _targets(part, start, len(scores), scores.device)
     target_scores = scores[targets]
     _check_finite(target_scores[:, None], "score")
@@ -294,7 +298,7 @@ def _rank_chunk(scores: Tensor, part: EvalPart, start: int, mask: Mask, lists: _
 
 
 def _targets(part: EvalPart, start: int, count: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Return row (from 0) and item, (r,) each, of all targets of users start..start + count - 1."""
+    """Return the row (from 0) and item, (r,) each, of all targets of users start..start + count - 1."""
     if not isinstance(part, ManyTargets):
         return torch.arange(count, device=device), torch.from_numpy(part.targets[start : start + count]).to(device)
     bounds = part.bounds[start : start + count + 1]
@@ -306,7 +310,11 @@ def _targets(part: EvalPart, start: int, count: int, device: torch.device) -> tu
 def _hide_seen(
     scores: Tensor, target_scores: Tensor, targets: tuple[Tensor, Tensor], part: EvalPart, start: int, mask: Mask
 ) -> Tensor | None:
-    """Set scores (n, I) of what was seen to -inf, targets only under 'strict'; return (r,) which targets, or None."""
+    """Set the scores (n, I) of seen items to -inf, targets included only under 'strict'.
+
+    Returns:
+        (r,) which targets are hidden, or None if none can be.
+    """
     if mask == "keep":
         return None
     scores[
@@ -319,14 +327,14 @@ def _hide_seen(
 
 
 def _one_rank(scores: Tensor, target_scores: Tensor, _: tuple[Tensor, Tensor], hidden: Tensor | None) -> Counted:
-    """Return (n,) ranks and ties of one target per row; overwrites scores (n, I)."""
+    """Return (n,) ranks and ties for one target per row; overwrites scores (n, I)."""
     return _hidden_last(*ranks(scores, target_scores[:, None]), hidden)
 
 
 def _many_ranks(
     scores: Tensor, target_scores: Tensor, targets: tuple[Tensor, Tensor], hidden: Tensor | None
 ) -> Counted:
-    """Return (r,) ranks and ties of several targets per row, best first within a row; scores are (n, I)."""
+    """Return (r,) ranks and ties for several targets per row, best first within a row; scores are (n, I)."""
     rows = targets[0]
     pieces = zip(torch.split(rows, len(scores)), torch.split(target_scores, len(scores)), strict=True)
     counted = [ranks(scores[piece], wanted[:, None]) for piece, wanted in pieces]
@@ -337,14 +345,14 @@ def _many_ranks(
 
 
 def _hidden_last(places: Tensor, ties: Tensor, hidden: Tensor | None) -> Counted:
-    """Return (r,) places and ties where targets that are hidden stand nowhere and tie with nothing."""
+    """Return (r,) places and ties in which hidden targets have place inf and tie with nothing."""
     if hidden is None:
         return places, ties
     return places.masked_fill_(hidden, torch.inf), ties.masked_fill_(hidden, 1)
 
 
 def seen_pairs(part: EvalPart, start: int, count: int) -> tuple[Ints, Ints]:
-    """Return row (from 0) and item of everything seen by users start..start + count - 1 of a part."""
+    """Return the row (from 0) and item of everything that users start..start + count - 1 of a part have seen."""
     offsets = part.seen_offsets[start : start + count + 1]
     rows = np.repeat(np.arange(count, dtype=np.int64), np.diff(offsets))
     return rows, part.seen[offsets[0] : offsets[-1]]
@@ -354,5 +362,5 @@ def _check_finite(vectors: Tensor, what: str) -> None:
     if not bool(torch.isfinite(vectors.sum())):
         bad = (~torch.isfinite(vectors).all(1)).sum()
         raise ConfigError(
-            f"{int(bad)} of {len(vectors)} {what} vectors are not finite (NaN or infinite); train with a lower lr"
+            f"{int(bad)} of {len(vectors)} {what} vectors are not finite (NaN or infinite); train with a lower train.lr"
         )

@@ -1,12 +1,13 @@
-"""Metrics of ranks, per user so that tests can pair them, and metrics of lists. One metric, one function.
+"""Metrics of ranks and metrics of lists, one function each.
 
-Letters: N users, R targets of all users together, I items, K list length.
+Metrics of ranks are per user, so that significance tests can pair users. If items tie, they are the mean over all
+orders of the tied items, in closed form.
 
-Where items tie, every metric of ranks is its mean over all orders of the tied items, in closed form.
+Letters: N users, R targets of all users together, I items, K list length, n targets of a user or lists at a time.
 
-Definitions with several targets per user, n of them: Järvelin and Kekäläinen 2002 (NDCG with gains 0 and 1); the ideal
-of NDCG@K and the divisor of MAP@K stop at min(K, n), as RecBole and MMRec have it. With one target Recall = HR,
-Precision = HR / K, and MAP = MRR.
+With several targets per user, NDCG has gains 0 and 1 (Järvelin and Kekäläinen 2002); the ideal of NDCG@K and the
+divisor of MAP@K stop at min(K, n), as in RecBole and MMRec. With one target Recall = HR, Precision = HR / K, and
+MAP = MRR.
 """
 
 from __future__ import annotations
@@ -24,24 +25,24 @@ from features.errors import ConfigError, nearest
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
-EXACT_NORM = 2**21  # items up to which the square of a float32 norm still tells the number of entries that are not 0
+EXACT_NORM = 2**21  # up to so many items the square of a float32 norm still counts the entries that are not 0
 
 
 def ranks(scores: torch.Tensor, target_scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Return the best place (N,) float64 of each target, and (N,) int64 how many items tie with it, itself included.
+    """Return each target's best place, (N,) float64, and how many items tie with it, itself included, (N,) int64.
 
-    The best place is 1 + the items scored higher. A target's place is any of `ties` places from there on, each as
-    likely as the others: the metrics below are means over all orders of tied items, so that no order of rows and no
-    sorting routine changes a result.
+    The best place is 1 + the number of items scored higher. The target takes any of `ties` places from there on, each
+    with equal probability. The metrics below are means over all orders of tied items, so that neither the order of rows
+    nor the sorting routine changes a result.
 
     Args:
-        scores: (N, I) float32, -inf where an item is hidden; overwritten (a copy would cost more than the counting).
-        target_scores: (N, 1) finite, each the target's entry in `scores`.
+        scores: (N, I) float32, -inf where an item is hidden; overwritten, because copying takes longer than counting.
+        target_scores: (N, 1) finite, each target's entry in `scores`.
     """
-    # Signs sum up to higher - lower, their absolute values to higher + lower = I - tied; exact up to 2^24 items.
+    # The signs sum to higher - lower, their absolute values to higher + lower = I - tied. Exact up to 2^24 items.
     signs = scores.sub_(target_scores).sign_()
     difference = signs.sum(1, dtype=torch.float32).double()
-    if scores.shape[1] <= EXACT_NORM:  # one pass without a write: half the time of the sum of absolute values
+    if scores.shape[1] <= EXACT_NORM:  # one pass that writes nothing takes half the time of summing absolute values
         untied = torch.linalg.vector_norm(signs, dim=1).double().square_().round_()
     else:
         untied = signs.abs_().sum(1, dtype=torch.float32).double()
@@ -53,17 +54,17 @@ class Ranked:
     """The places of every user's targets."""
 
     ranks: Floats
-    """(R,) best place of each target over all orders of tied items, user after user, best first within a user; inf =
-    hidden, a miss at any K."""
+    """(R,) best place of each target over all orders of tied items, user after user and best first within a user. inf =
+    the target is hidden, which is a miss at any K."""
     offsets: Ints
-    """(N + 1,) where each user's ranks start; every user has at least one."""
+    """(N + 1,) positions in `ranks` where each user's ranks start; every user has at least one."""
     ties: Ints | None = None
-    """(R,) how many items share the target's score, itself and the user's other targets included; None where no target
+    """(R,) how many items share the target's score, the target and the user's other targets included; None if no target
     ties."""
 
     @classmethod
     def of_one(cls, user_ranks: Floats, ties: Ints | None = None) -> Ranked:
-        """Return the same for users with one target each."""
+        """Return the places for users with one target each."""
         return cls(user_ranks, np.arange(len(user_ranks) + 1), ties)
 
     def __len__(self) -> int:
@@ -71,24 +72,24 @@ class Ranked:
 
     @cached_property
     def counts(self) -> Ints:
-        """Return (N,) how many targets each user has."""
+        """Return how many targets each user has, (N,)."""
         return np.diff(self.offsets)
 
     @cached_property
     def users(self) -> Ints:
-        """Return (R,) whose each rank is."""
+        """Return the user of each rank, (R,)."""
         return np.repeat(np.arange(len(self)), self.counts)
 
     @cached_property
     def sizes(self) -> Ints:
-        """Return (R,) `ties`, 1 everywhere where it is None."""
+        """Return `ties`, or 1 everywhere if it is None, (R,)."""
         return np.ones(len(self.ranks), np.int64) if self.ties is None else self.ties
 
     @cached_property
     def groups(self) -> tuple[Ints, Ints]:
-        """Return (R,) how many of the user's targets have better scores, and (R,) how many have the same score."""
+        """Return how many of the user's targets have better scores, (R,), and how many have the same score, (R,)."""
         starts = np.ones(len(self.ranks), bool)
-        if self.ties is not None:  # otherwise equal ranks are hidden targets
+        if self.ties is not None:  # without ties only hidden targets have equal ranks
             starts[1:] = (self.ranks[1:] != self.ranks[:-1]) | (self.users[1:] != self.users[:-1])
         firsts = np.flatnonzero(starts)
         sizes = np.diff(firsts, append=len(starts))
@@ -96,22 +97,22 @@ class Ranked:
         return before, np.repeat(sizes, sizes)
 
     def reached(self, k: int) -> Floats:
-        """Return (R,) how many of the places that a target may take are at most K."""
+        """Return how many of the places that each target may take are at most K, (R,)."""
         return np.clip(np.floor(k + 1 - self.ranks), 0, self.sizes)
 
     def sums(self, values: Floats) -> Floats:
-        """Return (N,) sums over each user's targets of (R,) values."""
+        """Return the sum of (R,) values over each user's targets, (N,)."""
         return sums(values, self.users, len(self))
 
 
 def sums(values: Floats, users: Ints, count: int) -> Floats:
-    """Return (N,) sums of (R,) values over the rows of each user (R,)."""
+    """Return the sum of (R,) values for each of `count` users, where `users` (R,) names the user of each value."""
     found: Floats = np.bincount(users, weights=values, minlength=count).astype(np.float64)
     return found
 
 
 def _gains(ranked: Ranked, k: int, gain: Callable[[Floats], Floats]) -> Floats:
-    """Return (R,) the mean over orders of what each target gains: `gain` of its place, 0 beyond K."""
+    """Return each target's gain, (R,): the mean over orders of `gain` of its place, 0 beyond K."""
     reached = ranked.reached(k)
     gains = np.where(reached > 0, gain(ranked.ranks), 0.0)
     tied = np.flatnonzero((ranked.sizes > 1) & (reached > 0))
@@ -124,10 +125,11 @@ def _gains(ranked: Ranked, k: int, gain: Callable[[Floats], Floats]) -> Floats:
 
 
 def _best_gain(ranked: Ranked, k: int, gain: Callable[[Floats], Floats]) -> Floats:
-    """Return (N,) the mean over orders of what each user's best-placed target gains.
+    """Return the gain of each user's best-placed target, (N,), as the mean over orders.
 
-    It is one of the `same` targets among `size` tied items, and stands first among them at place j of the tie with
-    probability same / (size - j) times that of no target before; a later tie lies beyond K unless this one ends.
+    That target is one of `same` targets among `size` tied items. The probability that the first of them is at place j
+    of the tie is same / (size - j) times the probability that none is before j. Later ties do not matter: they are
+    within K only if this one ends within K.
     """
     first = ranked.offsets[:-1]
     gains = _gains(ranked, k, gain)[first]
@@ -149,22 +151,22 @@ def _discount(places: Floats) -> Floats:
 
 
 def hit_rate(ranked: Ranked, k: int) -> Floats:
-    """Return (N,) HR@K: 1 where a target ranks at most K, else 0."""
+    """Return HR@K, (N,): 1 if one of the user's targets ranks at most K, else 0."""
     return _best_gain(ranked, k, np.ones_like)
 
 
 def recall(ranked: Ranked, k: int) -> Floats:
-    """Return (N,) Recall@K: share of the user's targets that rank at most K."""
+    """Return Recall@K, (N,): the share of the user's targets that rank at most K."""
     return ranked.sums(_gains(ranked, k, np.ones_like)) / ranked.counts
 
 
 def precision(ranked: Ranked, k: int) -> Floats:
-    """Return (N,) Precision@K: targets that rank at most K, over K."""
+    """Return Precision@K, (N,): the number of the user's targets that rank at most K, over K."""
     return ranked.sums(_gains(ranked, k, np.ones_like)) / k
 
 
 def ndcg(ranked: Ranked, k: int) -> Floats:
-    """Return (N,) NDCG@K: sum of 1 / log2(rank + 1) over targets that rank at most K, over that of the best order."""
+    """Return NDCG@K, (N,): sum of 1 / log2(rank + 1) over targets that rank at most K, over that of the best order."""
     gained = ranked.sums(_gains(ranked, k, _discount))
     most = min(k, int(ranked.counts.max(initial=1)))
     ideal = np.cumsum(_discount(np.arange(1.0, most + 1.0)))
@@ -173,15 +175,15 @@ def ndcg(ranked: Ranked, k: int) -> Floats:
 
 
 def mrr(ranked: Ranked, k: int) -> Floats:
-    """Return (N,) MRR@K: 1 / rank of the best target where it ranks at most K, else 0."""
+    """Return MRR@K, (N,): 1 / rank of the user's best target if it ranks at most K, else 0."""
     return _best_gain(ranked, k, np.reciprocal)
 
 
 def average_precision(ranked: Ranked, k: int) -> Floats:
-    """Return (N,) MAP@K: sum of (targets up to the rank) / rank over targets that rank at most K, over min(K, n)."""
+    """Return MAP@K, (N,): sum of (targets up to the rank) / rank over targets that rank at most K, over min(K, n)."""
     before, same = ranked.groups
     found = (before + 1) * _gains(ranked, k, np.reciprocal)
-    # Of the other targets of a tie, a share grows with the place: (place - best place) * (same - 1) / (size - 1).
+    # The expected number of the tie's other targets before a place is (place - best place) * (same - 1) / (size - 1).
     tied = np.flatnonzero((same > 1) & np.isfinite(ranked.ranks))
     if len(tied):
         share = (same[tied] - 1) / (ranked.sizes[tied] - 1)
@@ -192,16 +194,16 @@ def average_precision(ranked: Ranked, k: int) -> Floats:
 
 @dataclass(frozen=True)
 class Offered:
-    """What all users' lists of K items offer, as the mean over all orders of tied items."""
+    """The contents of all users' lists of K items, as the mean over all orders of tied items."""
 
     counts: Floats
-    """(I,) how many lists hold each item, above 0 also where a tie at the end of a list may leave it out."""
+    """(I,) how many lists hold each item; an item in a tie at the end of a list counts by its probability."""
     missed: Floats
     """(I,) probability that no list holds the item."""
 
     @classmethod
     def nothing(cls, n_items: int) -> Offered:
-        """Return what no list at all offers of I items."""
+        """Return the contents of no lists, for I items."""
         return cls(np.zeros(n_items), np.ones(n_items))
 
     def add(self, listed: NDArray[np.int32]) -> None:
@@ -211,25 +213,30 @@ class Offered:
         self.missed[items] = 0.0
 
     def add_tied(self, tied: Bools, chance: Floats) -> None:
-        """Count the ties at the ends of n lists: (n, I) which items tie for the last places, (n,) chance of each."""
+        """Count the ties at the ends of n lists.
+
+        Args:
+            tied: (n, I) which items tie for the last places of each list.
+            chance: (n,) probability that a tied item is in the list.
+        """
         self.counts[:] += chance @ tied
         self.missed[:] *= np.where(tied, 1.0 - chance[:, None], 1.0).prod(0)
 
 
 def coverage(offered: Offered, _: Ints) -> float:
-    """Return the share of the I items that stand in at least one of the lists."""
+    """Return the share of the I items that are in at least one list."""
     return float(1.0 - offered.missed.mean())
 
 
 def popularity(offered: Offered, train_counts: Ints) -> float:
-    """Return the mean training count (I,) of what the lists offer, each place counted."""
+    """Return the mean training count of the listed items, over all places of all lists."""
     return float(offered.counts @ train_counts / offered.counts.sum())
 
 
 def gini(offered: Offered, _: Ints) -> float:
-    """Return the Gini coefficient of how often the I items are offered: 0 all equally, towards 1 one takes all.
+    """Return the Gini coefficient of how often the I items are listed: 0 = all equally often, near 1 = one item only.
 
-    Where lists end in ties it is that of the mean counts, not the mean of its values over all orders.
+    If lists end in ties, it is the coefficient of the mean counts, not the mean over all orders.
     """
     shown = np.sort(offered.counts)
     place = np.arange(1, len(shown) + 1)
@@ -237,7 +244,7 @@ def gini(offered: Offered, _: Ints) -> float:
 
 
 def never_met(offered: Offered, train_counts: Ints) -> float:
-    """Return the share of what the lists offer that occurs in no training row, each place counted."""
+    """Return the share of listed items that occur in no training row, over all places of all lists."""
     return float(offered.counts @ (train_counts == 0) / offered.counts.sum())
 
 
@@ -259,7 +266,7 @@ DEFAULT = ("HR", "NDCG")
 
 
 def check_metrics(names: Iterable[str], where: str) -> None:
-    """Raise ConfigError naming the first metric there is none of; `where` says who asked, e.g. 'evaluate.metrics'."""
+    """Raise ConfigError for the first metric that does not exist; `where` is the key for the message."""
     known = [*METRICS, *LIST_METRICS]
     for name in names:
         if name not in known:
@@ -267,13 +274,13 @@ def check_metrics(names: Iterable[str], where: str) -> None:
 
 
 def check_lengths(at: Sequence[int], where: str) -> None:
-    """Raise ConfigError for list lengths nothing can be counted with."""
+    """Raise ConfigError if there are no list lengths or one is below 1; `where` is the key for the message."""
     if not at or min(at) < 1:
         raise ConfigError(f"{where} is {list(at)}; it needs list lengths of at least 1, such as [10, 20]")
 
 
 def per_user(ranked: Ranked, metric: str) -> Floats:
-    """Return (N,) values of a metric written as 'HR@10'; ConfigError for one there is none of."""
+    """Return each user's value, (N,), of a metric written as 'HR@10'; ConfigError if it does not exist."""
     name, _, k = metric.partition("@")
     if name not in METRICS or not k.isdecimal() or int(k) < 1:
         raise ConfigError(f"metric {metric!r} is not NAME@K, such as NDCG@10; {nearest(name, METRICS)}")

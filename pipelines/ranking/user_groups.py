@@ -1,6 +1,6 @@
-"""Test users in groups: by how popular their targets are in training (MicroLens, Figure 6), by length of history.
+"""Groups of users: by how popular their targets are in training (MicroLens, Figure 6), or by length of history.
 
-Letters: N users of a part, R targets.
+Letters: N users of a part, R targets, I items.
 """
 
 from __future__ import annotations
@@ -20,25 +20,30 @@ BINS = 5
 
 @dataclass(frozen=True)
 class Group:
-    """Some users of a part: `name` says what they share, `chosen` (N,) who they are."""
+    """Some users of a part."""
 
     name: str
+    """What the users share, such as '5 to 12'."""
     chosen: Bools
+    """(N,), True for the users of the group."""
 
 
 def popularity_groups(
     part: EvalPart, train_counts: Ints, *, bins: int = BINS, edges: Sequence[int] = ()
 ) -> list[Group]:
-    """Group users by the training count of their target (the mean over several), those with 0 apart as 'cold'.
+    """Group users by the training count of their target, or its mean over several targets.
+
+    Users with count 0 are a group of their own, 'cold'.
 
     Args:
         part: the users and their targets.
-        train_counts: (I,) occurrences in training.
-        bins: groups of about equally many users; users of one count stay together, so there may be fewer.
-        edges: instead, the least count of each group; below the first is a group of its own.
+        train_counts: (I,) how often each item occurs in training.
+        bins: number of groups with about equally many users. Users with equal counts stay together, so there may be
+            fewer groups.
+        edges: the least count of each group, in place of `bins`. Counts below the first edge are one more group.
 
     Raises:
-        ConfigError: bins or edges that make no groups.
+        ConfigError: `bins` is below 1, or `edges` are not in ascending order.
     """
     targets = np.diff(part.bounds)
     users = np.repeat(np.arange(len(targets)), targets)
@@ -49,7 +54,10 @@ def popularity_groups(
 
 
 def history_groups(part: EvalPart, *, bins: int = BINS, edges: Sequence[int] = ()) -> list[Group]:
-    """Group users by how many items they have seen before the target; arguments and errors as `popularity_groups`."""
+    """Group users by how many items they have seen before the target.
+
+    Arguments and errors are those of `popularity_groups`.
+    """
     values = np.diff(part.seen_offsets).astype(np.float64)
     return _cut(values, np.ones_like(values, dtype=bool), bins, edges, "history")
 
@@ -57,7 +65,7 @@ def history_groups(part: EvalPart, *, bins: int = BINS, edges: Sequence[int] = (
 def group_metrics(
     ranked: Ranked, groups: Sequence[Group], metrics: Sequence[str], at: Sequence[int]
 ) -> list[dict[str, Any]]:
-    """Return 'group', 'users' and the means of 'HR@10' and the like, for each group."""
+    """Return a row for each group: 'group', 'users', and the means of 'HR@10' and the like."""
     values = {f"{name}@{k}": METRICS[name](ranked, k) for k in at for name in metrics if name in METRICS}
     return [
         {"group": group.name, "users": int(group.chosen.sum())}

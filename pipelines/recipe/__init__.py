@@ -1,1 +1,1 @@
-"""What a recipe file may say: its sections, strict loading, variations of it, and collections of recipes."""
+"""Recipes: their sections and strict loading, variations along axes, and groups of recipes."""

@@ -1,4 +1,4 @@
-"""One recipe through several values of some keys: `compare RECIPE --axis items.kind=id,v,top items.top_blocks=1,2`."""
+"""Variations of a recipe over several values of some keys: `compare RECIPE --axis items.kind=v,top items.dim=32,64`."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from features.errors import ConfigError
 from models.shared.representation import CONTENT, TOWERS
 from pipelines.recipe.recipe import Recipe, parse_yaml
 
-NAMES = {"top_blocks": "T"}  # of a key in the name of a row; others keep their last word
+Space = Mapping[str, tuple[Any, ...]]  # dotted key -> values
+
+NAMES = {"top_blocks": "T"}  # short names of keys in the name of a row; other keys use their last word
 CONTENT_OR_ENCODER = (*CONTENT, *TOWERS)
-# Settings of items that some kinds alone read (models/shared/representation.py); all kinds read the others.
+# Settings of items that only some kinds use (models/shared/representation.py). Every kind uses the others.
 READ_BY: Mapping[str, Sequence[str]] = {
     "normalise": CONTENT_OR_ENCODER,
     "layers": ("dnn",),
@@ -40,24 +42,46 @@ READ_BY: Mapping[str, Sequence[str]] = {
 }
 
 
+def parse_space(words: Sequence[str], what: str = "space") -> Space:
+    """Read words `key.path=value,value,...`; values are YAML, so `1e-4` is a number and `in-batch` is text.
+
+    Args:
+        words: the words, one per key.
+        what: what to call the words in messages.
+
+    Raises:
+        ConfigError: a word has another form or no values, or a key occurs twice.
+    """
+    space: dict[str, tuple[Any, ...]] = {}
+    for word in words:
+        key, equals, text = word.partition("=")
+        values = tuple(parse_yaml(part, f"{what} {word!r}") for part in text.split(",") if part.strip())
+        if not equals or not key or not values:
+            raise ConfigError(f"{what} {word!r} is not of the form key.path=value,value, such as train.lr=1e-4,1e-3")
+        if key in space:
+            raise ConfigError(f"{what} names {key!r} twice; put all its values into one word")
+        space[key] = values
+    return space
+
+
 def parse_axes(words: Sequence[str]) -> Space:
-    """Read `key.path=value,value` words; ConfigError for anything else."""
+    """Read the words of `--axis`, as `parse_space` does."""
     return parse_space(words, "--axis")
 
 
 def vary(base: Recipe, load: Callable[[Sequence[str]], Recipe], axes: Space) -> list[Recipe]:
-    """Return a recipe for every combination of values, named after it, such as `name[kind=top,T=2]`.
+    """Return a recipe for every combination of values, named after the values, such as `name[kind=top,T=2]`.
 
-    A key that a row's kind does not read is left out of it: `items.kind=v,top` and `items.top_blocks=1,2` make three
-    rows. A published number stays with the row that is the recipe as it stands.
+    A row leaves out the keys that its kind does not use: `items.kind=v,top` and `items.top_blocks=1,2` make three rows.
+    Only the row that equals the unchanged recipe keeps its published numbers.
 
     Args:
-        base: the recipe as it stands.
-        load: makes it with `key=value` overrides.
-        axes: key -> values.
+        base: the unchanged recipe.
+        load: loads the recipe with `key=value` overrides.
+        axes: dotted key -> values.
 
     Raises:
-        ConfigError: a key that no row reads, or whatever `load` raises.
+        ConfigError: no row uses one of the keys, or whatever `load` raises.
     """
     rows: list[Recipe] = []
     used: set[str] = set()
@@ -75,8 +99,8 @@ def vary(base: Recipe, load: Callable[[Sequence[str]], Recipe], axes: Space) -> 
     if unread is not None:
         kinds = READ_BY.get(unread.removeprefix("items."), CONTENT_OR_ENCODER)
         raise ConfigError(
-            f"--axis {unread}: recipe {base.name!r} has items.kind {base.items.kind!r}, and {' and '.join(kinds)} "
-            f"alone read it; leave it out, or add items.kind={kinds[0]}"
+            f"--axis {unread}: recipe {base.name!r} has items.kind {base.items.kind!r}, but only items of kind "
+            f"{', '.join(kinds)} use it; leave it out, or add items.kind={kinds[0]}"
         )
     return rows
 
@@ -96,28 +120,5 @@ def _name(name: str, chosen: Mapping[str, Any]) -> str:
 
 
 def _word(value: Any) -> str:
-    """Return a value as the recipe has it; of a path its last part, as the name becomes a folder's."""
+    """Return a value as text; a path becomes its last part, because the name of a row names a folder."""
     return value.rpartition("/")[2] if isinstance(value, str) else json.dumps(value)
-
-
-Space = Mapping[str, tuple[Any, ...]]
-
-
-def parse_space(words: Sequence[str], what: str = "space") -> Space:
-    """Read `key.path=value,value,...` words; values are YAML, so `1e-4`, `true` and `in-batch` are what they look like.
-
-    `what` the words are called in messages.
-
-    Raises:
-        ConfigError: a word of another form, a key twice, or no values.
-    """
-    space: dict[str, tuple[Any, ...]] = {}
-    for word in words:
-        key, equals, text = word.partition("=")
-        values = tuple(parse_yaml(part, f"{what} {word!r}") for part in text.split(",") if part.strip())
-        if not equals or not key or not values:
-            raise ConfigError(f"{what} {word!r} is not of the form key.path=value,value, such as train.lr=1e-4,1e-3")
-        if key in space:
-            raise ConfigError(f"{what} names {key!r} twice; put all its values into one word")
-        space[key] = values
-    return space

@@ -1,6 +1,6 @@
 """Groups of recipes: one YAML file per table or figure of a paper, which `compare` runs as a whole.
 
-A group names recipe files and says what is known of the published table; it is read as strictly as a recipe.
+A group names recipe files and its published source. It is read as strictly as a recipe.
 """
 
 from __future__ import annotations
@@ -22,29 +22,29 @@ SHIPPED = Path(__file__).parents[1] / "recipes" / "tables"
 
 @dataclass(frozen=True)
 class Member:
-    """One row of a group: a recipe file as it stands, or with some keys set."""
+    """One row of a group: a recipe file, unchanged or with some keys set."""
 
     recipe: str
-    """File, relative to the group file."""
+    """The recipe file, relative to the group file."""
     name: str = ""
-    """Of the row and its run folder, where anything is set."""
+    """Name of the row and its run folder; needed if keys are set."""
     set: Mapping[str, Any] = field(default_factory=dict)
-    """Dotted key -> value, put into the recipe as if they stood in it (`small.items.dim`: under its `small`)."""
+    """Dotted key -> value, as if written in the recipe file. `small.items.dim` sets a value under its `small`."""
     paper: PaperResult | None = None
-    """The published result of the row; that of the recipe file is not the row's any more."""
+    """Published result of the row. If keys are set, the one in the recipe file does not apply."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     def __post_init__(self) -> None:
-        """Refuse a row that is another one than the recipe's and has no name of its own."""
+        """Refuse a changed recipe without a name, and a name or a published result for an unchanged one."""
         if bool(self.set) != bool(self.name) or (self.paper and not self.set):
             raise ConfigError(
-                f"recipes: row {self.name or self.recipe!r} needs all of recipe, name and set, or a recipe alone"
+                f"recipes: row {self.name or self.recipe!r} must have recipe, name and set, or a recipe alone"
             )
 
     @property
     def changes(self) -> dict[str, Any]:
-        """Return what to put into the recipe file."""
+        """Return the dotted keys and values to set in the recipe file."""
         if not self.name:
             return {}
         return {"name": self.name, "paper": asdict(self.paper) if self.paper else None, **self.set}
@@ -52,20 +52,20 @@ class Member:
 
 @dataclass(frozen=True)
 class Group:
-    """The rows of one published table."""
+    """A group of recipes: the rows of one published table."""
 
     title: str
-    """Heads our table."""
+    """Title of our table."""
     source: str
-    """Paper and table; what is known to be odd about it is printed below."""
+    """Paper and table. Known oddities of the source are printed below our table."""
     recipes: tuple[Member, ...]
-    """The rows, in their order."""
+    """The rows, in order."""
     notes: tuple[str, ...] = ()
-    """What else to know before comparing."""
+    """Further notes, printed below our table."""
     baseline: str | None = None
     """Name of the recipe that the others are tested against; None = the first."""
     groups: bool = False
-    """Also print the table by popularity of the target, as `--groups` does."""
+    """Whether to print the table by popularity of the target as well, as `--groups` does."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -77,22 +77,22 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """What the files given to a comparison come to."""
+    """The rows of a comparison, made from the recipe and group files given to it."""
 
     recipes: tuple[Recipe, ...]
-    """Of all files, each once, in their order."""
+    """Recipes from all files, each once, in order."""
     title: str = "comparison"
-    """Of the table."""
+    """Title of the table."""
     notes: tuple[str, ...] = ()
-    """Of the groups among the files."""
+    """Notes of the groups, and known oddities of their sources."""
     baseline: str | None = None
-    """Of the first group that names one."""
+    """Baseline of the first group that names one."""
     groups: bool = False
-    """Whether a group wants the table by popularity."""
+    """Whether a group asks for the table by popularity."""
 
 
 def load_group(path: Path) -> Group:
-    """Read a group file; ConfigError on anything that cannot be meant, and for a recipe file that does not exist."""
+    """Read a group file; ConfigError if anything in it is wrong, or a recipe file does not exist."""
     return _group(path, read_mapping(path))
 
 
@@ -113,19 +113,19 @@ def _group(path: Path, raw: dict[str, Any]) -> Group:
 
 
 def plan(sources: Sequence[Path], overrides: Sequence[str], axes: Sequence[str] = ()) -> Plan:
-    """Read recipe files and group files, mixed as they come, and apply the overrides to every recipe.
+    """Read recipe files and group files in any mixture, and apply the overrides to every recipe.
 
-    Overrides of `features` are left out where a recipe lists no feature files, so that one word gives a whole group
-    other features.
+    Overrides of `features` skip recipes that list no feature files, so that one override can give a whole group other
+    features.
 
     Args:
         sources: recipe and group files.
-        overrides: `key=value` words.
-        axes: `key=value,value` words: every recipe becomes a row for each combination (see pipelines.recipe.axes).
+        overrides: words `key=value`.
+        axes: words `key=value,value`; every recipe becomes one row per combination (see pipelines/recipe/axes.py).
 
     Raises:
-        ConfigError: anything that cannot be meant in one of the files, an override that no recipe has a place for, or
-            axes of a group.
+        ConfigError: anything in one of the files is wrong, an override applies to no recipe, or axes are given with a
+            group.
     """
     groups: dict[Path, Group] = {}
     rows: list[_Row] = []
@@ -137,7 +137,9 @@ def plan(sources: Sequence[Path], overrides: Sequence[str], axes: Sequence[str] 
         groups[source] = _group(source, raw)
         rows += [_Row((source.parent / row.recipe).resolve(), row.changes) for row in groups[source].recipes]
     if axes and groups:
-        raise ConfigError(f"--axis is for recipes, and {next(iter(groups))} is a group of them; name its recipes")
+        raise ConfigError(
+            f"--axis is for recipes, but {next(iter(groups))} is a group of recipes; name its recipes instead"
+        )
     rows = [row for place, row in enumerate(rows) if row not in rows[:place]]  # two groups may share a row
     _check_features(overrides, rows)
     recipes = tuple(made for row in rows for made in _load(row, overrides, axes))
@@ -145,7 +147,7 @@ def plan(sources: Sequence[Path], overrides: Sequence[str], axes: Sequence[str] 
         names = [recipe.name for recipe in recipes]
         if group.baseline is not None and group.baseline not in names:
             raise ConfigError(
-                f"group {path}: baseline {group.baseline!r} is no recipe; {nearest(group.baseline, names)}"
+                f"group {path}: baseline {group.baseline!r} is not one of the recipes; {nearest(group.baseline, names)}"
             )
     return _joined(recipes, list(groups.values()))
 
@@ -170,10 +172,12 @@ def _is_group(raw: dict[str, Any]) -> bool:
 @dataclass(frozen=True)
 class _Row:
     path: Path
+    """The recipe file."""
     changes: Mapping[str, Any]
+    """Dotted key -> value, to set in the recipe file."""
 
     def fitting(self, overrides: Sequence[str]) -> list[str]:
-        """Return the overrides but those of feature files, where there are none."""
+        """Return the overrides, without those of feature files if the recipe lists none."""
         features = self.changes.get("features", read_mapping(self.path).get("features"))
         return [word for word in overrides if features or not word.startswith("features.")]
 
@@ -197,7 +201,7 @@ def _check_features(overrides: Sequence[str], rows: Sequence[_Row]) -> None:
 
 
 def print_groups() -> None:
-    """Print the groups that come with freezeframe."""
+    """Print the groups of recipes that come with freezeframe."""
     found = {path: load_group(path) for path in sorted(SHIPPED.glob("*.yaml"))}
     cells = [
         [_short(path), group.title, group.source, str(len(group.recipes)), group.baseline or "-"]

@@ -1,4 +1,4 @@
-"""A recipe's entry for a feature file."""
+"""The section `features` of a recipe: its entries for feature files."""
 
 from __future__ import annotations
 
@@ -17,16 +17,15 @@ class FeatureConfig:
     """A feature file that the items are made from."""
 
     path: str
-    """The file; may hold `*` as long as exactly one file matches (fingerprints need not be typed)."""
+    """The file. It may hold `*` if exactly one file matches, so that nobody has to type fingerprints."""
     absent: AbsentPolicy = "error"
-    """What an item without a vector gets: 'error' stops, 'mean' the mean vector, 'zero' zeros. Without pixels it is the
-    mean colour for both."""
+    """What happens to an item without a vector: 'error' stops, 'mean' gives it the mean vector, 'zero' gives it zeros.
+    In files of pixels both 'mean' and 'zero' give it the mean colour."""
     encoder: str | None = None
-    """Name of the encoder that must have made the vectors or layers, or of the array that was imported; None takes any.
-    """
+    """Name of the encoder that must have made the vectors or layers, or of the imported array; None accepts any."""
     changed: ChangedPolicy = "error"
-    """'error' stops where the dataset's titles or media are no longer those that the file was made from; 'keep' says
-    how many differ and goes on."""
+    """What happens if the dataset's titles or media differ from those that the file was made from: 'error' stops,
+    'keep' says how many differ and goes on."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
@@ -38,13 +37,13 @@ class FeatureConfig:
     def matches(self) -> list[Path]:
         """Return the files that `path` names."""
         pattern = Path(self.path)
-        if pattern.is_file():  # also where its name holds characters that mean something in a pattern
+        if pattern.is_file():  # even if its name holds characters with a meaning in patterns
             return [pattern]
         pieces = Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor)))
         return sorted(path for path in pieces if path.is_file())
 
     def resolve(self) -> Path:
-        """Return the one file that `path` names; ConfigError when there are none or several."""
+        """Return the one file that `path` names; ConfigError if there are none or several."""
         found = self.matches()
         if len(found) == 1:
             return found[0]

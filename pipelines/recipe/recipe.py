@@ -1,11 +1,13 @@
 """Recipes: one YAML file per experiment, loaded strictly into frozen dataclasses.
 
-An unknown key, a wrong type or a missing value stops the run with its dotted path; nothing is converted silently, there
-is no inheritance between files and no environment variable. YAML 1.2, so `1e-4` is a number and `no` is a word.
+An unknown key, a wrong type or a missing value stops the run, and the error names its dotted path. Nothing is converted
+silently. There is no inheritance between files, and no environment variable matters. Files are YAML 1.2, in which
+`1e-4` is a number and `no` is a word.
 """
 
 from __future__ import annotations
 
+import copy
 import io
 import json
 import re
@@ -29,36 +31,36 @@ from pipelines.recipe.structure import structure
 from pipelines.training.train_config import TrainConfig
 
 STRICT: dict[str, Any] = {"extra": "forbid"}
-MOST_SEED = 2**63 - 1  # torch takes no larger one
-# A line of free text, not in quotes, that YAML cuts short. Other values may well have a comment behind them.
+MOST_SEED = 2**63 - 1  # the largest seed that torch takes
+# A line of unquoted free text that YAML would cut short at ' #'. Other values may have a comment after them.
 CUT_TEXT = re.compile(r"^[ -]*(note|source|title): *(?![ \"'|>{])[^#\n]*\S #.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
 class ModelConfig:
-    """Which recommender."""
+    """The section `model`: which recommender, and its settings."""
 
     name: str
-    """Its file in models/."""
+    """Name of the recommender: its file in models/."""
     settings: Any = None
-    """Its own `Config`. In YAML the two stand side by side: `model: {name: sasrec, layers: 2}`."""
+    """The recommender's `Config`. In YAML its keys are beside `name`: `model: {name: sasrec, layers: 2}`."""
 
 
 @dataclass(frozen=True)
 class PaperResult:
-    """What the source published for this experiment, printed beside ours."""
+    """The section `paper`: numbers published for this experiment, printed beside ours."""
 
     source: str
     """Paper and table."""
     metrics: Mapping[str, float]
     """Metric name such as 'HR@10' -> published value, as a share (0.0496, not 4.96)."""
     note: str = ""
-    """What to know before comparing."""
+    """A note for whoever compares."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     def __post_init__(self) -> None:
-        """Refuse values that are no shares."""
+        """Refuse values that are not shares."""
         for name, value in self.metrics.items():
             if not 0 <= value <= 1:
                 share = value / 100 if 1 < value <= 100 else 0.0496
@@ -67,46 +69,46 @@ class PaperResult:
 
 @dataclass(frozen=True)
 class Recipe:
-    """One experiment, complete."""
+    """One complete experiment."""
 
     name: str
-    """Names the run folder and the row in tables."""
+    """Name of the run folder and of the row in tables."""
     data: DataConfig
-    """Which dataset and how it is split."""
+    """The dataset and how it is split."""
     model: ModelConfig
     """The recommender and its settings."""
     items: ItemsConfig = field(default_factory=ItemsConfig)
     """Where item vectors come from."""
     features: tuple[FeatureConfig, ...] = ()
-    """Feature files for the representations that need them."""
+    """Feature files, for item representations that need them."""
     train: TrainConfig = field(default_factory=TrainConfig)
-    """optimisation."""
+    """Settings of training."""
     evaluate: EvaluateConfig = field(default_factory=EvaluateConfig)
-    """ranking."""
+    """Settings of ranking."""
     seed: int = 0
-    """Of initialisation, order and dropout."""
+    """Seed for initialisation, order and dropout."""
     paper: PaperResult | None = None
     """The published result, if there is one."""
     scale: Literal["full", "small"] = "full"
-    """'full' as published, or 'small': what the recipe file lists under `small` put in, so that it runs on two cores.
-    In the file, `small` maps dotted keys to values; a resolved recipe no longer holds it."""
+    """'full' is the published setting. 'small' sets the keys that the recipe file lists under `small`, so that it runs
+    on two cores. There `small` maps dotted keys to values; a resolved recipe no longer has it."""
     mix_recipes: bool = False
-    """Allow feature files made in different ways (clean, with the benchmark's faults) in one row."""
+    """Whether clean feature files and files with the benchmark's faults may be in one row."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
 
     def __post_init__(self) -> None:
-        """Refuse a name that is no folder name, and a seed that torch does not take."""
+        """Refuse a name that cannot name a folder, and a seed that torch does not take."""
         if Path(self.name).name != self.name or self.name.startswith("."):
-            raise ConfigError(f"name {self.name!r} becomes a run folder; use a plain name without / and leading dot")
+            raise ConfigError(f"name {self.name!r} becomes a run folder; use a plain name without / or a leading dot")
         if not 0 <= self.seed <= MOST_SEED:
             raise ConfigError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
 
 
 def load_recipe(path: Path, overrides: Sequence[str] = (), changes: Mapping[str, Any] | None = None) -> Recipe:
-    """Read a recipe file and apply `key.path=value` overrides; ConfigError on anything that cannot be meant.
+    """Read a recipe file and apply `key.path=value` overrides; ConfigError if anything is wrong.
 
-    `changes` (dotted key -> value) go in first, as if they stood in the file: its `small` goes over them.
+    `changes` (dotted key -> value) come first, as if they were written in the file, so that its `small` goes over them.
     """
     try:
         return _load(path, overrides, changes or {})
@@ -117,7 +119,7 @@ def load_recipe(path: Path, overrides: Sequence[str] = (), changes: Mapping[str,
 
 
 def _of_the_file(error: ConfigError, path: Path, overrides: Sequence[str]) -> bool:
-    """Return whether a recipe file is at fault, not what was put into it: on its own it gives the same errors."""
+    """Return whether the file fails the same way without overrides and changes."""
     try:
         _load(path, [word for word in overrides if word.startswith("scale=")], {})
     except ConfigError as alone:
@@ -135,45 +137,51 @@ def _load(path: Path, overrides: Sequence[str], changes: Mapping[str, Any]) -> R
 
 
 def read_mapping(path: Path) -> dict[str, Any]:
-    """Return the plain data of a YAML file, a recipe or a group of recipes; ConfigError when it is no mapping."""
+    """Return the plain data of a recipe file or group file; ConfigError if it is not a YAML mapping."""
     if not path.is_file():
         there = "recipes that come with freezeframe are in pipelines/recipes/"
         raise ConfigError(f"recipe {path} {no_file(path, there)}")
     try:
         text = path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ConfigError(f"recipe {path} is no UTF-8 text; give a YAML file") from error
+        raise ConfigError(f"recipe {path} is not UTF-8 text; give a YAML file") from error
     raw = parse_yaml(text, str(path))
     if not isinstance(raw, dict):
         raise ConfigError(f"recipe {path} is not a mapping of keys to values")
     cut = CUT_TEXT.search(text)
     if cut is not None:
         raise ConfigError(
-            f"recipe {path}: {cut[1]} ends at ' #', where a comment begins in YAML ({cut[0].strip()[:60]!r}); put the "
+            f"recipe {path}: {cut[1]} ends at ' #', where YAML begins a comment ({cut[0].strip()[:60]!r}); put the "
             "text in quotes"
         )
     return raw
 
 
-def _scaled(raw: dict[str, Any], overrides: Sequence[str], path: Path) -> dict[str, Any]:
+def recipe_from_data(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
+    """Build a recipe from what a recipe file would hold, `small` included, and apply `key.path=value` overrides."""
+    return build_recipe(_scaled(copy.deepcopy(dict(raw)), overrides))
+
+
+def _scaled(raw: dict[str, Any], overrides: Sequence[str], path: Path | None = None) -> dict[str, Any]:
     """Return a recipe's plain data with the overrides, under `scale: small` also with those it lists under `small`."""
     small = raw.pop("small", None)
-    resolved = small is None and raw.get("scale") == "small"  # a run's config.yaml, which holds it already
+    resolved = small is None and raw.get("scale") == "small"  # a run's config.yaml, where the keys are set already
     for override in overrides:
         _override(raw, override)
     if raw.get("scale") != "small" or resolved:
         return raw
     if not isinstance(small, dict):
-        raise ConfigError(f"recipe {path} has no section `small`, so there is no scale=small; override single keys")
+        which = f"recipe {path}" if path else "the recipe"
+        raise ConfigError(f"{which} has no section `small`, which scale=small needs; override single keys")
     for key, value in small.items():
         _override(raw, f"{key}={json.dumps(value)}")
-    for override in overrides:  # what is asked for on the command line has the last word
+    for override in overrides:  # once more: the command line goes over `small`
         _override(raw, override)
     return raw
 
 
 def build_recipe(raw: Mapping[str, Any]) -> Recipe:
-    """Turn plain data (as in a YAML file) into a Recipe; ConfigError names the dotted path of what is wrong."""
+    """Turn plain data, as in a YAML file, into a Recipe; ConfigError names the dotted path of what is wrong."""
     sections = dict(raw)
     model = sections.pop("model", None)
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
@@ -191,7 +199,7 @@ def build_recipe(raw: Mapping[str, Any]) -> Recipe:
     length = getattr(config, "max_length", recipe.data.max_length)
     if length != recipe.data.max_length:
         raise ConfigError(
-            f"model.max_length is {length} but data.max_length is {recipe.data.max_length}; give it under data only"
+            f"model.max_length is {length}, but data.max_length is {recipe.data.max_length}; set data.max_length only"
         )
     if (
         recipe.train.batch_size == 1
@@ -199,8 +207,8 @@ def build_recipe(raw: Mapping[str, Any]) -> Recipe:
         and getattr(config, "mask_own", False)
     ):
         raise ConfigError(
-            "train.batch_size is 1, but model.loss is 'in-batch', whose negatives are the items of the other users in "
-            "the batch; use at least 2, or loss 'full' or 'sampled'"
+            "train.batch_size is 1, but model.loss is 'in-batch', whose negatives are the items of other users in the "
+            "batch; use at least 2, or model.loss 'full' or 'sampled'"
         )
     return replace(recipe, model=ModelConfig(model["name"], config))
 
@@ -215,7 +223,7 @@ def _refuse_items(name: str, items: ItemsConfig) -> None:
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:
-    """Return the resolved recipe as plain data, every default written out; `build_recipe` reads it back."""
+    """Return the resolved recipe as plain data, with every default; `build_recipe` reads it back."""
     plain = json.loads(json.dumps(asdict(recipe)))
     plain["model"] = {"name": recipe.model.name} | plain["model"]["settings"]
     return typing.cast("dict[str, Any]", plain)
@@ -233,9 +241,9 @@ def difference(before: Recipe, now: Recipe) -> str:
 
 
 def dump_yaml(value: Mapping[str, Any]) -> str:
-    """Return YAML text of plain data, keys in their order; it reads back as it was."""
+    """Return plain data as YAML text that reads back unchanged, with keys in order."""
     text = _dump(value, allow_unicode=True)
-    # the emitter folds lines at characters such as U+0085 that the parser does not take for line breaks
+    # the emitter folds lines at characters such as U+0085, which the parser does not treat as line breaks
     return text if parse_yaml(text, "dump") == value else _dump(value, allow_unicode=False)
 
 
@@ -250,11 +258,11 @@ def _dump(value: Mapping[str, Any], *, allow_unicode: bool) -> str:
 
 
 def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML 1.2 without any object construction; ConfigError on bad syntax or a repeated key."""
+    """Parse YAML 1.2 without constructing objects; ConfigError for bad syntax or a repeated key."""
     try:
         return YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
-        raise ConfigError(f"{where} is no valid YAML: {shortened(error, 200)}") from error
+        raise ConfigError(f"{where} is not valid YAML: {shortened(error, 200)}") from error
 
 
 def _override(raw: dict[str, Any], override: str) -> None:
@@ -275,7 +283,9 @@ def _override(raw: dict[str, Any], override: str) -> None:
 
 def _entry(node: Any, key: str, override: str) -> Any:
     if not isinstance(node, list):
-        raise ConfigError(f"override {override!r} leads into a value that has no parts; check the path at {key!r}")
+        raise ConfigError(f"override {override!r} leads into a value that has no keys; check the path at {key!r}")
     if not key.isdecimal() or int(key) >= len(node):
-        raise ConfigError(f"override {override!r}: the list has {len(node)} entries, counted from 0; {key!r} is none")
+        raise ConfigError(
+            f"override {override!r}: the list has {len(node)} entries, counted from 0; {key!r} is not one of them"
+        )
     return node[int(key)]

@@ -1,4 +1,4 @@
-"""Plain data into frozen dataclasses, strictly: what does not fit is named by its dotted path."""
+"""Strict conversion of plain data into frozen dataclasses; errors name the dotted path of what does not fit."""
 
 from __future__ import annotations
 
@@ -18,16 +18,20 @@ WORDS = dict.fromkeys(("dataclass_type", "dict_type", "mapping_type"), "give a m
 
 
 def structure(target: type, values: Mapping[str, Any], prefix: str) -> Any:
-    """Validate plain data into a dataclass, strictly; `prefix` is the dotted path for messages."""
+    """Return plain data as an instance of the dataclass `target`; ConfigError if it does not fit.
+
+    `prefix`, such as 'model.', goes before the dotted paths in messages.
+    """
     try:
-        # by way of JSON: lists may become tuples there, and nothing else is converted in strict mode
+        # through JSON, because strict mode then still turns lists into tuples, and converts nothing else
         return TypeAdapter(target).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         details = error.errors()
         raise ConfigError("; ".join(_explain(target, detail, prefix) for detail in details[:3])) from error
-    except TypeError as error:  # a YAML value that JSON has no word for, such as a date
+    except TypeError as error:  # a YAML value that JSON cannot hold, such as a date
         raise ConfigError(
-            f"{prefix or 'recipe'} holds a value that is neither text, number, list nor mapping"
+            f"{prefix.rstrip('.') or 'recipe'} holds a value that is neither text, number, list nor mapping, such as a "
+            "date; put it in quotes"
         ) from error
 
 
@@ -37,14 +41,14 @@ def _explain(target: type, detail: ErrorDetails, prefix: str) -> str:
     if detail["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
         return f"unknown key {path!r}; {_meant(target, loc)}"
     if detail["type"] in ("missing", "missing_argument"):
-        return f"{path} is missing"
-    if detail["type"] == "value_error":  # raised by a dataclass's own check
+        return f"{path} is missing; give it a value"
+    if detail["type"] == "value_error":  # raised by a dataclass in its own __post_init__
         return str(detail["ctx"]["error"])
     return f"{path} is {detail['input']!r}: {_wanted(detail)}"
 
 
 def _wanted(detail: ErrorDetails) -> str:
-    """Return what would do, in the words of YAML: the library speaks of arrays and objects."""
+    """Return what to give instead, in the terms of YAML, where pydantic speaks of arrays and objects."""
     given = detail["input"]
     if detail["type"] in LISTS:
         return f"give a list, such as [{given}]" if given and isinstance(given, str | int | float) else "give a list"
@@ -52,7 +56,7 @@ def _wanted(detail: ErrorDetails) -> str:
 
 
 def _meant(target: Any, loc: tuple[int | str, ...]) -> str:
-    """Return the tail of an error about an unknown key: a section's key that lacks its section, or the nearest."""
+    """Return the tail of an error about an unknown key: the same key with its section, or the nearest key."""
     name, known = str(loc[-1]), _keys(target, loc[:-1])
     hints = typing.get_type_hints(target) if len(loc) == 1 else {}
     single = {section: kind for section, kind in hints.items() if typing.get_origin(kind) is not tuple}
@@ -61,7 +65,7 @@ def _meant(target: Any, loc: tuple[int | str, ...]) -> str:
 
 
 def _keys(target: Any, loc: tuple[int | str, ...]) -> list[str]:
-    """Return the field names of the dataclass that `loc` leads to."""
+    """Return the field names of the dataclass at `loc`, a path of keys and list positions."""
     for part in loc:
         options = [target, *typing.get_args(target)]
         holder = next((option for option in options if is_dataclass(option)), None)

@@ -1,1 +1,1 @@
-"""Top-k retrieval with FAISS: items for users from a run, similar items from a feature file."""
+"""Top-k retrieval with FAISS: items for users from a run, and similar items from a feature file."""

@@ -1,6 +1,10 @@
 """Top-k retrieval with FAISS: items for a user from a trained run, similar items from a feature file.
 
-Exact inner-product search: at 20,000 to 1,000,000 items a flat index is the right default and agrees with evaluation.
+The search is exact: for 20,000 to 1,000,000 items a flat inner-product index is fast enough and agrees with evaluation.
+
+A run's index is kept in its folder. Row n of `index.faiss` is the item in line n of `items.txt` (from 0; its format is
+described in pipelines/runs/kept_data.py). `index.json` holds the sha256 of the vectors and of `items.txt`; where either
+has changed, both files are written again.
 """
 
 from __future__ import annotations
@@ -8,9 +12,9 @@ from __future__ import annotations
 import hashlib
 import json
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -23,12 +27,14 @@ from numpy.typing import NDArray
 
 from features.atomic import fsync_file, write_atomic
 from features.errors import ConfigError, StoreError, nearest
+from features.provenance import file_sha256
 from features.store import FeatureFile, State
 from models.shared.recommender import Recommender, UserBatch
 from pipelines.console import note, print_json, say, table
-from pipelines.data.detection import read_dataset
-from pipelines.data.tables import parse_columns
-from pipelines.runs.run import Run, open_run
+from pipelines.data.filters import newest
+from pipelines.data.split import Sequences, histories
+from pipelines.runs.kept_data import ITEM_ROWS, id_lines
+from pipelines.runs.run import Run
 
 Floats = NDArray[np.float32]
 
@@ -52,7 +58,7 @@ def build_index(vectors: Floats) -> Any:
 def search(index: Any, queries: Floats, hidden: Sequence[Sequence[int]], top: int) -> list[list[tuple[int, float]]]:
     """Return for each (D,) query its best `top` rows that are not hidden, as (row, score), best first.
 
-    Asks the index for `top` plus the most hidden rows and filters, so hidden rows never shorten a list.
+    The index is asked for `top` rows plus as many as are hidden from any query, so hidden rows never shorten a list.
     """
     depth = min(top + max((len(set(rows)) for rows in hidden), default=0), index.ntotal)
     scores, rows = index.search(np.ascontiguousarray(queries, dtype=np.float32), depth)
@@ -65,33 +71,31 @@ def search(index: Any, queries: Floats, hidden: Sequence[Sequence[int]], top: in
 
 
 def recommend(run: Run, user: str, top: int) -> list[Hit]:
-    """Return the best items for a user after everything the dataset knows of that user, seen items hidden."""
+    """Return the best items for a user, given the user's whole history in the dataset; seen items are hidden."""
     _check_top(top)
     split = run.data.split
     number = _number(run, user)
     index = _run_index(run)
-    length = run.recipe.data.max_length
-    tail = _known_history(run, user)[-length:]
-    items = np.zeros((1, length), dtype=np.int64)
-    items[0, length - len(tail) :] = tail
-    mask = np.arange(length)[None] >= length - len(tail)
+    known = np.array(_known_history(run, user), dtype=np.int64)
+    own = Sequences(known, np.array([0, len(known)]))
+    items, mask, _, _ = histories(own, np.zeros(1, dtype=np.int64), own.offsets[1:], run.recipe.data.max_length)
     place = next(chain(run.model.parameters(), run.model.buffers())).device
     batch = UserBatch(
         torch.tensor([number]).to(place), torch.from_numpy(items).to(place), torch.from_numpy(mask).to(place)
     )
     with torch.inference_mode():
         query = run.model.user_vectors(batch).cpu().numpy()
-    had = run.data.dataset.interactions.filter(pl.col("user") == user)["item"]  # also those before `keep_last`
+    had = run.data.dataset.interactions.filter(pl.col("user") == user)["item"]  # including those before `keep_last`
     hits = search(index, query, [split.items.known(had)], top)[0]
     titles = run.data.dataset.titles
     return [Hit(split.items.ids[row], score, titles.get(split.items.ids[row], "")) for row, score in hits]
 
 
 def _number(run: Run, user: str) -> int:
-    """Return a user's number; 0 for one the model was not trained on, where it looks at histories alone.
+    """Return a user's number; 0 for a user it was not trained on, if the model looks at histories alone.
 
     Raises:
-        ConfigError: nobody of that id, or one the model cannot know.
+        ConfigError: there is no such user, or the model cannot know this one.
     """
     users, rows = run.data.split.users, run.data.dataset.interactions.filter(pl.col("user") == user)
     if users.known([user]):
@@ -110,7 +114,7 @@ def _number(run: Run, user: str) -> int:
 
 
 def _known_history(run: Run, user: str) -> list[int]:
-    """Return what is kept of a user; ConfigError where the model reads histories and knows none of it."""
+    """Return a user's history; ConfigError if the model reads histories and knows none of its items."""
     found = _history(run, user)
     if not found and run.model.reads_history:
         raise ConfigError(f"the model knows none of the items that user {user!r} has had; train again with them")
@@ -118,10 +122,14 @@ def _known_history(run: Run, user: str) -> list[int]:
 
 
 def _history(run: Run, user: str) -> list[int]:
-    """Return everything that is kept of a user, oldest first: what trained, validated and tested."""
-    config, split = run.recipe.data, run.data.split
-    had = split.items.known(run.data.dataset.interactions.filter(pl.col("user") == user)["item"])
-    return had[-config.keep_last :] if config.keep_last and split.protocol == "leave-one-out" else had
+    """Return a user's whole history, oldest item first: training, validation and test interactions alike.
+
+    Only items that the model knows count, and in leave-one-out only the newest `keep_last` of them.
+    """
+    split = run.data.split
+    known = pl.col("item").is_in(list(split.items.ids))
+    had = run.data.dataset.interactions.filter((pl.col("user") == user) & known)
+    return split.items.known((newest(had, run.recipe.data) if split.protocol == "leave-one-out" else had)["item"])
 
 
 def item_vectors(model: Recommender) -> Floats:
@@ -137,39 +145,45 @@ def item_vectors(model: Recommender) -> Floats:
 
 
 def _run_index(run: Run) -> Any:
-    """Return the run's index from its folder; made there on first use, and again where it is of other vectors."""
+    """Return the index in a run's folder; build it on first use, and again where its vectors or ids have changed."""
     path = run.folder / "index.faiss"
-    vectors = item_vectors(run.model)
-    made_from = hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest()
+    vectors, ids = item_vectors(run.model), id_lines(run.data.split.items.ids)
+    made_from = {
+        "vectors_sha256": hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest(),
+        "items_sha256": hashlib.sha256(ids.encode()).hexdigest(),
+    }
     if path.is_file():
         if _made_from(path) == made_from:
             return _read_index(path, vectors.shape)
-        note(f"{path} is not of the run's present weights; it is made again")
+        note(f"{path} does not fit the run's present weights and item ids; it is built again")
     index = build_index(vectors)
-    _keep(index, path, made_from)
+    _keep(index, ids, path, made_from)
     return index
 
 
-def _made_from(path: Path) -> str | None:
-    """Return the hash of the vectors that an index was made from; None where nothing says so."""
-    facts = path.with_suffix(".json")
+def _made_from(path: Path) -> dict[str, str] | None:
+    """Return what index.json says an index was made from; None where it says nothing, or items.txt has changed since.
+
+    Raises:
+        ConfigError: one of the two files may not be read.
+    """
+    facts, ids = path.with_suffix(".json"), path.with_name(ITEM_ROWS)
     try:
-        text = facts.read_text(encoding="utf-8")
+        told = json.loads(facts.read_text(encoding="utf-8"))
+        return dict(told) if file_sha256(ids) == told["items_sha256"] else None
     except PermissionError as error:
-        raise ConfigError(f"cannot read {facts} (permission denied); check its permissions") from error
-    except (FileNotFoundError, UnicodeDecodeError):
-        return None
-    try:
-        return str(json.loads(text)["vectors_sha256"])
-    except (ValueError, TypeError, KeyError):
+        raise ConfigError(
+            f"cannot read {error.filename or facts} (permission denied); check its permissions"
+        ) from error
+    except (FileNotFoundError, ValueError, TypeError, KeyError):
         return None
 
 
-def _keep(index: Any, path: Path, made_from: str) -> None:
-    """Write an index for the next time, whole or not at all; where that cannot be, say so and go on without.
+def _keep(index: Any, ids: str, path: Path, made_from: Mapping[str, str]) -> None:
+    """Write an index and items.txt for the next time, whole or not at all; where that fails, say so and go on.
 
-    What it was made from stands beside it, and is taken away before the index changes: at no moment, and after no
-    crash, does it stand beside another index.
+    index.json says what the index was made from. It is deleted before the index changes and written after it, so that
+    it never stands beside another index, not even after a crash.
     """
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
@@ -177,27 +191,28 @@ def _keep(index: Any, path: Path, made_from: str) -> None:
         faiss.write_index(index, str(temporary))
         fsync_file(temporary)
         temporary.replace(path)
-        write_atomic(path.with_suffix(".json"), json.dumps({"vectors_sha256": made_from}))
-    except (OSError, RuntimeError, StoreError):  # faiss raises the second, write_atomic the last
-        note(f"{path} cannot be written; the index is used from memory, and made again the next time")
+        write_atomic(path.with_name(ITEM_ROWS), ids)
+        write_atomic(path.with_suffix(".json"), json.dumps(made_from))
+    except (OSError, RuntimeError, StoreError):  # faiss raises RuntimeError, write_atomic StoreError
+        note(f"{path} cannot be written; the index is used from memory, and built again the next time")
     finally:
         with suppress(OSError):
             temporary.unlink()
 
 
 def _read_index(path: Path, shape: tuple[int, ...]) -> Any:
-    """Return the index of a file; ConfigError where it cannot be read or is not one of (I, D) vectors."""
+    """Return the index of a file; ConfigError if it cannot be read or does not hold (I, D) vectors."""
     try:
-        path.open("rb").close()  # faiss says the same of what is damaged and of what one may not read
+        path.open("rb").close()  # faiss does not tell a damaged file from one that may not be read
         index = faiss.read_index(str(path))
     except PermissionError as error:
         raise ConfigError(f"cannot read {path} (permission denied); check its permissions") from error
     except RuntimeError as error:
-        raise ConfigError(f"{path} is no FAISS index; delete it, and it is made again") from error
+        raise ConfigError(f"{path} is no FAISS index; delete it, and it is built again") from error
     if (index.ntotal, index.d) != shape:
         raise ConfigError(
-            f"{path} has {index.ntotal} vectors of width {index.d}, the run's model {shape[0]} of width {shape[1]}, "
-            "though index.json says it was made from them; delete both, and they are made again"
+            f"{path} has {index.ntotal} vectors of width {index.d}, but the run's model has {shape[0]} of width "
+            f"{shape[1]}; delete it and index.json, and both are made again"
         )
     return index
 
@@ -220,7 +235,7 @@ def similar(file: FeatureFile, item: str, top: int) -> list[Hit]:
 
 
 def _why(file: FeatureFile, item: str, done: Sequence[str]) -> str:
-    """Return the tail of the error about an item without vector: its state, or the nearest id."""
+    """Return the end of the error about an item without a vector: its state, or the nearest id."""
     row = int(file.rows([item])[0])
     if row >= 0:
         state = State(file.columns.states[row]).name.lower()
@@ -240,31 +255,29 @@ def _why_none(run: Run, user: str) -> str:
     return f"nothing to recommend: user {user!r} has had {had} items, all of the {len(run.data.split.items)} there are"
 
 
-def _print_hits(title: str, hits: Sequence[Hit], json: bool) -> None:
+def show_recommended(run: Run, user: str, top: int, *, json: bool = False) -> None:
+    """Print a user's newest items, and the best items that the user has not seen; as JSON the latter alone."""
+    hits = recommend(run, user, top)
+    if not hits:
+        note(_why_none(run, user))
+    if not json:
+        titles, items = run.data.dataset.titles, run.data.split.items.ids
+        for seen in _history(run, user)[-run.recipe.data.max_length :]:
+            say(f"seen  {items[seen]}  {titles.get(items[seen], '')}")
+    _print_hits(f"recommended to user {user}", hits, json=json)
+
+
+def show_similar(
+    file: FeatureFile, item: str, top: int, *, titles: Mapping[str, str] | None = None, json: bool = False
+) -> None:
+    """Print the items whose vectors have the highest cosine with the item's, with their titles where they are given."""
+    hits = [replace(hit, title=(titles or {}).get(hit.item, hit.title)) for hit in similar(file, item, top)]
+    _print_hits(f"similar to item {item}", hits, json=json)
+
+
+def _print_hits(title: str, hits: Sequence[Hit], *, json: bool) -> None:
     if json:
         print_json([asdict(hit) for hit in hits])
         return
     rows = [[hit.item, f"{hit.score:.4f}", hit.title] for hit in hits]
     table(title, ["item", "score", "title"], rows)
-
-
-def run_recommend(run: Path, user: str, top: int, json: bool, data: Path | None = None) -> None:
-    """Command line `recommend`."""
-    opened = open_run(run, place=data, new_interactions=True)
-    hits = recommend(opened, user, top)
-    if not hits:
-        note(_why_none(opened, user))
-    if not json:
-        titles, items = opened.data.dataset.titles, opened.data.split.items.ids
-        for seen in _history(opened, user)[-opened.recipe.data.max_length :]:
-            say(f"seen  {items[seen]}  {titles.get(items[seen], '')}")
-    _print_hits(f"recommended to user {user}", hits, json)
-
-
-def run_similar(file: Path, item: str, top: int, data: Path | None, json: bool, columns: str | None = None) -> None:
-    """Command line `similar`."""
-    hits = similar(FeatureFile(file), item, top)
-    if data:
-        titles = read_dataset(data, parse_columns(columns)).titles
-        hits = [Hit(hit.item, hit.score, titles.get(hit.item, "")) for hit in hits]
-    _print_hits(f"similar to item {item}", hits, json)

@@ -1,1 +1,1 @@
-"""Run folders: made from a recipe, opened again, what stands in them and what a run cost."""
+"""Run folders: how they are made from a recipe and opened again, what they hold, and what a run cost."""

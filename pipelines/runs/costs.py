@@ -1,4 +1,4 @@
-"""What a run cost: seconds, memory, bytes on the disk, items encoded. It stands in record.json under `costs`."""
+"""What a run cost: seconds, memory, bytes on the disk, items encoded. record.json holds it under `costs`."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from pipelines.training.fit import FitResult
 
 
 def files_read(recipe: Recipe, files: Sequence[FeatureFile], towers: Mapping[str, Tower]) -> list[FeatureFile]:
-    """Return the feature files that a run reads numbers from: of all its recipe lists, those its kind can use.
+    """Return the feature files that a run reads: those of its recipe that its kind of items uses.
 
     Args:
-        recipe: of the run.
-        files: that were opened for it.
-        towers: encoders that train; what they read may be no file (titles).
+        recipe: the run's recipe.
+        files: the files that were opened for it.
+        towers: its encoders that train; those that read titles read no file.
     """
     if not recommenders()[recipe.model.name].uses_items:
         return []
@@ -37,11 +37,13 @@ def run_costs(
 ) -> dict[str, Any]:
     """Return a run's ledger as plain data.
 
-    'train_s' and 'valid_s' are of all epochs, '..._per_epoch' their means. Where an encoder trains, 'read_s_per_epoch'
-    is the part of training spent on reading its inputs and 'forward_s_per_epoch' that of its forward passes (on a GPU:
-    of starting them), the rest being everything else, its backward pass among it; 'encoded_per_epoch' and
-    'encoded_per_validation' count items that went through it. 'stored' says of each feature file what it holds, its
-    bytes, and the seconds it took; 'extraction_s' adds them up, None where a file does not know.
+    - 'train_s' and 'valid_s' are sums over all epochs, '..._per_epoch' their means.
+    - Where an encoder trains, 'read_s_per_epoch' is the training time spent on reading its inputs, and
+      'forward_s_per_epoch' that spent on its forward passes (on a GPU: on launching them). The rest of the training
+      time is everything else, such as its backward pass.
+    - 'encoded_per_epoch' and 'encoded_per_validation' count the items that went through the encoder.
+    - 'stored' lists for each feature file what it holds, its bytes, and the seconds it took to make. 'extraction_s'
+      adds these seconds up; it is None if a file does not know its own.
     """
     epochs = fitted.history
     count = max(1, len(epochs))
@@ -49,7 +51,7 @@ def run_costs(
     ledger: dict[str, Any] = {
         "epochs": len(epochs),
         "train_s": train_s,
-        "valid_s": valid_s or fitted.seconds - train_s,  # of models that do not train, too
+        "valid_s": valid_s or fitted.seconds - train_s,  # models that do not train have no epochs
         "train_s_per_epoch": train_s / count,
         "valid_s_per_epoch": valid_s / count,
     }

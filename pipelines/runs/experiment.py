@@ -1,15 +1,21 @@
-"""One recipe, one run folder: data, features, model, training, test, record. Finished runs are not made again.
+"""Makes one run folder from one recipe: data, features, model, training, test, record. Finished runs are kept.
 
-A run folder holds config.yaml (every default written out), checkpoint.pt, metrics.json, ranks.npy (one test rank per
-user; with several targets per user also rank_offsets.npy, where each user's start; where targets tie with other items
-also rank_ties.npy, how many places each may take), lists.npy where the recipe asks for it, log.jsonl (one epoch per
-line) and record.json (code version, seed, fingerprints, timings, peak memory).
+A run folder holds:
+
+- config.yaml: the recipe with every default written out.
+- checkpoint.pt and log.jsonl: weights, and one line per epoch.
+- metrics.json: the results of the test, and the sha256 of the files that came with them.
+- ranks.npy: the rank of each test target. rank_offsets.npy: where each user's ranks start, if users have several
+  targets. rank_ties.npy: how many places each target may take, if targets tie with other items.
+- lists.npy: what is offered to each test user, if the recipe asks for it.
+- record.json: code version, seed, fingerprints, timings, peak memory.
+- users.json, items.json, training.npy, users.txt, items.txt: see pipelines/runs/kept_data.py.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -19,22 +25,21 @@ import torch
 from features.errors import ConfigError
 from features.provenance import write_atomic
 from features.store import FeatureFile
-from models.shared.ranks import ALONE, Ranks
+from models.shared.process_group import ALONE, Ranks
 from models.shared.recommender import Recommender
-from pipelines.console import print_json, progress, say
-from pipelines.data.load import Data, load_data
-from pipelines.data.report import tell
+from pipelines.console import progress
+from pipelines.data.load import Data
 from pipelines.data.split import Split
 from pipelines.device import resolve_device
 from pipelines.ranking.full_ranking import Evaluation, evaluate
-from pipelines.recipe.recipe import Recipe, difference, dump_yaml, load_recipe, recipe_to_dict
+from pipelines.recipe.recipe import Recipe, difference, dump_yaml, recipe_to_dict
 from pipelines.runs.costs import files_read, run_costs
 from pipelines.runs.inputs import build, open_features, read_inputs
-from pipelines.runs.kept_data import keep
+from pipelines.runs.kept_data import ITEM_ROWS, USER_ROWS, keep, write_row_ids
 from pipelines.runs.memory import peaks, start_peaks
-from pipelines.runs.processes import processes, refuse_recipe, share_model
+from pipelines.runs.processes import refuse_recipe, share_model
 from pipelines.runs.record import begin_record, finish_record
-from pipelines.runs.results import as_metrics, print_metrics, save_ranks
+from pipelines.runs.results import as_metrics, save_ranks
 from pipelines.runs.run import open_run
 from pipelines.runs.run_files import read_metrics, read_recipe
 from pipelines.runs.stale_features import refuse_changed
@@ -43,7 +48,8 @@ from pipelines.towers.open_towers import Media
 from pipelines.training.checkpoint import CHECKPOINT, remove_partial
 from pipelines.training.fit import fit
 
-DERIVED = ("index.faiss", "index.json", "ranks.npy", "rank_ties.npy", "rank_offsets.npy", "lists.npy", "log.jsonl")
+RANKS = ("ranks.npy", "rank_ties.npy", "rank_offsets.npy", "lists.npy")
+DERIVED = ("index.faiss", "index.json", *RANKS, USER_ROWS, ITEM_ROWS, "log.jsonl")
 
 
 def run_recipe(
@@ -55,13 +61,13 @@ def run_recipe(
     media: Media | None = None,
     ranks: Ranks = ALONE,
 ) -> dict[str, Any]:
-    """Train and test a recipe in `folder`, or go on there, or return what a finished run recorded.
+    """Train and test a recipe in `folder`, resume an unfinished run there, or return what a finished one recorded.
 
-    `data` is read, and `media`, which kind 'e2e' reads, are the dataset's titles and the recipe's pixels, if not given.
-    Of several processes the first alone writes.
+    `data` is read if not given. `media` is what kind 'e2e' reads: by default the dataset's titles and the recipe's
+    pixels. Of several processes, only the first writes.
 
     Raises:
-        ConfigError: the folder holds a run of other settings, or of data or features that have changed since.
+        ConfigError: the folder holds a run with other settings, or its data or features have changed since.
     """
     refuse_recipe(recipe, ranks)
     place = resolve_device(device)
@@ -74,19 +80,19 @@ def run_recipe(
         return finished
     if ranks.first and files:
         refuse_changed(recipe, data.dataset, split.items.ids, files)
-    elif ranks.first:  # kind 'e2e' opens its own, and files that it does not read need not be there
+    elif ranks.first:  # kind 'e2e' opens its own files; those that it does not read may be missing
         there = replace(recipe, features=tuple(one for one in recipe.features if len(one.matches()) == 1))
         pixels = [FeatureFile(feature.resolve()) for feature in there.features]
         refuse_changed(there, data.dataset, split.items.ids, pixels)
     model, towers = build(recipe, inputs, folder, media)
     start = _start(model, recipe, folder, data)
     share_model(model, recipe, ranks)
-    ranks.wait()  # until all have read the folder
+    ranks.wait()  # until all processes have read the folder
     if ranks.first:
         folder.mkdir(parents=True, exist_ok=True)
         remove_partial(folder)
-        (folder / "metrics.json").unlink(missing_ok=True)  # of fewer epochs, where the run goes on
-        if not (folder / CHECKPOINT).is_file():  # a new run: what an older one left here is of other weights
+        (folder / "metrics.json").unlink(missing_ok=True)  # a run that goes on has one of fewer epochs
+        if not (folder / CHECKPOINT).is_file():  # a new run: files of an older one belong to other weights
             for name in DERIVED:
                 (folder / name).unlink(missing_ok=True)
         begin_record(folder, recipe, split, files, inputs.sides, towers.facts, start)
@@ -110,7 +116,7 @@ def run_recipe(
     if ranks.first:
         log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in fitted.history)
         write_atomic(folder / "log.jsonl", log)
-        metrics["files"] = save_ranks(folder, result)
+        metrics["files"] = save_ranks(folder, result) | write_row_ids(folder, split)
         costs = run_costs(fitted, model, files_read(recipe, files, towers.towers), peaks(place, own_peak))
         finish_record(folder, fitted, model, place, costs, ranks.world)
         write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
@@ -118,12 +124,12 @@ def run_recipe(
 
 
 def _start(model: Recommender, recipe: Recipe, folder: Path, data: Data) -> Mapping[str, Any] | None:
-    """Give a new run the weights it starts from; return what the record says of them, also of a run that goes on."""
+    """Give a new run the weights it starts from; return what its record says about them, also for a resumed run."""
     source = start_folder(recipe, folder)
     if source is None or (folder / CHECKPOINT).is_file():
         return facts_of_start(folder)
     refuse_start(recipe, source)
-    run = open_run(source, data=data)  # of the same section `data`, which was checked
+    run = open_run(source, data=data)  # `refuse_start` has checked that both recipes have the same section `data`
     return start_from(model, recipe, run, open_features(run.recipe, data.split))
 
 
@@ -132,7 +138,7 @@ def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     if not config.is_file() or not (metrics.is_file() or (folder / CHECKPOINT).is_file()):
         return None  # nothing, or a run that failed before its first epoch ended
     before = read_recipe(folder)
-    longer = _goes_on(before, recipe)
+    longer = goes_on(before, recipe)
     if recipe_to_dict(before) != recipe_to_dict(recipe) and not longer:
         raise ConfigError(
             f"{folder} holds a run with other settings ({difference(before, recipe)}); choose another --out"
@@ -140,8 +146,8 @@ def _previous(recipe: Recipe, folder: Path) -> dict[str, Any] | None:
     return read_metrics(folder) if metrics.is_file() and not longer else None
 
 
-def _goes_on(before: Recipe, recipe: Recipe) -> bool:
-    """Return whether a recipe is that of an earlier run with more epochs, or more patience, and nothing else."""
+def goes_on(before: Recipe, recipe: Recipe) -> bool:
+    """Return whether a recipe differs from that of an earlier run only by more epochs or more patience."""
     old, new = before.train, recipe.train
     same = replace(recipe, train=replace(new, epochs=old.epochs, patience=old.patience))
     more = new.epochs > old.epochs or new.patience > old.patience
@@ -149,7 +155,7 @@ def _goes_on(before: Recipe, recipe: Recipe) -> bool:
 
 
 def evaluate_test(model: Recommender, recipe: Recipe, split: Split, device: torch.device) -> Evaluation:
-    """Rank a split's test targets as a recipe says."""
+    """Rank a split's test targets with the options of a recipe."""
     options = recipe.evaluate
     return evaluate(
         model,
@@ -163,22 +169,3 @@ def evaluate_test(model: Recommender, recipe: Recipe, split: Split, device: torc
         batch_size=options.batch_size,
         device=device,
     )
-
-
-def run_train(recipe: Path, overrides: Sequence[str], out: Path | None, device: str, json: bool) -> None:
-    """Command line `train`."""
-    with processes(device) as (ranks, place):
-        loaded = load_recipe(recipe, overrides)
-        folder = out or Path("runs") / loaded.name
-        done = (folder / "metrics.json").is_file() and not _goes_on(read_recipe(folder), loaded)
-        data = load_data(loaded.data)
-        if ranks.first:
-            tell(data.dataset, loaded.data, json=json)
-        metrics = run_recipe(loaded, folder, device=place, data=data, ranks=ranks)
-    if not ranks.first:
-        return
-    if json:
-        print_json(metrics)
-        return
-    say(f"{folder} was finished before; nothing to train" if done else f"trained {loaded.name}, run folder {folder}")
-    print_metrics(loaded, metrics)

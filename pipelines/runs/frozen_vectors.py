@@ -19,19 +19,22 @@ Tensors: TypeAlias = Mapping[str, Tensor]
 
 
 def read_vectors(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> tuple[Tensors, Tensors]:
-    """Read the files that a recipe's kind of items takes; the others are left alone, so that one recipe serves all.
+    """Read the feature files that a recipe's kind of items uses.
+
+    Other files are ignored, so that one recipe can list files for several kinds.
 
     Args:
         recipe: its `items` say whether vectors or layers are wanted.
-        split: whose items are read.
-        files: the recipe's, in its order.
+        split: the split whose items are read.
+        files: the recipe's files, in its order.
 
     Returns:
-        By file, vectors (I, F) or layers (I, L, F), and which items they are of (I,) bool; an item without any got the
-        filling that the recipe says. Nothing for kinds that read none at once ('id', 'top', 'e2e').
+        Two mappings by file: vectors (I, F) or layers (I, L, F), and which items have their own (I,) bool. An item
+        without its own has the filling that the recipe asks for. Both are empty for kinds that read no whole files
+        ('id', 'top', 'e2e').
 
     Raises:
-        ConfigError: files, but none that the kind can take.
+        ConfigError: there are files, but none that the kind can use.
         StoreError: as `FeatureFile.read`.
     """
     items = recipe.items
@@ -50,7 +53,7 @@ def read_vectors(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> 
 
 
 def content_for(items: ItemsConfig) -> str:
-    """Return what kinds made from frozen content read: 'vectors' or 'layers'."""
+    """Return what a kind of items that is made from frozen content reads: 'vectors' or 'layers'."""
     return "layers" if items.reads_layers else "vectors"
 
 
@@ -72,6 +75,6 @@ def _refusal(recipe: Recipe, file: FeatureFile) -> str:
         )
     instead = "set items.mix=true, or use kind 'adapter'" if found == "layers" else "use kind 'top' or 'e2e'"
     return (
-        f"{said}, but {file.path} holds {found} of shape {file.shape[1:]} per item; extract vectors (none of "
+        f"{said}, but {file.path} holds {found} of shape {file.shape[1:]} per item; extract vectors (without "
         f"--top-blocks, --layers and --pixels), or {instead}"
     )

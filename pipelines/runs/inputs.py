@@ -1,4 +1,4 @@
-"""What a run is made of: data, features, encoders that train, and the model built from them."""
+"""What a run is made from: data, features, encoders that train, and the model built from them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def open_features(recipe: Recipe, split: Split) -> list[FeatureFile]:
 
 
 def training_facts(split: Split) -> TrainingFacts:
-    """Return what a recommender may know of a split."""
+    """Return what a recommender may know about a split."""
     counts, edges = torch.from_numpy(split.train_counts), torch.from_numpy(split.train_edges)
     return TrainingFacts(len(split.users), len(split.items), counts, edges)
 
@@ -78,11 +78,11 @@ class Inputs:
 
 
 def read_inputs(recipe: Recipe, folder: Path, data: Data | None = None) -> Inputs:
-    """Read what a recipe names; `data` is read if not given.
+    """Read the data, feature files and categories that a recipe names; `data` is read only if not given.
 
     Raises:
         ConfigError: the run in `folder` was made from other data or other features.
-        StoreError: a feature file is damaged, or of other items.
+        StoreError: a feature file is damaged, or belongs to other items.
     """
     data = data or load_data(recipe.data)
     files = open_features(recipe, data.split)
@@ -92,13 +92,13 @@ def read_inputs(recipe: Recipe, folder: Path, data: Data | None = None) -> Input
 
 
 def build(recipe: Recipe, inputs: Inputs, folder: Path, media: Media | None = None) -> tuple[Recommender, Towers]:
-    """Return the model of a run, with the weights it starts from, and its encoders that train.
+    """Return the model of a run, with freshly initialised weights, and its encoders that train.
 
     Args:
-        recipe: of the run.
-        inputs: from `read_inputs`.
-        folder: of the run.
-        media: what kind 'e2e' reads; the dataset's titles and the recipe's pixels, if not given.
+        recipe: the run's recipe.
+        inputs: what `read_inputs` returned.
+        folder: the run folder.
+        media: what kind 'e2e' reads; by default the dataset's titles and the recipe's pixels.
 
     Raises:
         ConfigError: impossible settings, or a run in `folder` that was made with other encoders.

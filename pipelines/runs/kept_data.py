@@ -1,12 +1,21 @@
-"""What a run keeps of its data, to be of use from any folder and after new interactions: ids and training edges.
+"""What a run keeps of its data: raw ids and training edges.
 
-`users.json` and `items.json` name the rows of every table, index and list of the run; `training.npy` holds the (2, E)
-training edges as dense numbers, from which models of graphs and of popularity are built again.
+With them a run can be used from any folder, and after new interactions have come.
+
+- `users.json` and `items.json`: JSON lists of the ids that the model was trained on. Position n belongs to number n.
+- `training.npy`: the (2, E) training edges as such numbers. Models of graphs and of popularity are built from them.
+- `users.txt` and `items.txt`: the ids behind the rows of the arrays that are made from the run, one id per line.
+  Line r of `users.txt` (from 0) is the test user of row r of `lists.npy`, and of `ranks.npy` where each user has one
+  target. Line n of `items.txt` is item n in `lists.npy` and row n of `index.faiss`. They are UTF-8 with line feeds.
+  Inside an id, a backslash, a line feed and a carriage return are written as `\\\\`, `\\n` and `\\r`. metrics.json and
+  index.json hold the sha256 of these files, as they do for what the files describe.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -22,10 +31,12 @@ from pipelines.recipe.recipe import Recipe
 from pipelines.runs.run_files import read_array, read_object, read_text
 
 USERS, ITEMS, EDGES = "users.json", "items.json", "training.npy"
+USER_ROWS, ITEM_ROWS = "users.txt", "items.txt"
+ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r"})
 
 
 def keep(folder: Path, split: Split) -> None:
-    """Write what a run keeps of its split; StoreError where it cannot."""
+    """Write users.json, items.json and training.npy of a split; StoreError if one cannot be written."""
     for name, vocabulary in ((USERS, split.users), (ITEMS, split.items)):
         write_atomic(folder / name, json.dumps(vocabulary.ids, indent=0))
     try:
@@ -34,8 +45,35 @@ def keep(folder: Path, split: Split) -> None:
         raise StoreError(f"cannot write {folder / EDGES} ({error}); {write_advice(error)}") from error
 
 
+def write_row_ids(folder: Path, split: Split) -> dict[str, str]:
+    """Write users.txt and items.txt beside a run's ranks and lists.
+
+    Returns:
+        File name -> sha256, for metrics.json.
+
+    Raises:
+        StoreError: a file cannot be written.
+    """
+    users = [split.users.ids[user] for user in split.test.users.tolist()]
+    texts = {USER_ROWS: id_lines(users), ITEM_ROWS: id_lines(split.items.ids)}
+    for name, text in texts.items():
+        write_atomic(folder / name, text)
+    return {name: hashlib.sha256(text.encode()).hexdigest() for name, text in texts.items()}
+
+
+def id_lines(ids: Sequence[str]) -> str:
+    r"""Return ids one per line, escaped so that each stays on its line.
+
+    >>> id_lines(["u1", "two\nlines"])
+    'u1\ntwo\\nlines\n'
+    """
+    text = "".join(f"{one.translate(ESCAPES)}\n" for one in ids)
+    # readers take a first byte-order mark for the encoding's, so an id that begins with one gets another in front
+    return f"\ufeff{text}" if text.startswith("\ufeff") else text
+
+
 def kept_split(folder: Path, dataset: Dataset) -> Split | None:
-    """Return the split that a run was trained on, without its windows and targets; None where it kept none.
+    """Return the split that a run was trained on, without its windows and targets; None if the run kept none.
 
     Raises:
         ConfigError: a file of the run is damaged.
@@ -73,14 +111,14 @@ def _vocabulary(path: Path, what: str) -> Vocabulary:
 
 
 def placed(recipe: Recipe, folder: Path, data: Path | None) -> Recipe:
-    """Return a run's recipe with paths that lead somewhere from here.
+    """Return a run's recipe with paths that exist as seen from the current folder.
+
+    A relative path that leads nowhere is replaced by where it led when the run was trained.
 
     Args:
-        recipe: as it was run.
+        recipe: the recipe as it was run.
         folder: the run folder.
         data: the dataset folder to use instead of the recipe's.
-
-    A relative path that leads nowhere from here is replaced by where it led when the run was trained.
     """
     there, files = _recorded(folder / "record.json")
     if data is not None:
@@ -95,7 +133,7 @@ def placed(recipe: Recipe, folder: Path, data: Path | None) -> Recipe:
 
 
 def _recorded(path: Path) -> tuple[Path | None, dict[int, str]]:
-    """Return where a run's dataset was, and its feature files by their place in the recipe; nothing where not told."""
+    """Return where a run's dataset was, and its feature files by place in the recipe; None and {} if not recorded."""
     record = read_object(path) if path.is_file() else {}
     dataset, features = record.get("dataset"), record.get("features")
     folder = dataset.get("folder") if isinstance(dataset, dict) else None

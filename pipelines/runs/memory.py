@@ -1,4 +1,4 @@
-"""Peak memory of a run, also where one process makes several."""
+"""Peak memory of a run, even where one process makes several runs."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from typing import Any
 import torch
 
 PROC = Path("/proc/self")
-RESET_PEAK = "5"  # proc(5), /proc/pid/clear_refs: the peak resident size becomes the present one
+RESET_PEAK = "5"  # proc(5), /proc/pid/clear_refs: sets the peak resident size to the present one
 
 
 def start_peaks(device: torch.device) -> bool:
-    """Let peaks start from what is held now; return whether the system could do so for main memory."""
+    """Reset peaks to the memory that is held now; return whether the system could do so for main memory."""
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
@@ -24,9 +24,10 @@ def start_peaks(device: torch.device) -> bool:
 
 
 def peaks(device: torch.device, own: bool) -> dict[str, Any]:
-    """Return peak bytes for the record; main memory that of the process since its start, unless it is the run's `own`.
+    """Return peak bytes for the record.
 
-    What earlier runs in the process have left in memory counts in either case.
+    The peak of main memory is the run's if `own`, otherwise that of the process since its start. In either case it
+    includes what earlier runs in the process have left in memory.
     """
     bytes_held = _peak_of_the_run() if own else None
     return {
@@ -37,7 +38,7 @@ def peaks(device: torch.device, own: bool) -> dict[str, Any]:
 
 
 def _peak_of_the_run() -> int | None:
-    """Return VmHWM in bytes; None where there is none."""
+    """Return VmHWM of this process in bytes; None where the system does not tell it."""
     try:
         lines = (PROC / "status").read_text().splitlines()
     except OSError:

@@ -1,4 +1,4 @@
-"""What made the content of a row, as the feature file itself says and never its name: encoder, weights, faults."""
+"""What made the content of a run's items: encoder, weights, faults. The feature file says so, never its name."""
 
 from __future__ import annotations
 
@@ -23,25 +23,25 @@ class Origin:
     """What made one part of the items' content."""
 
     name: str
-    """The encoder's name; what an imported array was called where no encoder is known."""
+    """The encoder's name, or that of an imported array whose encoder is not known."""
     content: str
     """What the file holds per item: 'vectors', 'layers', 'activations' or 'pixels'; 'media' where an encoder reads
     titles or pixels while it trains."""
     weights: str
     """Where the encoder's weights come from, such as 'random, seed 0' or 'MCG-NJU/videomae-base @ 1a2b3c'."""
     recipe: str = CLEAN
-    """'clean', 'microlens' (the benchmark's way), or 'unknown' for imported arrays."""
+    """How the features were made: 'clean', 'microlens' (the benchmark's way), or 'unknown' for imported arrays."""
     faults: tuple[str, ...] = ()
-    """The benchmark's departures from correct use that the features have."""
+    """Names of the benchmark's departures from correct use that the features have."""
 
     @property
     def random(self) -> bool:
-        """Return whether the encoder has learned nothing."""
+        """Return whether the encoder's weights are random."""
         return self.weights.startswith("random")
 
     @property
     def label(self) -> str:
-        """Return the name as a table shows it, marked where the numbers beside it mean something else.
+        """Return the name for a table, marked where weights are random, the recipe is faulty, or the array imported.
 
         >>> Origin("resnet50", "vectors", "random, seed 0").label
         'resnet50 (RANDOM weights)'
@@ -55,7 +55,7 @@ class Origin:
 
     @property
     def line(self) -> str:
-        """Return all of it in words."""
+        """Return the whole origin in words."""
         faults = f" with its faults {', '.join(self.faults)}" if self.faults else ""
         return f"{self.content} of {self.name}, weights {self.weights}, recipe {self.recipe}{faults}"
 
@@ -75,7 +75,7 @@ def origin(file: FeatureFile) -> Origin:
 
 
 def used(recipe: Recipe, files: Sequence[FeatureFile]) -> list[FeatureFile]:
-    """Return those of a recipe's files that its kind of items is made from; a recipe may list files for other kinds."""
+    """Return the files that a recipe's kind of items is made from; a recipe may also list files for other kinds."""
     items = recipe.items
     if not recommenders()[recipe.model.name].uses_items:
         return []
@@ -91,7 +91,7 @@ def used(recipe: Recipe, files: Sequence[FeatureFile]) -> list[FeatureFile]:
 
 
 def refuse_origins(recipe: Recipe, files: Sequence[FeatureFile]) -> None:
-    """Raise ConfigError for a file of another encoder than the recipe names, and for clean and faulty files mixed."""
+    """Raise ConfigError if a file is not by the encoder that the recipe names, or clean and faulty files are mixed."""
     chosen = used(recipe, files)
     for number, (file, feature) in enumerate(zip(files, recipe.features, strict=False)):
         found = origin(file).name
@@ -117,9 +117,9 @@ def described(
     """Return the origins of a run's content as plain data for its record.
 
     Args:
-        recipe: of the run.
+        recipe: the run's recipe.
         files: its feature files.
-        encoders: facts about the encoders that train, as `Towers.facts` has them.
+        encoders: facts about the encoders that train, from `Towers.facts`.
     """
     found = [origin(file) for file in used(recipe, files)]
     if recipe.items.kind == "e2e":
@@ -133,7 +133,7 @@ def described(
 
 
 def of_run(folder: Path) -> list[Origin] | None:
-    """Return the origins in a run's record; None where a run of an earlier version says nothing of them."""
+    """Return the origins in a run's record; None if an earlier version wrote it without them."""
     path = folder / "record.json"
     listed = read_object(path).get("content") if path.is_file() else None
     if listed is None:

@@ -15,26 +15,26 @@ from torch.distributed.rendezvous import rendezvous
 from features.errors import ConfigError, FreezeframeError
 from models import recommenders
 from models.items.towers import share_out
-from models.shared.ranks import ALONE, LostProcessError, Ranks
+from models.shared.process_group import ALONE, LostProcessError, Ranks
 from models.shared.recommender import Recommender
 from models.shared.representation import TOWERS
 from pipelines import console
 from pipelines.recipe.recipe import Recipe
 
-TIMEOUT = timedelta(minutes=30)  # a process may read its features so much later than the others
+TIMEOUT = timedelta(minutes=30)  # how far behind the others a process may be, as when it reads its features
 
 
 @contextmanager
 def processes(device: str) -> Iterator[tuple[Ranks, str]]:
     """Join the processes that torchrun started, if it did, and yield this one's place among them and its device.
 
-    The first process alone prints. Of several that fail only the first to fail says why; all end with 2.
+    Only the first process prints. Where several fail, only the first to fail says why; all end with exit code 2.
 
     Args:
         device: as on the command line: 'auto', 'cpu' or 'cuda'; each process takes one GPU of its machine.
 
     Raises:
-        ConfigError: a device that not every process can have; a process that ended without a word.
+        ConfigError: there is not a device for every process, or another process ended or does not answer.
     """
     if not started_by_torchrun():
         yield ALONE, device
@@ -66,9 +66,11 @@ def started_by_torchrun() -> bool:
 
 
 def refuse_verb() -> NoReturn:
-    """Raise ConfigError once for all processes: only `train` shares its work out."""
+    """Raise ConfigError, once for all processes: only `train` shares its work among them."""
     with processes("cpu"):
-        raise ConfigError("torchrun starts several processes, which only `train` shares its work among; run it without")
+        raise ConfigError(
+            "torchrun starts several processes, but only `train` shares its work among them; run this without torchrun"
+        )
     raise AssertionError
 
 
@@ -86,7 +88,7 @@ def refuse_recipe(recipe: Recipe, ranks: Ranks) -> None:
 
 
 def share_model(model: Recommender, recipe: Recipe, ranks: Ranks) -> None:
-    """Share a model's encoders out; ConfigError where the result would not be that of one process."""
+    """Share a model's encoders among processes; ConfigError if the result would differ from that of one process."""
     try:
         share_out(model, ranks)
     except ValueError as error:
@@ -94,7 +96,7 @@ def share_model(model: Recommender, recipe: Recipe, ranks: Ranks) -> None:
 
 
 def _device(asked: str, local: int, here: int) -> str:
-    """Return the device of the process with number `local` among `here` on this machine, and make it the current."""
+    """Return the device of process number `local` of the `here` on this machine, and make it the current one."""
     if asked == "cpu" or (asked == "auto" and not torch.cuda.is_available()):
         return "cpu"
     if asked not in ("auto", "cuda"):
@@ -109,10 +111,10 @@ def _device(asked: str, local: int, here: int) -> str:
 
 
 def _silent_unless_first(store: Any) -> None:
-    """End this process without a word if another one has failed before it: that one says why."""
+    """End this process silently if another one failed before it: that one says why."""
     try:
         failures = store.add("freezeframe-failures", 1)
-    except RuntimeError:  # the store ended with whoever held it
+    except RuntimeError:  # the store ended with the process that held it
         raise SystemExit(2) from None
     if failures > 1:
         raise SystemExit(2)

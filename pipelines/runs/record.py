@@ -1,7 +1,7 @@
-"""record.json of a run: what it was made from, by what, and how it went.
+"""record.json of a run: what the run was made from, what made it, and how it went.
 
-Its first half is written before training and holds the fingerprints of data and features, so that neither a run that
-goes on nor one that is opened again can mix old weights with new data.
+The first half is written before training. It holds the fingerprints of data and features, so that a run that is resumed
+or opened again cannot mix old weights with new data.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ def begin_record(
     encoders: Sequence[Mapping[str, Any]] = (),
     start: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write what a run is about to be made from; `start`: the run whose weights it starts from."""
+    """Write what a run will be made from; `start` describes the run whose weights it starts from."""
     dataset = {
         "name": split.dataset,
         "fingerprint": split.fingerprint,
@@ -76,14 +76,14 @@ def begin_record(
 
 
 def refuse_changes(folder: Path, split: Split, files: Sequence[FeatureFile], sides: Mapping[str, Categories]) -> None:
-    """Raise ConfigError when a run was made from other data or features than these; a run without record passes."""
+    """Raise ConfigError if a run was made from other data or features than these; a run without record passes."""
     path = folder / RECORD
     if not _trained(folder):
         return
     dataset, features, side = _made_from(path)
     if dataset != split.fingerprint:
         raise ConfigError(
-            f"dataset {split.dataset!r} changed since {folder} was trained, so that a test would be another; train it "
+            f"dataset {split.dataset!r} changed since {folder} was trained, and its test would change with it; train "
             "into another folder (`recommend` takes new interactions into account)"
         )
     for file, then in zip(files, features, strict=False):
@@ -99,19 +99,19 @@ def _made_from(path: Path) -> tuple[str, list[str], str]:
     try:
         dataset = record["dataset"]["fingerprint"]
         features = [file["vectors_sha256"] for file in record["features"]]
-        return dataset, features, record.get("sides", fingerprint({}))  # runs from before there were sides had none
+        return dataset, features, record.get("sides", fingerprint({}))  # older versions had no sides
     except (KeyError, TypeError) as error:
         why = f"lacks {error}" if isinstance(error, KeyError) else str(error)
         raise ConfigError(f"{path} is of an older version or damaged ({why}); train into another folder") from error
 
 
 def _trained(folder: Path) -> bool:
-    """Return whether a run got as far as its first checkpoint; one that failed before holds nothing to protect."""
+    """Return whether a run reached its first checkpoint; one that failed before holds nothing to protect."""
     return (folder / RECORD).is_file() and any((folder / name).is_file() for name in (CHECKPOINT, "metrics.json"))
 
 
 def refuse_other_encoders(folder: Path, encoders: Sequence[Mapping[str, Any]]) -> None:
-    """Raise ConfigError when a run trained other encoders, or over other inputs, than these."""
+    """Raise ConfigError if a run trained other encoders than these, or trained them over other inputs."""
     path = folder / RECORD
     if not _trained(folder):
         return
@@ -132,7 +132,7 @@ def finish_record(
     costs: Mapping[str, Any],
     processes: int = 1,
 ) -> None:
-    """Add how training went, and its `run_costs`; of several processes they are those of the first."""
+    """Add how training went, and its `run_costs`; with several processes, those of the first."""
     path = folder / RECORD
     trained = {name: list(value.shape) for name, value in model.named_parameters() if value.requires_grad}
     record = read_object(path) | {
@@ -154,7 +154,7 @@ def finish_record(
 
 
 def parameter_counts(model: nn.Module) -> dict[str, dict[str, int]]:
-    """Return how many numbers train and how many are frozen: of each encoder, of the rest of `items`, of the model."""
+    """Return how many parameters train and how many are frozen, in each encoder, in the rest of `items`, elsewhere."""
     towers = {id(tower.tower): name for name, tower in model.named_modules() if isinstance(tower, TowerItems)}
     home = {
         id(parameter): f"{towers[id(module)]}.tower"

@@ -1,4 +1,4 @@
-"""Evaluations as a run folder holds them and as a person sees them."""
+"""Test results: as a run folder holds them, and as the terminal shows them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from pipelines.ranking.full_ranking import Evaluation
 from pipelines.ranking.user_groups import BINS, group_metrics, history_groups, popularity_groups
 from pipelines.recipe.recipe import Recipe
 
-FAR, LITTLE = 5.0, 0.01  # times by which shares may differ, and a share below which they are chance
+FAR, LITTLE = 5.0, 0.01  # the factor by which shares may differ, and the share below which they may be chance
 TITLES = {"popularity": "training count of the target", "history": "items seen before"}
 
 
@@ -32,9 +32,9 @@ def as_metrics(
 ) -> dict[str, Any]:
     """Return a test's metrics as plain data: 'test' with its groups of users, 'candidates', the split and its 'sizes'.
 
-    'dropped_users' counts users left out for too few interactions. Under 'test' stand 'all', 'warm', 'cold' (metric ->
-    mean), 'users' (how many of each), 'groups' ('popularity' and 'history' -> see `group_metrics`) and, if asked for,
-    'lists' (metrics of what is offered).
+    'dropped_users' counts users left out for too few interactions. 'test' holds 'all', 'warm' and 'cold' (metric ->
+    mean), 'users' (how many of each), 'groups' ('popularity' and 'history', as `group_metrics` returns them) and, if
+    asked for, 'lists' (metrics of what is offered).
     """
     metrics = list(dict.fromkeys(name.partition("@")[0] for name in result.metrics))
     at = list(dict.fromkeys(int(name.partition("@")[2]) for name in result.metrics))
@@ -64,7 +64,7 @@ def as_metrics(
 
 
 def print_metrics(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
-    """Print test metrics as a table, warm and cold targets apart, the paper's number beside where there is one."""
+    """Print test metrics as a table: all, warm and cold targets, and the paper's numbers where there are any."""
     test = metrics["test"]
     published = recipe.paper.metrics if recipe.paper else {}
     names = sorted({**test["all"], **test.get("lists", {})}, key=lambda name: recipe_order(recipe, name))
@@ -84,7 +84,7 @@ def print_metrics(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
 
 
 def never_met_in_words(found: Mapping[str, float]) -> str:
-    """Return what is offered of items that training never met, beside their share of the targets and candidates."""
+    """Return in words how often never-met items are offered, and their share of the targets and candidates."""
     return (
         f"items in no training row: {found['offered']:.1%} of the places in lists of {found['at']}, "
         f"{found['targets']:.1%} of the targets, {found['candidates']:.1%} of the candidates"
@@ -92,53 +92,53 @@ def never_met_in_words(found: Mapping[str, float]) -> str:
 
 
 def never_met_doubt(recipe: Recipe, found: Mapping[str, float]) -> str:
-    """Return why such items stand far more often in lists than among targets, or far less often, '' where they do not.
+    """Return why never-met items are offered far more or far less often than they are targets; '' if they are not.
 
-    Of items without content nothing else can be expected than that they are never offered.
+    Items without content cannot be expected to be offered.
     """
     offered, targets = found["offered"], found["targets"]
     if offered > FAR * max(targets, LITTLE):
         drawn = getattr(recipe.model.settings, "cold_negatives", True)
         way = "set model.cold_negatives=true" if not drawn else "use a loss that draws them as negatives, such as 'bpr'"
         return (
-            f"items in no training row take {offered:.1%} of what is offered and are {targets:.1%} of the targets: "
+            f"items in no training row are {offered:.1%} of what is offered, but {targets:.1%} of the targets: "
             f"nothing in training holds their scores down; {way}, or rank without them (data.candidates)"
         )
     if offered * FAR < targets and targets > LITTLE and recipe.items.kind != "id":
         return (
-            f"items in no training row are {targets:.1%} of the targets and only {offered:.1%} of what is offered: "
-            "content does not bring them up; where the loss draws negatives, model.cold_negatives=false spares them"
+            f"items in no training row are {targets:.1%} of the targets, but only {offered:.1%} of what is offered: "
+            "content does not raise their scores; if the loss draws negatives, try model.cold_negatives=false"
         )
     return ""
 
 
 def recipe_order(recipe: Recipe, name: str) -> tuple[int, int]:
-    """Return where a metric such as 'HR@10' stands in tables: as the recipe names them, then by list length."""
+    """Return the sort key of a metric such as 'HR@10' in tables: first the recipe's order, then the list length."""
     metric, _, k = name.partition("@")
     order = recipe.evaluate.metrics
     return order.index(metric) if metric in order else len(order), int(k)
 
 
 def protocol(recipe: Recipe, metrics: Mapping[str, Any]) -> str:
-    """Return what to know of the numbers: the split and its size, who was left out, candidates, and seen items."""
+    """Return what the numbers were measured on: the split and its size, who was left out, candidates, seen items."""
     parts = [f"{metrics['candidates']} candidates", f"seen items: {recipe.evaluate.mask}"]
     if sizes := metrics.get("sizes"):
         parts.insert(0, f"{sizes['users']} users, {items_in_words(sizes)}, {sizes['interactions']} interactions")
     if dropped := metrics.get("dropped_users"):
         parts.append(f"{dropped} users left out for too few interactions")
     if metrics.get("split") == "given":
-        parts.append("the dataset's own split, training items alone are seen")
+        parts.append("the dataset's own split, only training items count as seen")
     return ", ".join(parts)
 
 
 def items_in_words(sizes: Mapping[str, int]) -> str:
-    """Return how many items occur in a split, and in its training part, where a run of an earlier version knows."""
+    """Return how many items occur in a split, and in its training part; earlier versions did not record the latter."""
     trained = sizes.get("trained_items")
     return f"{sizes['items']} items" + ("" if trained is None else f" ({trained} in training)")
 
 
 def print_groups(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
-    """Print one table per kind of group."""
+    """Print one table per way of grouping users."""
     for kind, groups in metrics["test"]["groups"].items():
         names = sorted(groups[0].keys() - {"group", "users"}, key=lambda name: recipe_order(recipe, name))
         rows = [[group["group"], str(group["users"]), *(f"{group[name]:.4f}" for name in names)] for group in groups]
@@ -146,10 +146,10 @@ def print_groups(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
 
 
 def save_ranks(folder: Path, result: Evaluation) -> dict[str, str]:
-    """Write ranks.npy and, where there are any, rank_ties.npy, rank_offsets.npy and lists.npy; no older one stays.
+    """Write ranks.npy and, if there are any, rank_ties.npy, rank_offsets.npy and lists.npy; delete older ones.
 
     Returns:
-        File name -> sha256, for metrics.json: ranks of another test are refused where they are read (`load_ranks`).
+        File name -> sha256, for metrics.json: `load_ranks` refuses ranks of another test.
     """
     arrays = {
         "ranks": result.ranks,

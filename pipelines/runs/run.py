@@ -24,11 +24,11 @@ class Run:
     folder: Path
     """The run folder."""
     recipe: Recipe
-    """As it was run."""
+    """The recipe, as it was run."""
     data: Data
     """The dataset it was trained on, read again and checked against the record."""
     model: Recommender
-    """With its trained weights, in eval mode."""
+    """The recommender with its trained weights, in eval mode."""
 
 
 def open_run(
@@ -44,15 +44,15 @@ def open_run(
 
     Args:
         folder: the run folder.
-        device: where the model goes.
+        device: the device that the model is put on.
         data: as for `run_recipe`.
         media: as for `run_recipe`.
-        place: the dataset folder, where it is not the recipe's.
-        new_interactions: open it also where the dataset has changed since, as of its training: the split of what is
-            returned has the ids and edges that were trained on, and no targets.
+        place: the dataset folder, if it is not the recipe's.
+        new_interactions: whether to open the run even if the dataset has changed since. The split then has the ids and
+            edges that were trained on, and no targets.
 
     Raises:
-        ConfigError: it is no finished run, or what it was made from has changed since.
+        ConfigError: the folder holds no finished run, or what it was made from has changed since.
     """
     recipe = placed(finished_recipe(folder), folder, place)
     data = data or load_data(recipe.data)
@@ -65,7 +65,7 @@ def open_run(
 
 
 def _as_trained(folder: Path, data: Data) -> Data:
-    """Return the data with the split that a run was trained on, where the dataset has another one by now."""
+    """Return the data; if the dataset has changed since, with the split that the run was trained on."""
     record = folder / "record.json"
     then = read_object(record).get("dataset", {}).get("fingerprint") if record.is_file() else None
     split = kept_split(folder, data.dataset) if then != data.split.fingerprint else None

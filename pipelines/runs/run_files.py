@@ -1,4 +1,4 @@
-"""The files of a run folder, read: what is damaged is one line that names the file and the way out."""
+"""Reads the files of a run folder; the error about a damaged one names the file and the next step."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from pipelines.recipe.recipe import Recipe, load_recipe, parse_yaml
 
 
 def finished_recipe(folder: Path) -> Recipe:
-    """Return the recipe of a finished run; ConfigError for a folder that is none, as `read_recipe` otherwise."""
+    """Return the recipe of a finished run; ConfigError if the folder holds none, or its recipe is damaged."""
     if not (folder / "config.yaml").is_file() or not (folder / "metrics.json").is_file():
         raise ConfigError(f"{folder} is no finished run (no config.yaml or metrics.json); train a recipe first")
     return read_recipe(folder)
 
 
 def read_recipe(folder: Path) -> Recipe:
-    """Return the recipe in a run's config.yaml; ConfigError when it is damaged or not one of this program's."""
+    """Return the recipe in a run's config.yaml; ConfigError if it is damaged or was not written by this program."""
     path = folder / "config.yaml"
     raw = parse_yaml(read_text(path), str(path))
     if not isinstance(raw, dict):
@@ -31,7 +31,7 @@ def read_recipe(folder: Path) -> Recipe:
 
 
 def _as_it_ran(recipe: Recipe, raw: dict[str, Any]) -> Recipe:
-    """Return the recipe of a run with what earlier versions did where they had no setting for it."""
+    """Return a run's recipe in which a setting that an earlier version lacked says what that version did."""
     items = raw.get("items")
     if isinstance(items, dict) and "encoder_seed" not in items:
         return replace(recipe, items=replace(recipe.items, encoder_seed=None))
@@ -39,7 +39,7 @@ def _as_it_ran(recipe: Recipe, raw: dict[str, Any]) -> Recipe:
 
 
 def read_metrics(folder: Path) -> dict[str, Any]:
-    """Return what a run's metrics.json holds; ConfigError when it is damaged."""
+    """Return what a run's metrics.json holds; ConfigError if it is damaged."""
     path = folder / "metrics.json"
     metrics = read_object(path)
     lacking = [name for name in ("test", "candidates") if name not in metrics]
@@ -49,7 +49,7 @@ def read_metrics(folder: Path) -> dict[str, Any]:
 
 
 def read_object(path: Path) -> dict[str, Any]:
-    """Return the object that a JSON file of a run holds; ConfigError when it is damaged."""
+    """Return the object that a JSON file of a run holds; ConfigError if it is damaged."""
     try:
         value = json.loads(read_text(path))
     except json.JSONDecodeError as error:
@@ -60,7 +60,7 @@ def read_object(path: Path) -> dict[str, Any]:
 
 
 def read_array(path: Path) -> NDArray[Any]:
-    """Return an array of a run; ConfigError when it is damaged."""
+    """Return an array of a run; ConfigError if it is damaged."""
     try:
         array: NDArray[Any] = np.load(path)
     except (ValueError, EOFError) as error:
@@ -69,7 +69,7 @@ def read_array(path: Path) -> NDArray[Any]:
 
 
 def read_text(path: Path) -> str:
-    """Return the UTF-8 text of a file of a run; ConfigError when it is none."""
+    """Return the text of a run's file; ConfigError if it is not UTF-8."""
     try:
         return path.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:

@@ -1,7 +1,7 @@
-"""Search for hyper-parameters of one recipe by Optuna (Akiba et al., KDD 2019), judged on the validation part alone.
+"""Searches one recipe's hyper-parameters with Optuna (Akiba et al., KDD 2019), judged by the validation part alone.
 
-Every trial is a run folder like any other, so a search that stopped goes on where it was, and a trial that was finished
-before is not trained again. Test metrics are looked at for the best trial only, after it has been chosen.
+Every trial is an ordinary run folder. A search that was stopped therefore goes on where it was, and a finished trial is
+not trained again. Test metrics are shown only for the best trial, after it has been chosen.
 """
 
 from __future__ import annotations
@@ -16,17 +16,14 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from features.errors import ConfigError
-from features.provenance import write_atomic
-from pipelines.console import print_json, say, table, warn
+from pipelines.console import say
 from pipelines.data.load import load_data
 from pipelines.data.report import tell
-from pipelines.recipe.axes import Space, parse_space
-from pipelines.recipe.recipe import Recipe, dump_yaml, load_recipe, recipe_to_dict
+from pipelines.recipe.axes import Space
+from pipelines.recipe.recipe import load_recipe, recipe_to_dict
 from pipelines.runs.experiment import run_recipe
-from pipelines.runs.results import print_metrics
-from pipelines.runs.run_files import read_metrics, read_recipe
 
-SHOWN = 10  # trials in the table; all of them are in trials.json
+Sampler = Literal["tpe", "random", "grid"]
 MOST_SEED = 2**32 - 1  # the samplers' NumPy generator takes no larger one
 
 
@@ -35,13 +32,13 @@ class Trial:
     """One setting that was tried."""
 
     settings: Mapping[str, Any]
-    """Dotted key -> value."""
+    """The values that were tried: dotted key -> value."""
     run: Path
-    """Its run folder."""
+    """The trial's run folder."""
     value: float | None
-    """The validation metric `train.monitor`; None where training failed."""
+    """The validation metric `train.monitor`; None if training failed."""
     error: str = ""
-    """Why it failed; '' where it did not."""
+    """Why training failed; '' if it did not."""
 
 
 def search(
@@ -60,14 +57,14 @@ def search(
 
     Args:
         recipe: the recipe file.
-        overrides: `key.path=value`, for all trials.
+        overrides: `key.path=value` settings of all trials.
         space: dotted key -> values to choose from.
-        trials: how many different settings; fewer where the space has fewer.
-        out: folder of the run folders and of trials.json.
-        sampler: 'tpe' learns from the trials before, 'random' does not, 'grid' goes through the space in order.
-        seed: of the sampler; the recipe's own seed is the recipe's.
+        trials: how many different settings to try; fewer if the space has fewer.
+        out: the folder for the run folders and trials.json.
+        sampler: 'tpe' learns from earlier trials, 'random' does not, 'grid' goes through the space in order.
+        seed: the sampler's seed; training uses the recipe's.
         device: see `run_recipe`.
-        report: gets a line per trial.
+        report: called with a line per trial.
 
     Raises:
         ConfigError: no trials, an unknown sampler, a seed it cannot take, keys the recipe does not know, or every
@@ -77,7 +74,7 @@ def search(
         raise ConfigError(f"--trials is {trials}; a search needs at least 1")
     if not 0 <= seed <= MOST_SEED:
         raise ConfigError(f"--seed is {seed}; it must be from 0 to 2**32 - 1")
-    base = load_recipe(recipe, overrides)  # also refuses what no trial could run
+    base = load_recipe(recipe, overrides)  # also refuses a recipe that no trial could run
     done: list[Trial] = []
     cache: dict[Any, Any] = {}
     proposals = _proposals(space, sampler, seed, done)
@@ -85,7 +82,7 @@ def search(
         trial = _try(recipe, [*overrides, *_as_overrides(settings)], settings, out, device, cache)
         done.append(trial)
         value = f"{base.train.monitor} {trial.value:.4f}" if trial.value is not None else f"failed: {trial.error}"
-        report(f"trial {len(done)}: {_said(settings)}: {value}")
+        report(f"trial {len(done)}: {in_words(settings)}: {value}")
     good = sorted((t for t in done if t.value is not None), key=lambda t: -(t.value or 0.0))
     if not good:
         raise ConfigError(f"all {len(done)} trials failed; the last one: {done[-1].error}")
@@ -116,7 +113,7 @@ def _proposals(space: Space, sampler: Sampler, seed: int, done: Sequence[Trial])
         yield from (dict(zip(names, values, strict=True)) for values in itertools.product(*space.values()))
         return
     optuna = _optuna()
-    # places in the lists, not values: every value of a recipe may then be a choice
+    # Optuna chooses places in the lists, so that values of any type can be choices
     choices = {name: optuna.distributions.CategoricalDistribution(range(len(space[name]))) for name in names}
     kinds = {"tpe": optuna.samplers.TPESampler, "random": optuna.samplers.RandomSampler}
     study = optuna.create_study(direction="maximize", sampler=kinds[sampler](seed=seed))
@@ -146,56 +143,9 @@ def _as_overrides(settings: Mapping[str, Any]) -> list[str]:
     return [f"{name}={json.dumps(value)}" for name, value in settings.items()]
 
 
-def _said(settings: Mapping[str, Any]) -> str:
+def in_words(settings: Mapping[str, Any]) -> str:
+    """Return settings as a person reads them."""
     return " ".join(f"{name}={json.dumps(value)}" for name, value in settings.items())
-
-
-def run_search(
-    recipe: Path,
-    overrides: Sequence[str],
-    space: Sequence[str] | None,
-    trials: int,
-    sampler: Sampler,
-    seed: int,
-    out: Path,
-    device: str,
-    json_output: bool,
-) -> None:
-    """Command line `search`."""
-    chosen = parse_space(space) if space else PAPER_GRID
-    report = _silent if json_output else say
-    found = search(recipe, overrides, chosen, trials, out, sampler=sampler, seed=seed, device=device, report=report)
-    best = found[0]
-    write_atomic(out / "best.yaml", dump_yaml(recipe_to_dict(read_recipe(best.run))))
-    listed = [
-        {"settings": dict(trial.settings), "run": str(trial.run), "valid": trial.value, "error": trial.error}
-        for trial in found
-    ]
-    write_atomic(out / "trials.json", json.dumps(listed, indent=2))
-    if json_output:
-        print_json(listed)
-        return
-    _print(load_recipe(out / "best.yaml"), chosen, found)
-    say(f"best recipe: {out / 'best.yaml'}; all trials: {out / 'trials.json'}")
-
-
-def _silent(_: str) -> None:
-    """Report nothing."""
-
-
-def _print(recipe: Recipe, space: Space, found: Sequence[Trial]) -> None:
-    rows = [
-        [*(json.dumps(trial.settings[name]) for name in space), "-" if trial.value is None else f"{trial.value:.4f}"]
-        for trial in found[:SHOWN]
-    ]
-    table(f"{len(found)} trials of {recipe.name}", [*space, f"valid {recipe.train.monitor}"], rows)
-    for trial in found:
-        if trial.error:
-            warn(f"{_said(trial.settings)}: {trial.error}")
-    print_metrics(recipe, read_metrics(found[0].run))
-
-
-Sampler = Literal["tpe", "random", "grid"]
 
 
 # MicroLens (arXiv 2309.15379), section 4: learning rate, width and batch size, searched for every model.

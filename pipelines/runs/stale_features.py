@@ -1,8 +1,8 @@
-"""Are a feature file's rows still made from what the dataset holds? Seen before a run trains on them.
+"""Checks, before a run trains, whether a feature file's rows were made from what the dataset holds now.
 
-Of titles the file holds a hash, of videos and covers a mark (size and date) and a hash of the bytes. Titles are always
-compared; media where their folder is there. A mark that differs in its date alone is settled by the bytes, as long as
-few have to be read.
+A feature file holds a hash of each title, and for each video or cover a mark (size and date) and a hash of its bytes.
+Titles are always compared, media only if their folder exists. Where a mark differs in its date alone, the bytes decide,
+unless too many would have to be read.
 """
 
 from __future__ import annotations
@@ -21,25 +21,25 @@ from pipelines.recipe.recipe import Recipe
 from pipelines.runs.frozen_vectors import content_of
 from pipelines.runs.origin import used
 
-READ_BYTES = 2**30  # of media with another date, whose bytes are read to settle it; a laptop takes seconds
+READ_BYTES = 2**30  # of media with another date are read at most, to compare them; a laptop takes seconds
 SHOWN = 3
 
 
 @dataclass
 class Compared:
-    """What comparing a file's rows with a dataset found, item ids each."""
+    """Ids of the items in which a file's rows and a dataset differ."""
 
     changed: list[str] = field(default_factory=list)
-    """The source is another one by now."""
+    """Items whose source has changed."""
     gone: list[str] = field(default_factory=list)
-    """There is none any more."""
+    """Items whose source no longer exists."""
     new: list[str] = field(default_factory=list)
-    """There is one, which the file was made without."""
+    """Items that have a source now and had none when the file was made."""
     unknown: list[str] = field(default_factory=list)
-    """Of the same size with another date, too many bytes to read."""
+    """Items that could not be compared: another kind of place, or only the date differs and too much is to be read."""
 
     def words(self, what: str) -> str:
-        """Return what makes rows wrong, '' for nothing; `what` is 'title', 'video' or 'cover'."""
+        """Return in words why rows are out of date, '' if none is; `what` is 'title', 'video' or 'cover'."""
         parts = {f"{what}s changed": self.changed, f"{what}s are gone": self.gone}
         return ", ".join(f"{len(ids)} {told} (first {_some(ids)})" for told, ids in parts.items() if ids)
 
@@ -52,10 +52,10 @@ def refuse_changed(recipe: Recipe, dataset: Dataset, ids: Sequence[str], files: 
     """Compare the files that a recipe's items are made from with the dataset, and say what was found.
 
     Args:
-        recipe: its `features` say under `changed` what becomes of rows whose source has changed.
-        dataset: as it is now.
+        recipe: its `features` say under `changed` what happens where sources have changed.
+        dataset: the dataset as it is now.
         ids: the items that are read.
-        files: the recipe's, opened, in its order; for kind 'e2e' those of pixels alone count.
+        files: the recipe's files, opened, in its order; for kind 'e2e' only those of pixels count.
 
     Raises:
         ConfigError: sources have changed or are gone, and the policy is 'error'.
@@ -67,19 +67,19 @@ def refuse_changed(recipe: Recipe, dataset: Dataset, ids: Sequence[str], files: 
         if file not in chosen or what not in ("title", "video", "cover") or not any(file.columns.stamps):
             continue
         if _away(dataset, what):
-            note(f"{file.path}: the {what}s are not here, so that nobody looked whether they have changed since")
+            note(f"{file.path}: the {what}s are not here, so it was not checked whether they have changed")
             continue
         found = compare(file, dataset, ids, what)
         if found.unknown:
             note(f"{file.path}: {len(found.unknown)} {what}s have another date or place; their bytes were not compared")
         if found.new:
-            new = f"{len(found.new)} {what}s came since (first {_some(found.new)})"
+            new = f"{len(found.new)} {what}s are new (first {_some(found.new)})"
             note(f"{file.path}: {new}; `extract` adds their rows")
         told = found.words(what)
         if told and feature.changed == "error":
             raise ConfigError(
-                f"{file.path} was made from other {what}s than {dataset.name!r} holds: {told}; the same `extract` "
-                f"makes those rows again, or set features.{number}.changed=keep"
+                f"{file.path} was made from other {what}s than {dataset.name!r} holds: {told}; run the same `extract` "
+                f"to make those rows again, or set features.{number}.changed=keep"
             )
         if told:
             note(f"{file.path}: {told}; used as it is (features.{number}.changed=keep)")
@@ -103,7 +103,7 @@ def compare(file: FeatureFile, dataset: Dataset, ids: Sequence[str], what: Modal
     for item in catalog.items if catalog else ():
         row = rows[item.id]
         then, now = file.columns.stamps[row], stamp(item, what)
-        if _kind(then) != _kind(now) and then and now:  # of another kind of place, such as an LMDB: not to be compared
+        if _kind(then) != _kind(now) and then and now:  # another kind of place, such as an LMDB, has other marks
             found.unknown.append(item.id)
         elif not now and then:
             found.gone.append(item.id)

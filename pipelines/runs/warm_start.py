@@ -1,8 +1,8 @@
-"""A finished run whose weights another run starts from (`train.start_from`), so that an encoder trains for few epochs.
+"""Starts a run from the weights of a finished one (`train.start_from`), so that its encoder trains for few epochs.
 
-On frozen vectors a recommender learns in seconds an epoch; where an encoder trains beside it, the same steps cost
-minutes. First the head, then the encoder (linear probing, then fine-tuning: Kumar et al., ICLR 2022, arXiv 2202.10054)
-also keeps a random head's first gradients from the encoder.
+On frozen vectors a recommender trains in seconds per epoch; with an encoder beside it, the same steps take minutes.
+Training the head first and the encoder after it (linear probing, then fine-tuning: Kumar et al., ICLR 2022, arXiv
+2202.10054) also keeps a random head's first gradients away from the encoder.
 """
 
 from __future__ import annotations
@@ -33,15 +33,15 @@ FREE = ("encoder_lr", "encoder_dropout", "dropout", "init_std", "checkpointing",
 
 
 def start_folder(recipe: Recipe, folder: Path) -> Path | None:
-    """Return the folder of the run that a recipe starts from, where its own run is made in `folder`; None: no such."""
+    """Return the folder of the run that the recipe of the run in `folder` starts from; None if it starts from none."""
     name = recipe.train.start_from
     return None if name is None else folder.parent / name.replace("{seed}", str(recipe.seed))
 
 
 def refuse_start(recipe: Recipe, source: Path, earlier: Recipe | None = None) -> None:
-    """Raise ConfigError where a recipe cannot start from the run in `source`; reads what both recipes say, no more.
+    """Raise ConfigError if a recipe cannot start from the run in `source`; compare the two recipes, nothing else.
 
-    `earlier` is the recipe of a run that is yet to be made there; without it the run must be finished.
+    `earlier` is the recipe of a run that will be made there; without it, the run must be finished.
     """
     earlier = earlier or _finished(recipe, source)
     said = f"recipe {recipe.name!r} cannot start from {source}"
@@ -56,7 +56,7 @@ def refuse_start(recipe: Recipe, source: Path, earlier: Recipe | None = None) ->
     if earlier.items.kind != "v" or recipe.items.kind not in TOWERS or earlier.items.mix:
         raise ConfigError(
             f"{said}: its items are of kind {earlier.items.kind!r}, these of {recipe.items.kind!r}; start 'top' and "
-            "'e2e' from a run of kind 'v' over one vector per item, any other from one with the same items"
+            "'e2e' from a run of kind 'v' over one vector per item, any other kind from a run with the same items"
         )
     for name in ("dim", "fuse", "normalise", "side"):
         old, new = getattr(earlier.items, name), getattr(recipe.items, name)
@@ -82,22 +82,22 @@ def _weights_of(items: ItemsConfig) -> ItemsConfig:
 def start_from(model: Recommender, recipe: Recipe, run: Run, files: Sequence[FeatureFile]) -> dict[str, Any]:
     """Give a freshly built model the weights of a finished run.
 
-    A trained encoder keeps its own weights where the run had frozen vectors of it; its projection becomes the one that
-    gives items the vectors they had in the run.
+    Where the run used frozen vectors of an encoder that now trains, the encoder keeps its own weights. Its projection
+    is set so that items get the vectors they had in the run.
 
     Args:
-        model: on the CPU; changed.
-        recipe: its recipe, which `refuse_start` has let pass.
-        run: opened.
+        model: the model, on the CPU; it is changed.
+        recipe: its recipe, which `refuse_start` has accepted.
+        run: the finished run, opened.
         files: the feature files of `run`.
 
     Returns:
-        What the record says: 'folder', 'recipe', 'seed', 'weights_sha256' of the checkpoint, 'seconds' that the run
-        took, with those of the run that it started from, and 'projection', the largest relative error of an encoder's
+        Facts for the record: 'folder', 'recipe', 'seed', 'weights_sha256' of the checkpoint; 'seconds' that the run
+        took, including the run that it started from itself; 'projection', the largest relative error of an encoder's
         projection.
 
     Raises:
-        ConfigError: an encoder whose vectors are not those that the run was trained on, or weights that do not fit.
+        ConfigError: the run was trained on vectors of other encoders, or its weights do not fit.
     """
     said = f"recipe {recipe.name!r} cannot start from {run.folder}"
     pairs = _pairs(run, model, files, said)
@@ -126,7 +126,7 @@ def _shape(tensor: Tensor | None) -> str:
 def _pairs(
     run: Run, model: nn.Module, files: Sequence[FeatureFile], said: str
 ) -> list[tuple[FrozenItems, TowerItems, Tensor]]:
-    """Return projections of frozen vectors, the encoders that take their places, and the vectors (I, W)."""
+    """Return the projections of frozen vectors, the encoders that take their places, and the vectors (I, W)."""
     frozen, towers = _parts(run.model, FrozenItems), _parts(model, TowerItems)
     if run.recipe.items.kind in TOWERS or not towers:
         return []
@@ -153,6 +153,6 @@ def _project(old: FrozenItems, new: TowerItems, vectors: Tensor, said: str) -> f
 
 
 def facts_of_start(folder: Path) -> Mapping[str, Any] | None:
-    """Return what the record of an unfinished run says of where it started; None where it says nothing."""
+    """Return what an unfinished run's record says about where it started; None if it says nothing."""
     path = folder / "record.json"
     return read_object(path).get("start") if path.is_file() else None

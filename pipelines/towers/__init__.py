@@ -1,1 +1,1 @@
-"""Encoders that train inside a recommender: loaded, cut, set up, and what they read."""
+"""Encoders that train inside a recommender: how they are loaded, cut and set up, and what they read."""

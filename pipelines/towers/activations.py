@@ -1,4 +1,4 @@
-"""Stored activations as the input of an encoder's top, by item: from memory where they fit, else by memory map.
+"""Stored activations of items, which an encoder's top reads: from memory where they fit, otherwise by memory map.
 
 Letters: I items, n items asked for, S tokens or positions, F features of each.
 """
@@ -20,15 +20,15 @@ from pipelines.towers.look_ahead import LookAhead
 
 RESIDENT_BYTES = 2**31  # a file up to this size is read into memory, or onto the GPU, once
 BLOCK = 2**22  # numbers that are copied at a time
-GPU_SHARE = 4  # and onto the GPU where it takes less than one part in so many of its free memory
+GPU_SHARE = 4  # a file goes onto the GPU where it takes less than 1 / GPU_SHARE of the free memory
 
 
 class MappedActivations:
-    """The activations of a dataset's items in a feature file (I, S, F), by dense index.
+    """The activations (I, S, F) of a dataset's items, read from a feature file by dense index.
 
-    Rows come in the type they are stored in; int8 rows come as float32. Where the file is larger than `resident_bytes`,
-    only the rows a batch needs are read, in the order of the file, through the page cache of the system, which a thread
-    fills with the rows of the next batch.
+    Rows keep the type they are stored in, except that int8 becomes float32. From a file larger than `resident_bytes`,
+    only the rows that a batch needs are read, in file order. Meanwhile a thread loads the rows of the next batch into
+    the system's page cache.
     """
 
     def __init__(
@@ -42,16 +42,20 @@ class MappedActivations:
         """Find the rows of `ids`, in dense order.
 
         Args:
-            file: of activations.
+            file: a feature file of activations.
             ids: item ids, each once.
-            absent: what an item without a row gets: 'error' refuses, 'zero' zeros, 'mean' the mean of the others.
+            absent: what becomes of an item without a row: 'error' refuses it, 'zero' gives it zeros, 'mean' the mean
+                of the others.
             resident_bytes: the largest size, in bytes, that is kept in memory.
 
         Raises:
-            StoreError: vectors instead of activations, an absent row under 'error', a file that is damaged.
+            StoreError: vectors instead of activations, an absent row under 'error', or a damaged file.
         """
         if len(file.shape) != 3:
-            raise StoreError(f"{file.path} holds vectors of shape {file.shape}, no activations (I, S, F)")
+            raise StoreError(
+                f"{file.path} holds vectors of shape {file.shape}, no activations (I, S, F); make a file of those with "
+                "`extract --top-blocks`"
+            )
         self.file = file
         self._rows = file.locate(ids, absent)
         self._mapped = file.mapped()
@@ -64,17 +68,17 @@ class MappedActivations:
         self._resident: Tensor | None = None
         if size <= resident_bytes:
             self._resident = self._stored(np.arange(len(ids)))
-            del self._mapped  # while it stands, its pages count as memory of the process, too
+            del self._mapped  # pages of an open map count as memory of the process
         else:
             self._ahead = LookAhead(file.path, self._mapped)
 
     @property
     def resident(self) -> bool:
-        """Return whether all rows lie in memory."""
+        """Return whether all rows are in memory."""
         return self._resident is not None
 
     def expect(self, items: Tensor) -> None:
-        """Read items (n,) int64 ahead where they do not lie in memory."""
+        """Start to read items (n,) int64 ahead, unless all rows are in memory."""
         if self._resident is None:
             self._ahead.expect(self._rows[items.numpy()])
 
@@ -83,10 +87,10 @@ class MappedActivations:
 
         Args:
             items: dense indices.
-            tokens: return the first so many of the S only; None = all.
+            tokens: how many of the S are returned, from the first; None = all.
 
         Raises:
-            StoreError: one is not finite.
+            StoreError: a value is not finite.
         """
         if self._resident is None:
             return self._stored(items.cpu().numpy(), tokens).to(items.device)
@@ -106,7 +110,7 @@ class MappedActivations:
         return torch.from_numpy(result)
 
     def _mean(self) -> NDArray[np.float32]:
-        """Return the mean (S, F) of the rows that are there."""
+        """Return the mean (S, F) of the rows that exist."""
         total = np.zeros(self.file.shape[1:], np.float64)
         for _, values in self._blocks(self._rows):
             total += values.sum(axis=0, dtype=np.float64)
@@ -116,7 +120,7 @@ class MappedActivations:
     def _blocks(
         self, rows: NDArray[np.int64], tokens: int | None = None
     ) -> Iterator[tuple[NDArray[np.int64], NDArray[Any]]]:
-        """Yield (places in `rows`, their values) some megabytes at a time, as they lie on the disk; not rows of -1."""
+        """Yield (places in `rows`, their values) in file order, some megabytes at a time; skip rows that are -1."""
         order = np.argsort(rows, kind="stable")
         order = order[rows[order] >= 0]
         step = max(1, BLOCK // int(np.prod(self.file.shape[1:])))

@@ -1,7 +1,7 @@
-"""Reading ahead in a file that is used by memory map: rows of the next batch come into memory while this one computes.
+"""Reads the next batch's rows of a memory-mapped file from the disk while the current batch computes.
 
-Nothing is kept here: a thread asks the system for the rows, which has them at hand when the map is used. What is
-computed is the same bits with it and without. Where the rows are in memory anyway it costs next to nothing.
+Nothing is kept here: a thread asks the system to load the rows, so that they are at hand when the map is used. Results
+are the same to the bit with it and without. Where the rows are in memory anyway, it costs next to nothing.
 """
 
 from __future__ import annotations
@@ -14,24 +14,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-BLOCK = 2**17  # bytes asked for at a time: of longer ranges Linux takes no more than the disk's usual read-ahead
+BLOCK = 2**17  # bytes asked for at a time: Linux cuts longer ranges to the disk's usual read-ahead
 
 
 class LookAhead:
-    """Reads rows of one mapped file ahead, in a thread of its own: asking waits where the disk's queue is full."""
+    """Reads rows of one mapped file ahead, in its own thread: a request blocks while the disk's queue is full."""
 
     def __init__(self, path: Path, mapped: NDArray[Any]) -> None:
-        """Take a file and the map (I, ...) that `FeatureFile.mapped` gave of it."""
+        """Take a file and its map (I, ...) from `FeatureFile.mapped`."""
         assert isinstance(mapped, np.memmap)
         self._path, self._start, self._row_bytes = path, mapped.offset, mapped.nbytes // max(len(mapped), 1)
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="look-ahead")
         self._wanted: NDArray[np.int64] | None = None
 
     def expect(self, rows: NDArray[np.int64]) -> Future[None]:
-        """Start to read rows (n,), numbers below 0 aside; of what was expected before the rest is dropped.
+        """Start to read rows (n,) except those below 0; drop what is left of the call before.
 
         Returns:
-            Done when all rows are asked for, or dropped; nobody needs to wait for it.
+            A future that is done when all rows are asked for or dropped. Nobody needs to wait for it.
         """
         self._wanted = np.sort(rows[rows >= 0])
         return self._thread.submit(self._ask, self._wanted)
@@ -49,4 +49,4 @@ class LookAhead:
                         place = self._start + row * self._row_bytes + start
                         os.posix_fadvise(file.fileno(), place, length, os.POSIX_FADV_WILLNEED)
         except OSError:
-            return  # whoever reads the rows for use meets the error, and says what it means
+            return  # the code that uses the rows meets the same error and reports it

@@ -1,4 +1,4 @@
-"""Media of a dataset as the input of an encoder that trains whole (`items.kind: e2e`)."""
+"""A dataset's media as the input of an encoder that trains end to end (`items.kind: e2e`)."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ from pipelines.towers.open_towers import Media, MediaSource
 
 
 class TitleTokens:
-    """Titles as tokens, made when they are asked for: no slower than reading them, and no copy of them."""
+    """Titles, tokenised when they are asked for: no slower than reading stored tokens, and no copy to keep."""
 
     def __init__(self, titles: Mapping[str, str], ids: Sequence[str], tokenizer: Tokenizer) -> None:
-        """Take the titles of `ids`, in dense order; ConfigError where some have none."""
+        """Take the titles of `ids`, in dense order; ConfigError if one has no title."""
         without = [item for item in ids if not titles.get(item, "").strip()]
         if without:
             raise ConfigError(
@@ -39,7 +39,7 @@ class TitleTokens:
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of the titles and of how they are cut."""
+        """Return a hash of the titles and of the tokenizer's name."""
         return hashlib.sha256(canonical_json([self._tokenizer.name, *self._titles]).encode()).hexdigest()
 
     def read(self, items: Tensor) -> Tokens:
@@ -49,7 +49,7 @@ class TitleTokens:
 
 
 class StoredPixels:
-    """Videos or covers out of a file of `extract --pixels`: read by memory map, normalised where the encoder is.
+    """Videos or covers from a file of `extract --pixels`, read by memory map and normalised on the encoder's device.
 
     Letters: n items asked for, T frames, H W pixels.
     """
@@ -58,14 +58,14 @@ class StoredPixels:
         """Find the rows of `ids`, in dense order.
 
         Args:
-            file: of pixels.
+            file: a feature file of pixels.
             ids: item ids, each once.
-            spec: the encoder's entry, as it was loaded.
-            blank: give an item without pixels an input of zeros, the mean colour; else it is refused.
+            spec: the entry that the encoder was loaded from.
+            blank: whether an item without pixels gets an input of zeros (the mean colour) instead of being refused.
 
         Raises:
-            ConfigError: pixels that were cut for another input contract.
-            StoreError: items without pixels, unless `blank`; a file that is damaged.
+            ConfigError: the pixels were made for another input contract.
+            StoreError: items without pixels, unless `blank`; a damaged file.
         """
         from extract.encoders.inputs import PixelInput
         from extract.encoders.pixel_contract import refuse_other_contract
@@ -100,7 +100,7 @@ class StoredPixels:
         return values
 
     def _stored(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Copy rows, in the order of the file: the system reads ahead."""
+        """Copy rows in file order, so that the system reads ahead."""
         pixels = np.zeros((len(rows), *self.file.shape[1:]), np.uint8)
         for place in np.argsort(rows, kind="stable").tolist():
             if rows[place] >= 0:
@@ -109,7 +109,7 @@ class StoredPixels:
 
 
 def media_of(dataset: Dataset, split: Split, features: Sequence[FeatureConfig] = ()) -> Media:
-    """Return what gives an encoder its media: the dataset's titles, or pixels out of the recipe's feature files."""
+    """Return what opens an encoder's media: the dataset's titles, or pixels in the recipe's feature files."""
 
     def source(encoder: Encoder) -> MediaSource:
         if encoder.tokenizer is not None:
@@ -123,7 +123,13 @@ def media_of(dataset: Dataset, split: Split, features: Sequence[FeatureConfig] =
 def _pixels_for(
     spec: EncoderSpec, split: Split, features: Sequence[FeatureConfig]
 ) -> tuple[FeatureFile, FeatureConfig]:
-    """Return the one file of pixels that an encoder takes; the first of its media where none fits: it says what not."""
+    """Return the one file of pixels that an encoder takes.
+
+    Where none fits, return the first file of the same media: `StoredPixels` refuses it and says what differs.
+
+    Raises:
+        ConfigError: several files fit, or none holds pixels of the encoder's media.
+    """
     from extract.encoders.pixel_contract import contract_of
     from extract.media.pixel_media import contract_in
 

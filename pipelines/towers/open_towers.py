@@ -1,4 +1,4 @@
-"""Encoders that train inside a recommender: loaded, cut, and joined with what they read.
+"""Loads the encoders that train inside a recommender, cuts them, and joins them with what they read.
 
 Letters: T blocks that train, S tokens, F features, W width of an encoder's vectors.
 """
@@ -25,21 +25,21 @@ from pipelines.data.split import Split
 from pipelines.recipe.recipe import Recipe
 from pipelines.towers.activations import MappedActivations
 
-SEEN = ("inputs", "tokenizer", "arch", "pooling")  # of an encoder's recipe: what it sees, and how
-OF_A_CUT = ("top_blocks", "tokens")  # what may differ between files of one encoder that stand for each other
-AT_ONCE = 256  # items whose lengths are measured together
+SEEN = ("inputs", "tokenizer", "arch", "pooling")  # entries of an encoder's recipe: what it sees, and how
+OF_A_CUT = ("top_blocks", "tokens")  # entries in which interchangeable files of one encoder may differ
+AT_ONCE = 256  # items whose tokens are counted at a time
 
 
 class MediaSource(Source, Protocol):
-    """Media of a dataset's items, decoded and preprocessed as one encoder takes them: its input by dense index.
+    """The media of a dataset's items, decoded and preprocessed for one encoder, by dense index.
 
     `read` returns pixels (n, T, 3, H, W) or (n, 3, H, W) float32, or Tokens. The same items give the same numbers
-    every time: augmentation would make cached activations of kind 'top' another experiment.
+    every time: with augmentation, this would be another experiment than kind 'top' over cached activations.
     """
 
     @property
     def fingerprint(self) -> str:
-        """Return a hash of what was decoded, and how; a run is not opened again with another one."""
+        """Return a hash of what was decoded, and how; a run does not open with another one."""
 
 
 Media = Callable[["Encoder"], MediaSource]
@@ -50,9 +50,9 @@ class Towers:
     """The encoders of a recipe that train."""
 
     towers: Mapping[str, Tower] = field(default_factory=dict)
-    """By the encoder's name."""
+    """The loaded encoders with what they read, by name."""
     facts: Sequence[Mapping[str, Any]] = ()
-    """Of each, plain data for the record: encoder, weights, blocks that train, what it reads."""
+    """Plain data for the record, one entry per encoder: its name, weights, blocks that train, and what it reads."""
 
 
 def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], media: Media) -> Towers:
@@ -60,9 +60,9 @@ def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], medi
 
     Args:
         recipe: its `items` name encoders, weights and T.
-        split: whose items are encoded.
+        split: the split whose items are encoded.
         files: the recipe's feature files, in its order; kind 'top' reads those with activations.
-        media: what an encoder of kind 'e2e' reads.
+        media: opens what an encoder of kind 'e2e' reads.
 
     Raises:
         ConfigError: an encoder without activations, or with those of other weights or of fewer blocks than T; an
@@ -85,23 +85,13 @@ def open_towers(recipe: Recipe, split: Split, files: Sequence[FeatureFile], medi
     return Towers(dict(zip(items.encoders, (tower for tower, _ in made), strict=True)), [facts for _, facts in made])
 
 
-def load_encoder(name: str, weights: str, seed: int, frames: str | None = None, faults: Sequence[str] = ()) -> Encoder:
-    """Build an encoder; ConfigError for an unknown name, weights that cannot be had, or a library that is absent."""
-    try:
-        from extract.encoders.faults import with_faults
-        from extract.encoders.registry import get_encoder
-        from extract.media.frames import parse_frame_policy
-
-        spec = get_encoder(name)
-        if faults:
-            spec = with_faults(spec, tuple(faults))
-        if frames is not None and spec.frames is not None:
-            spec = replace(spec, frames=parse_frame_policy(frames))
-        return spec.backend(spec, weights, seed)
-    except ImportError as error:
-        raise ConfigError(
-            f"encoder {name!r} needs {error.name or 'a library'}, which is not installed; pip install -e '.[extract]'"
-        ) from error
+def refuse_shallow(recipe: Recipe) -> None:
+    """Raise ConfigError where `open_towers` would for want of activations or of blocks in them; load no encoder."""
+    if recipe.items.kind != "top" or not recommenders()[recipe.model.name].uses_items:
+        return
+    files = [FeatureFile(feature.resolve()) for feature in recipe.features]
+    for name in recipe.items.encoders:
+        _activations_of(name, recipe.items, files)
 
 
 def _end_to_end(name: str, recipe: Recipe, split: Split, media: Media) -> tuple[Tower, dict[str, Any]]:
@@ -118,53 +108,8 @@ def _end_to_end(name: str, recipe: Recipe, split: Split, media: Media) -> tuple[
     return tower, _facts(encoder, items) | drawn | {"media": source.fingerprint}
 
 
-class Lengths:
-    """The tokens of items' titles: counted when first asked for, then remembered."""
-
-    def __init__(self, source: Source, n_items: int, count: Callable[[Any], Tensor]) -> None:
-        """Take what counts the tokens (n,), each at least 1, in what `source` gives."""
-        self._source, self._count = source, count
-        self._known = torch.zeros(n_items, dtype=torch.int64)
-
-    def __call__(self, items: Tensor) -> Tensor:
-        """Return lengths (n,) int64, on the CPU, of distinct items (n,) int64."""
-        items = items.cpu()
-        unknown = items[self._known[items] == 0]
-        for start in range(0, len(unknown), AT_ONCE):
-            some = unknown[start : start + AT_ONCE]
-            self._known[some] = self._count(self._source.read(some))
-        return self._known[items]
-
-
-class CutTitles:
-    """Activations of titles, read as far as the longest that is asked for goes: the rest is padding."""
-
-    def __init__(self, activations: MappedActivations, lengths: Lengths) -> None:
-        """Take the activations, and the tokens of each item in them."""
-        self.file = activations.file
-        self._activations, self._lengths = activations, lengths
-
-    def read(self, items: Tensor) -> Tensor:
-        """Return activations (n, tokens, F) of items (n,) int64, on their device."""
-        return self._activations.read(items, int(self._lengths(items).max()))
-
-    def expect(self, items: Tensor) -> None:
-        """Read items (n,) int64 ahead where they do not lie in memory."""
-        self._activations.expect(items)
-
-
-def _lengths(prefix: Prefix, source: Source, n_items: int) -> Lengths | None:
-    """Return the lengths of titles; None for pixels, and where an encoder sees as many tokens of every title."""
-    from extract.encoders.cutting import Padded
-
-    packing = prefix.packing
-    if not isinstance(packing, Padded) or packing.context:
-        return None
-    return Lengths(source, n_items, packing.lengths)
-
-
 class _AsStored(nn.Module):
-    """Puts activations in memory as a file gives them: in another order convolutions round otherwise than in 'top'."""
+    """Puts activations in the memory order of a file: in another, convolutions round differently than in 'top'."""
 
     def forward(self, activations: Tensor) -> Tensor:
         return activations.contiguous()
@@ -174,18 +119,17 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
     items = recipe.items
     place = _activations_of(name, items, files)
     file, made = files[place], files[place].provenance.recipe
-    _refuse_shallow(name, items, file)
     _refuse_frames(items, file)
     kept = made["top_blocks"]
     encoder = _encoder_of(name, file, items)
     prefix, module = split_encoder(encoder, kept, tokens=made.get("tokens"))
     if prefix.shape != file.shape[1:]:
         raise ConfigError(
-            f"{file.path} holds activations of shape {file.shape[1:]} per item, where {name!r} now gives "
+            f"{file.path} holds activations of shape {file.shape[1:]} per item, but {name!r} now gives "
             f"{prefix.shape}; extract them again"
         )
     trained = module
-    if kept != items.top_blocks:  # the blocks between run frozen
+    if kept != items.top_blocks:  # the blocks in between stay frozen
         _, trained = split_encoder(encoder, items.top_blocks, tokens=made.get("tokens"))
     activations = MappedActivations(file, split.items.ids, absent=recipe.features[place].absent)
     lengths = _lengths(prefix, activations, len(split.items))
@@ -195,33 +139,12 @@ def _top(name: str, recipe: Recipe, split: Split, files: Sequence[FeatureFile]) 
     return tower, _facts(encoder, items) | {"activations": file.provenance.fingerprint}
 
 
-def refuse_shallow(recipe: Recipe) -> None:
-    """Raise ConfigError as `open_towers` where a recipe of kind 'top' lacks its activations; loads no encoder."""
-    if recipe.items.kind != "top" or not recommenders()[recipe.model.name].uses_items:
-        return
-    files = [FeatureFile(feature.resolve()) for feature in recipe.features]
-    for name in recipe.items.encoders:
-        _refuse_shallow(name, recipe.items, files[_activations_of(name, recipe.items, files)])
-
-
-def _refuse_shallow(name: str, items: ItemsConfig, file: FeatureFile) -> None:
-    kept = file.provenance.recipe["top_blocks"]
-    blocks = file.provenance.recipe.get("blocks")
-    if blocks is not None and items.top_blocks != "all" and items.top_blocks > blocks:
-        raise ConfigError(
-            f"items.top_blocks is {items.top_blocks}, but {name!r} has {blocks} blocks; use at most {kept}, which "
-            f"{file.path} has, or kind 'e2e' with top_blocks 'all'"
-        )
-    if items.top_blocks == "all" or items.top_blocks > kept:
-        deeper = "kind 'e2e'" if items.top_blocks == "all" else f"`extract --top-blocks {items.top_blocks}`"
-        raise ConfigError(
-            f"items.top_blocks is {items.top_blocks}, but {file.path} holds what stands below the last {kept} blocks "
-            f"of {name!r}; use at most {kept}, or {deeper}"
-        )
-
-
 def _activations_of(name: str, items: ItemsConfig, files: Sequence[FeatureFile]) -> int:
-    """Return the number of the file with an encoder's activations: of several cuts, the smallest that has T blocks."""
+    """Return which file holds an encoder's activations; of several cuts, the one with the fewest blocks that hold T.
+
+    Raises:
+        ConfigError: an unknown encoder, no such file, several that differ in more than the cut, or none with T blocks.
+    """
     from extract.encoders.registry import get_encoder
 
     get_encoder(name)  # refuses an unknown one; entries alone need no library of media
@@ -241,23 +164,32 @@ def _activations_of(name: str, items: ItemsConfig, files: Sequence[FeatureFile])
             "are cut; name one under features"
         )
     enough = [cut for cut in cuts if items.top_blocks != "all" and cut >= items.top_blocks]
-    return cuts[min(enough, default=max(cuts))]  # the deepest, where none is deep enough: it is refused with its T
+    if enough:
+        return cuts[min(enough)]
+    deepest = max(cuts)
+    file, blocks = files[cuts[deepest]], made[cuts[deepest]].get("blocks")  # older files do not say how many there are
+    possible = items.top_blocks != "all" and (blocks is None or items.top_blocks <= blocks)
+    instead = f"`extract --top-blocks {items.top_blocks}`" if possible else "kind 'e2e' with items.top_blocks=all"
+    raise ConfigError(
+        f"items.top_blocks is {items.top_blocks}, but {file.path} is cut below the last {deepest}"
+        f"{'' if blocks is None else f' of the {blocks}'} blocks of {name!r}; use at most {deepest}, or {instead}"
+    )
 
 
 def _refuse_frames(items: ItemsConfig, file: FeatureFile) -> None:
-    """Raise ConfigError where other frames are asked for than a file of activations was made of."""
+    """Raise ConfigError if `items` asks for other frames than a file of activations was made from."""
     from extract.media.frames import parse_frame_policy
 
     made = file.provenance.recipe.get("frames")
     if items.frames is not None and made is not None and str(parse_frame_policy(items.frames)) != made:
         raise ConfigError(
-            f"items.frames is {items.frames!r}, but {file.path} was made of frames {made}; extract it again with "
+            f"items.frames is {items.frames!r}, but {file.path} was made from frames {made}; extract it again with "
             f"--frames {items.frames}, or leave items.frames out"
         )
 
 
 def _encoder_of(name: str, file: FeatureFile, items: ItemsConfig) -> Encoder:
-    """Return the encoder that made a file; ConfigError where the weights that `items` name are others."""
+    """Return the encoder that made a file; ConfigError if `items` names other weights, or the encoder has changed."""
     made, weights = file.provenance.recipe, items.weights
     if (made["weights"] == "random") != (weights == "random"):
         kind = "random" if made["weights"] == "random" else "pretrained (or their path)"
@@ -282,6 +214,25 @@ def _encoder_of(name: str, file: FeatureFile, items: ItemsConfig) -> Encoder:
     return encoder
 
 
+def load_encoder(name: str, weights: str, seed: int, frames: str | None = None, faults: Sequence[str] = ()) -> Encoder:
+    """Build an encoder; ConfigError for an unknown name, weights that cannot be had, or a missing library."""
+    try:
+        from extract.encoders.faults import with_faults
+        from extract.encoders.registry import get_encoder
+        from extract.media.frames import parse_frame_policy
+
+        spec = get_encoder(name)
+        if faults:
+            spec = with_faults(spec, tuple(faults))
+        if frames is not None and spec.frames is not None:
+            spec = replace(spec, frames=parse_frame_policy(frames))
+        return spec.backend(spec, weights, seed)
+    except ImportError as error:
+        raise ConfigError(
+            f"encoder {name!r} needs {error.name or 'a library'}, which is not installed; pip install -e '.[extract]'"
+        ) from error
+
+
 def _last_blocks(encoder: Encoder, items: ItemsConfig) -> tuple[nn.Module, ...]:
     blocks = encoder.blocks()
     return tuple(blocks if items.top_blocks == "all" else blocks[-items.top_blocks :])
@@ -298,15 +249,60 @@ def _facts(encoder: Encoder, items: ItemsConfig) -> dict[str, Any]:
     } | ({"frames": str(encoder.spec.frames)} if chosen else {})
 
 
+def _lengths(prefix: Prefix, source: Source, n_items: int) -> Lengths | None:
+    """Return what counts the tokens of titles; None for pixels, and where all titles give the same number of tokens."""
+    from extract.encoders.cutting import Padded
+
+    packing = prefix.packing
+    if not isinstance(packing, Padded) or packing.context:
+        return None
+    return Lengths(source, n_items, packing.lengths)
+
+
+class Lengths:
+    """How many tokens each item's title has: counted when first asked for, then remembered."""
+
+    def __init__(self, source: Source, n_items: int, count: Callable[[Any], Tensor]) -> None:
+        """Take `count`, which returns how many tokens (n,), at least 1 each, are in what `source` reads."""
+        self._source, self._count = source, count
+        self._known = torch.zeros(n_items, dtype=torch.int64)
+
+    def __call__(self, items: Tensor) -> Tensor:
+        """Return lengths (n,) int64, on the CPU, of distinct items (n,) int64."""
+        items = items.cpu()
+        unknown = items[self._known[items] == 0]
+        for start in range(0, len(unknown), AT_ONCE):
+            some = unknown[start : start + AT_ONCE]
+            self._known[some] = self._count(self._source.read(some))
+        return self._known[items]
+
+
+class CutTitles:
+    """Activations of titles, read up to the longest title of each call: the rest is padding."""
+
+    def __init__(self, activations: MappedActivations, lengths: Lengths) -> None:
+        """Take the activations, and how many tokens each item has."""
+        self.file = activations.file
+        self._activations, self._lengths = activations, lengths
+
+    def read(self, items: Tensor) -> Tensor:
+        """Return activations (n, tokens, F) of items (n,) int64, on their device."""
+        return self._activations.read(items, int(self._lengths(items).max()))
+
+    def expect(self, items: Tensor) -> None:
+        """Start to read items (n,) int64 ahead, unless all rows are in memory."""
+        self._activations.expect(items)
+
+
 def set_up(trained: Sequence[nn.Module], items: ItemsConfig, *, titles: bool) -> None:
     """Set up modules before they train.
 
     Args:
-        trained: those that train; modules outside of them are left alone.
-        items: says whether their dropout and drop-path act.
-        titles: whether their inputs are titles, padded to like lengths. On a machine without a GPU their attention then
-            goes by plain matrix products, which train faster in bfloat16 than the fused kernel; in float32 neither
-            leads throughout.
+        trained: the modules that train; others are left alone.
+        items: says whether dropout and drop-path are active.
+        titles: whether their inputs are titles, padded to similar lengths. On a machine without a GPU, attention is
+            then computed by plain matrix products, which train faster in bfloat16 than the fused kernel. In float32
+            neither is always faster.
     """
     parts = [module for part in trained for module in part.modules()]
     if not items.encoder_dropout:
@@ -320,12 +316,12 @@ def _without_dropout(parts: Sequence[nn.Module]) -> None:
     for module in parts:
         if isinstance(module, nn.Dropout) or type(module).__name__ == "StochasticDepth":  # torchvision's drop-path
             module.p = 0.0
-        elif isinstance(getattr(module, "drop_prob", None), float):  # that of others
+        elif isinstance(getattr(module, "drop_prob", None), float):  # drop-path of other libraries
             module.drop_prob = 0.0
 
 
 def _plain_attention(parts: Sequence[nn.Module]) -> None:
-    """Give all parts one configuration of their own; frozen blocks keep theirs, by which files were made."""
+    """Let parts compute attention plainly, by a copy of their configuration; frozen blocks keep the one files had."""
     own: dict[int, Any] = {}
     module: Any
     for module in parts:

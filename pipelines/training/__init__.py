@@ -1,1 +1,1 @@
-"""Training loops: optimisers, early stopping, checkpoints, exact resume."""
+"""Training: the loop with early stopping and exact resume, its settings, optimisers and checkpoints."""

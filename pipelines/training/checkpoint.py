@@ -1,4 +1,4 @@
-"""Checkpoints of training: whole or absent, loadable without executing anything they contain."""
+"""Checkpoints of training. A checkpoint file is complete or absent; loading one executes nothing that it contains."""
 
 from __future__ import annotations
 
@@ -23,53 +23,54 @@ Metrics = dict[str, float]
 
 @dataclass(frozen=True)
 class EpochRecord:
-    """One epoch."""
+    """The result of one epoch."""
 
     epoch: int
-    """Number from 1."""
+    """Number of the epoch, from 1."""
     loss: float
-    """Mean per position."""
+    """Mean loss per position."""
     train_s: float
     """Seconds of training."""
     valid_s: float
     """Seconds of validation."""
     valid: Metrics | None
-    """Validation metrics; None where the epoch was not validated."""
+    """Validation metrics; None if the epoch was not validated."""
     read_s: float = 0.0
-    """Of `train_s`, what reading the inputs of trained encoders took; 0 without any, as all below."""
+    """Seconds within `train_s` for reading the inputs of trained encoders. Without encoders it is 0, as are all below.
+    """
     forward_s: float = 0.0
-    """Of `train_s`, what their forward passes took (on a GPU: what starting them took)."""
+    """Seconds within `train_s` for the encoders' forward passes; on a GPU, for launching them."""
     encoded: int = 0
-    """Items they encoded in training."""
+    """Items encoded in training."""
     encoded_valid: int = 0
-    """Items they encoded in validation."""
+    """Items encoded in validation."""
 
 
 @dataclass
 class State:
-    """What an epoch changes besides the model and the optimiser."""
+    """The state of training besides the model and the optimiser."""
 
     history: list[EpochRecord] = field(default_factory=list)
     """Epochs so far."""
     best_epoch: int = 0
-    """The epoch with the best validation; 0 before the first validation."""
+    """Number of the epoch with the best validation; 0 before the first validation."""
     best: Metrics = field(default_factory=dict)
-    """Its validation metrics."""
+    """Validation metrics of the best epoch."""
     best_weights: dict[str, Tensor] = field(default_factory=dict)
-    """Its state dict, on the CPU."""
+    """State dict of the best epoch, on the CPU."""
 
     @property
     def epoch(self) -> int:
-        """Return the epochs done."""
+        """Return the number of epochs done."""
         return len(self.history)
 
     def out_of_patience(self, patience: int) -> bool:
-        """Return whether the best epoch lies `patience` epochs back, at a validation."""
+        """Return whether the last epoch was validated and the best one is at least `patience` epochs back."""
         validated = bool(self.history) and self.history[-1].valid is not None
         return validated and self.epoch - self.best_epoch >= patience
 
     def add(self, record: EpochRecord, model: nn.Module, monitor: str) -> None:
-        """Append an epoch and keep the weights if its `monitor` is strictly the best."""
+        """Append an epoch; keep its weights if its `monitor` is strictly better than all before."""
         self.history.append(record)
         if record.valid is not None and (not self.best or record.valid[monitor] > self.best[monitor]):
             self.best_epoch, self.best = record.epoch, record.valid
@@ -79,10 +80,10 @@ class State:
 def save(
     path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, state: State, identity: Mapping[str, Any]
 ) -> None:
-    """Write a checkpoint: the old or the new one is there, never a part of one, also at kill -9.
+    """Write a checkpoint. Either the old or the new one exists at any time, even if the process is killed.
 
     Raises:
-        StoreError: it cannot be written (disk full, no permission); the old one stays, and nothing else.
+        StoreError: the file cannot be written (disk full, no permission). The old one stays, without partial files.
     """
     content = {
         "identity": dict(identity),
@@ -113,17 +114,18 @@ def save(
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what `kill -9` left of files being written in a run folder; no other run may be at work there."""
+    """Remove partial files that a killed run left in its folder; no other run may be working there."""
     for name in (CHECKPOINT, "record.json", "config.yaml", "log.jsonl", "metrics.json"):
         for path in folder.glob(f".{name}.*.tmp"):
             _discard(path)
 
 
 def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identity: Mapping[str, Any]) -> State:
-    """Put model and optimiser where a checkpoint left them and return the rest of its state.
+    """Load a checkpoint into model and optimiser and return the rest of its state.
 
     Raises:
-        ConfigError: a file that is damaged, of another model, or of another identity (the first difference is named).
+        ConfigError: the file is damaged, belongs to another model, or has another identity, in which case the first
+            difference is named.
     """
     content = _read(path)
     for name, value in identity.items():
@@ -139,10 +141,10 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identit
 
 
 def load_best(path: Path, model: nn.Module) -> int:
-    """Give a freshly built model the weights of a checkpoint's best epoch; return that epoch.
+    """Load the weights of a checkpoint's best epoch into a freshly built model; return that epoch.
 
     Raises:
-        ConfigError: a file that is damaged or of another model.
+        ConfigError: the file is damaged or belongs to another model.
     """
     content = _read(path)
     _put(path, model, content["best_weights"])
@@ -154,16 +156,18 @@ def _read(path: Path) -> dict[str, Any]:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         missing = {"identity", "model", "optimizer", "history", "best_epoch", "best", "best_weights"} - set(content)
     except FileNotFoundError as error:
-        raise ConfigError(f"{path}: no checkpoint there; train the recipe into another folder") from error
+        raise ConfigError(f"{path} does not exist; train the recipe into another folder") from error
     except PermissionError as error:
         raise ConfigError(f"cannot read {path} (permission denied); check its permissions") from error
     except Exception as error:  # torch raises many kinds, from zip files to unpickling
-        why = _first_line(error)  # without the checkpoint alone, a finished run would still be taken as finished
+        why = _first_line(error)
+        # The whole folder has to go: without its checkpoint alone, a finished run would still count as finished.
         raise ConfigError(
-            f"{path}: not a readable checkpoint ({why}); delete the run folder and train again"
+            f"{path} is not a readable checkpoint ({why}); delete the run folder and train again"
         ) from error
     if missing:
-        raise ConfigError(f"{path}: not a checkpoint of training: lacks {', '.join(sorted(missing))}")
+        lacks = ", ".join(sorted(missing))
+        raise ConfigError(f"{path} is not a checkpoint of training: it lacks {lacks}; delete the run folder")
     return content
 
 
@@ -172,7 +176,9 @@ def _put(path: Path, model: nn.Module, weights: Mapping[str, Tensor]) -> None:
         model.load_state_dict(weights)
     except RuntimeError as error:
         detail = " ".join(str(error).split())[:300]
-        raise ConfigError(f"{path}: weights of another model or item representation ({detail})") from error
+        raise ConfigError(
+            f"{path} holds weights of another model or item representation ({detail}); train into another folder"
+        ) from error
 
 
 def _discard(path: Path) -> None:
@@ -181,7 +187,7 @@ def _discard(path: Path) -> None:
 
 
 def _of_the_system(error: BaseException | None) -> OSError | None:
-    """Return what the system said: torch raises a RuntimeError about positions in its place."""
+    """Return the system's own error, which torch replaces by a RuntimeError about positions; None if there is none."""
     while error is not None and not isinstance(error, OSError):
         error = error.__context__
     return error
@@ -192,8 +198,8 @@ def _unwritten(path: Path, content: Mapping[str, Any], error: OSError) -> str:
     try:
         free = f"{shutil.disk_usage(path.parent).free} are free"
     except OSError:
-        free = "what is free is unknown"
-    room = f"it takes about {needed} bytes, {free}: make room, then the same command goes on from the last checkpoint"
+        free = "free space is unknown"
+    room = f"it takes about {needed} bytes, {free}: make room, and the same command resumes from the last checkpoint"
     return f"cannot write {path} ({error.strerror or error}); {write_advice(error, room)}"
 
 

@@ -1,10 +1,8 @@
 """Training: epochs over the windows or pairs of a split, early stopping on full-ranking validation, exact resume.
 
-Letters: W windows, B windows of a batch.
-
-A run is a function of (model's initial weights, split, config, seed). The order of windows and the dropout of an epoch
-come from (seed, epoch) alone, so an interrupted run that resumes ends with the numbers of an unbroken one: bit for bit
-on a CPU with the same number of threads, within rounding on a GPU.
+A run is a function of the model's initial weights, the split, the config and the seed. The order of windows and the
+dropout of an epoch depend only on the seed and the epoch. An interrupted run that resumes therefore ends with the
+numbers of an unbroken one: bit for bit on a CPU with the same number of threads, within rounding on a GPU.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from torch import Tensor
 
 from features.errors import ConfigError
 from models.items.towers import take_meters, towers_of
-from models.shared.ranks import ALONE, Ranks
+from models.shared.process_group import ALONE, Ranks
 from models.shared.recommender import PairBatch, Recommender, TrainBatch
 from pipelines.data.split import Split
 from pipelines.ranking.full_ranking import Mask, evaluate
@@ -35,28 +33,32 @@ from pipelines.training.train_config import TrainConfig
 
 @dataclass(frozen=True)
 class Progress:
-    """Where a run stands: after a step (`record` None) or at the end of an epoch."""
+    """The progress of a run, reported after each step and each epoch."""
 
     epoch: int
+    """Number of the epoch, from 1."""
     step: int
+    """Number of the step in the epoch, from 1."""
     steps: int
+    """Steps per epoch."""
     record: EpochRecord | None
+    """Result of the epoch at its end; None after a step."""
 
 
 @dataclass(frozen=True)
 class FitResult:
-    """What training did; the model holds the best weights afterwards."""
+    """The result of training; the model then holds the best weights."""
 
     history: tuple[EpochRecord, ...]
-    """Epochs in order, those before a resume included."""
+    """Epochs in order, including those before a resume."""
     best_epoch: int
-    """The epoch whose weights the model holds; 0 = nothing was trained."""
+    """Number of the epoch whose weights the model holds; 0 = nothing was trained."""
     best: Metrics
-    """Its validation metrics."""
+    """Validation metrics of the best epoch."""
     seconds: float
-    """Training and validation of all epochs."""
+    """Seconds of training and validation of all epochs."""
     stopped_early: bool
-    """Patience ran out before the last epoch."""
+    """Whether patience ran out before the last epoch."""
 
 
 def fit(
@@ -75,20 +77,21 @@ def fit(
     """Train a model; afterwards it is on `device` with the weights of its best epoch.
 
     Args:
-        model: freshly built; also when resuming.
-        split: training windows and validation part.
-        config: see TrainConfig.
-        seed: of the order of windows and of dropout.
-        run: folder of the checkpoint, written after every epoch; None = no checkpoint.
-        mask: which seen items validation hides (see pipelines.ranking.full_ranking).
+        model: a freshly built model, also for a resume.
+        split: gives the training windows or pairs and the validation part.
+        config: the settings of training.
+        seed: seed for the order of windows and for dropout.
+        run: folder of the checkpoint, which is written after every epoch; None = no checkpoint.
+        mask: which seen items validation hides (see pipelines/ranking/full_ranking.py).
         device: where to train.
-        resume: go on from the checkpoint in `run`; without one, or without this flag, start from the beginning.
-        progress: called after each step and each epoch; what it raises ends the run, the last checkpoint stays.
-        ranks: this process among those that train the model together; each calls this with the same arguments and a
-            model given to `share_out`, the first one alone writes.
+        resume: whether to resume from the checkpoint in `run`; without one, training starts from the beginning.
+        progress: called after each step and each epoch. If it raises, the run ends and the last checkpoint stays.
+        ranks: this process among those that train the model together. Each calls this function with the same arguments
+            and a model given to `share_out`; only the first one writes.
 
     Raises:
-        ConfigError: a loss that is not finite, or a checkpoint of another seed, config, split or model.
+        ConfigError: the split has nothing to train on, a loss is not finite, or the checkpoint belongs to another seed,
+            config, split or model.
     """
     device = torch.device(device)
     model.to(device)
@@ -107,10 +110,12 @@ def fit(
     if resume and path is not None and path.exists():
         state = load(path, model, optimizer, identity)
     if ranks.of_first(state.epoch) != state.epoch:
-        raise ConfigError(f"process {ranks.rank} sees no such checkpoint in {run} as the first; share the folder")
+        raise ConfigError(
+            f"process {ranks.rank} does not see the checkpoint in {run} that the first process sees; share the folder"
+        )
     ranks.start_alike(model)
     train = _Epochs(model, optimizer, split, config, seed, device, progress or _silent, ranks)
-    take_meters(model)  # of what was encoded before
+    take_meters(model)  # resets what was counted before training
     while state.epoch < config.epochs and not state.out_of_patience(config.patience):
         epoch = state.epoch + 1
         loss, train_s = train.one(epoch)
@@ -119,7 +124,7 @@ def fit(
         valid_s = 0.0
         if epoch % config.eval_every == 0 or epoch == config.epochs:
             valid, valid_s = _validate(model, split, config, mask, device)
-            valid = ranks.of_first(valid)  # on a GPU rounding could let one process stop and another go on
+            valid = ranks.of_first(valid)  # rounding on a GPU could stop one process while another goes on
         looked = take_meters(model).without_graph
         record = EpochRecord(
             epoch, loss, train_s, valid_s, valid, spent.read_s, spent.forward_s, spent.with_graph, looked
@@ -133,8 +138,38 @@ def fit(
     return FitResult(tuple(state.history), state.best_epoch, state.best, seconds, state.epoch < config.epochs)
 
 
+def _validate(
+    model: Recommender, split: Split, config: TrainConfig, mask: Mask, device: torch.device
+) -> tuple[Metrics, float]:
+    """Return validation metrics and the seconds they took."""
+    began = time.perf_counter()
+    result = evaluate(
+        model,
+        split.valid,
+        split.train_counts,
+        mask=mask,
+        at=config.at,
+        metrics=config.metrics,
+        batch_size=config.eval_batch_size,
+        device=device,
+    )
+    return result.metrics, time.perf_counter() - began
+
+
+def _identity(seed: int, split: Split, mask: Mask, config: TrainConfig, model: Recommender) -> dict[str, Any]:
+    """Return what a checkpoint and the run that resumes from it must share; epochs and patience may differ."""
+    free = ("epochs", "patience", "eval_batch_size")
+    kept = {f"train.{name}": value for name, value in asdict(config).items() if name not in free}
+    rates = {f"items.encoder_lr of tower {number}": tower.lr for number, tower in enumerate(towers_of(model))}
+    return {"seed": seed, "split": split.fingerprint, "mask": mask, **kept, **rates}
+
+
+def _silent(_: Progress) -> None:
+    """Report nothing."""
+
+
 class _Epochs:
-    """Training epochs over the windows or pairs of a split, whose arrays are moved to the device once."""
+    """Training epochs over the windows or pairs of a split. Its arrays are moved to the device once."""
 
     def __init__(
         self,
@@ -179,7 +214,7 @@ class _Epochs:
         return total / max(positions, 1), time.perf_counter() - began
 
     def _look_ahead(self, following: Sequence[Tensor]) -> None:
-        """Tell the encoders which items the next batch shows; negatives that a loss draws are not known yet."""
+        """Tell the encoders which items the next batch holds; negatives that a loss draws are not known yet."""
         for rows, tower in product(following, self.towers):
             tower.expect(self.shown[rows][self.real[rows]])
 
@@ -187,9 +222,8 @@ class _Epochs:
         batch = self.kind(*(array[rows] for array in self.arrays))
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             output = self.model(batch)
-        loss = float(
-            output.loss.detach()
-        )  # waits for the forward pass only; finding the distinct items has waited already
+        # This waits for the forward pass only; finding the distinct items has waited already.
+        loss = float(output.loss.detach())
         if not math.isfinite(loss):
             raise ConfigError(
                 f"loss is {loss} at epoch {epoch}, step {step} of {self.steps}; the usual cause is {self._rate()}: "
@@ -204,44 +238,14 @@ class _Epochs:
         return loss, output.positions
 
     def _rate(self) -> str:
-        """Return the highest learning rate by its key in a recipe."""
+        """Return the key and value of the highest learning rate, for a message."""
         own = max((tower.lr for tower in self.towers if tower.lr is not None), default=0.0)
         return f"items.encoder_lr ({own})" if own > self.config.lr else f"train.lr ({self.config.lr})"
 
 
-def _silent(_: Progress) -> None:
-    """Report nothing."""
-
-
-def _validate(
-    model: Recommender, split: Split, config: TrainConfig, mask: Mask, device: torch.device
-) -> tuple[Metrics, float]:
-    """Return validation metrics and the seconds they took."""
-    began = time.perf_counter()
-    result = evaluate(
-        model,
-        split.valid,
-        split.train_counts,
-        mask=mask,
-        at=config.at,
-        metrics=config.metrics,
-        batch_size=config.eval_batch_size,
-        device=device,
-    )
-    return result.metrics, time.perf_counter() - began
-
-
-def _identity(seed: int, split: Split, mask: Mask, config: TrainConfig, model: Recommender) -> dict[str, Any]:
-    """Return what a checkpoint must share with the run that goes on from it; epochs and patience may grow."""
-    free = ("epochs", "patience", "eval_batch_size")
-    kept = {f"train.{name}": value for name, value in asdict(config).items() if name not in free}
-    rates = {f"items.encoder_lr of tower {number}": tower.lr for number, tower in enumerate(towers_of(model))}
-    return {"seed": seed, "split": split.fingerprint, "mask": mask, **kept, **rates}
-
-
 @contextmanager
 def epoch_randomness(seed: int, epoch: int, device: torch.device) -> Iterator[torch.Generator]:
-    """Give an epoch its own generator; dropout, which only knows the global ones, starts from the same seed inside."""
+    """Yield an epoch's own generator; inside, the global generators, which dropout uses, start from the same seed."""
     value = int(np.random.SeedSequence([seed, epoch]).generate_state(1, np.uint64)[0] >> np.uint64(1))
     devices = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):

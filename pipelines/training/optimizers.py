@@ -1,6 +1,6 @@
-"""Optimisers: AdamW, and one that leaves rows of tables alone that a step did not use.
+"""Optimisers: AdamW, and a lazy AdamW that updates only the rows of tables that a step used.
 
-Letters: R rows of a table, n rows a step used, D width.
+Letters: R rows of a table, n rows that a step used, D width.
 """
 
 from __future__ import annotations
@@ -19,10 +19,11 @@ OptimizerName = Literal["adamw", "lazy"]
 def build_optimizer(
     model: nn.Module, name: OptimizerName, lr: float, weight_decay: float
 ) -> torch.optim.Optimizer | None:
-    """Return the optimiser over what trains, or None where nothing does; vectors and biases never decay.
+    """Return the optimiser of all parameters that train, or None if none do.
 
-    Encoders that train are groups of their own, with their own learning rate (`items.encoder_lr`) where they have one.
-    'lazy' also switches the model's embedding tables (`nn.Embedding`) to gradients that hold only the rows of a batch.
+    Matrices and tables decay; vectors and biases never do. Each encoder that trains is a parameter group of its own,
+    with its own learning rate (`items.encoder_lr`) if it has one. 'lazy' also switches the model's embedding tables
+    (`nn.Embedding`) to sparse gradients, which hold only the rows of a batch.
     """
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     if not trained:
@@ -48,12 +49,12 @@ def _groups(parameters: Sequence[Tensor], weight_decay: float, **options: float)
 
 
 class LazyAdamW(torch.optim.Optimizer):
-    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) whose tables cost what a batch uses, not what they hold.
+    """AdamW (Loshchilov and Hutter, arXiv 1711.05101) whose cost per table depends on the rows of a batch, not on R.
 
-    Rows of a sparse gradient are updated as AdamW would, bias correction by the number of all steps; rows without
-    gradient keep value and moments, where AdamW would go on moving them by momentum and decay. That is the rule of
-    `torch.optim.SparseAdam`, with decay. Dense gradients get plain AdamW. At 120,000 rows of width 4096 a dense step
-    moves 14 GB; this one a few MB.
+    Rows in a sparse gradient are updated as in AdamW, with bias correction by the number of all steps. Rows without a
+    gradient keep their value and moments, which AdamW would go on changing by momentum and decay. This is the rule of
+    `torch.optim.SparseAdam`, with decay. Dense gradients get plain AdamW. With 120,000 rows of width 4096 a dense step
+    moves 14 GB, this one a few MB.
     """
 
     def __init__(
@@ -74,9 +75,9 @@ class LazyAdamW(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], float] | None = None) -> float | None:
-        """Update once; a closure is not supported (ValueError)."""
+        """Update all parameters once; ValueError for a closure, which is not supported."""
         if closure is not None:
-            raise ValueError("LazyAdamW takes no closure")
+            raise ValueError("LazyAdamW takes no closure; call step() after backward()")
         for group in self.param_groups:
             for parameter in group["params"]:
                 if parameter.grad is not None:
@@ -87,7 +88,7 @@ class LazyAdamW(torch.optim.Optimizer):
         state = self.state[parameter]
         if not state:
             state["step"] = torch.zeros(())
-            # zeros from the system: rows that are never used never take memory
+            # the system hands out zeros lazily: rows that are never used take no memory
             state["mean"], state["square"] = torch.zeros_like(parameter), torch.zeros_like(parameter)
         state["step"] += 1
         gradient = parameter.grad
@@ -104,7 +105,7 @@ class LazyAdamW(torch.optim.Optimizer):
 
 
 def _adamw(value: Tensor, gradient: Tensor, mean: Tensor, square: Tensor, step: float, group: dict[str, Any]) -> None:
-    """Update value (n, D) and its moments in place."""
+    """Update `value` (n, D) and its moments `mean` and `square` in place."""
     first, second = group["betas"]
     value.mul_(1 - group["lr"] * group["weight_decay"])
     mean.lerp_(gradient, 1 - first)

@@ -13,7 +13,7 @@ import torch
 from models import recommenders
 from models.deepfm import DeepFM
 from models.nfm import NFM
-from models.shared import fields
+from models.shared import factorisation_machines
 from models.shared.losses import in_batch_softmax, in_batch_softmax_of_scores
 from models.shared.recommender import PairBatch, Recommender
 from models.shared.training_rows import training_rows
@@ -66,12 +66,12 @@ NETWORKS: list[tuple[str, dict[str, Any]]] = [
 BOTH = pytest.mark.parametrize("name", ["nfm", "deepfm"])
 
 
-@pytest.mark.parametrize("cells", [fields.CELLS_CPU, 200, 1])
+@pytest.mark.parametrize("cells", [factorisation_machines.CELLS_CPU, 200, 1])
 @pytest.mark.parametrize(("name", "options"), NETWORKS)
 def test_scores_equal_the_network_on_each_history_and_item(
     name: str, options: dict[str, Any], cells: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fields, "CELLS_CPU", cells)
+    monkeypatch.setattr(factorisation_machines, "CELLS_CPU", cells)
     model = scrambled(name, max_length=LENGTH + 2, **options)
     table = list(numbers(model.items.table()))
     expected = [[SCORES[name](model, [table[j] for j in h] + [table[i]]) for i in range(ITEMS)] for h in HISTORIES]
@@ -190,7 +190,7 @@ def test_order_matters_to_deepfm_alone(name: str) -> None:
 @BOTH
 def test_histories_longer_than_the_model_are_refused(name: str) -> None:
     model = build(name, "id", max_length=3)
-    with pytest.raises(ValueError, match="histories of 6 items; max_length is 3"):
+    with pytest.raises(ValueError, match="histories have 6 items, but max_length is 3"):
         model.scores(users_with([[1, 2]]))
 
 

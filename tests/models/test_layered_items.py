@@ -184,11 +184,15 @@ def test_gates_never_decay() -> None:
         (LAYERED["v"], {"title": torch.zeros(N, F)}, r"'title' have shape \(300, 12\); needed: \(300, L, F\)"),
         (LAYERED["adapter"], {"title": torch.zeros(N, F)}, r"needed: \(300, L, F\)"),
         (ItemsConfig(kind="v"), {"title": layers()}, r"'title' have shape \(300, 4, 12\); needed: \(300, F\)"),
-        (ItemsConfig(kind="adapter", inter=True), {"title": layers()}, r"several files .*given \(L, F\): \(4, 12\);"),
+        (
+            ItemsConfig(kind="adapter", inter=True),
+            {"title": layers()},
+            r"several feature files .*given \(L, F\): \(4, 12\);",
+        ),
         (
             ItemsConfig(kind="adapter", inter=True),
             {"title": layers(), "cover": layers(count=2)},
-            r"items\.inter joins several files of as many layers .*\(4, 12\), \(2, 12\)",
+            r"items\.inter needs several feature files with the same number of layers .*\(4, 12\), \(2, 12\)",
         ),
     ],
 )

@@ -84,17 +84,17 @@ def test_the_share_is_printed_and_doubted(planted: Path, tmp_path: Path, capsys:
     assert "of the places in lists of 20" in printed.out
     assert "nothing in training holds their scores down; set model.cold_negatives=true" in " ".join(printed.err.split())
     assert run_pipeline.main(["compare", str(tmp_path / "run")]) == 0
-    assert "small: items in no training row take" in " ".join(capsys.readouterr().out.split())
+    assert "small: items in no training row are" in " ".join(capsys.readouterr().out.split())
 
 
 @pytest.mark.parametrize(
     ("offered", "targets", "kind", "said"),
     [
-        (0.3, 0.05, "id+v", "take 30.0% of what is offered and are 5.0% of the targets"),
+        (0.3, 0.05, "id+v", "are 30.0% of what is offered, but 5.0% of the targets"),
         (0.2, 0.05, "id+v", ""),
-        (0.3, 0.0, "id", "take 30.0%"),
+        (0.3, 0.0, "id", "are 30.0%"),
         (0.04, 0.0, "id+v", ""),
-        (0.0, 0.05, "id+v", "content does not bring them up"),
+        (0.0, 0.05, "id+v", "content does not raise their scores"),
         (0.0, 0.05, "id", ""),
         (0.0, 0.005, "id+v", ""),
     ],

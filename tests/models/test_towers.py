@@ -220,7 +220,7 @@ def test_an_encoder_that_gives_no_vectors_is_refused() -> None:
     broken = copy.deepcopy(top(1))
     with torch.no_grad():
         broken.trained[0][-1][1].bias.fill_(torch.nan)
-    with pytest.raises(ValueError, match=r"encoder 'toy' gives \(32, 12\), not finite vectors"):
+    with pytest.raises(ValueError, match=r"encoder 'toy' gives shape \(32, 12\), but must give finite vectors"):
         model(broken)
     with pytest.raises(ValueError, match=r"items\.kind is 'top' but no encoder is given"):
         build_items(ItemsConfig(kind="top", encoder="toy"), ITEMS, {}, torch.Generator())
@@ -231,8 +231,8 @@ def test_an_encoder_that_gives_no_vectors_is_refused() -> None:
     [
         ({"kind": "top"}, "items.kind is 'top', which trains an encoder; name it under items.encoder"),
         ({"kind": "e2e", "encoder": ()}, "items.kind is 'e2e', which trains"),
-        ({"encoder": ("a", "a")}, "each encoder has a name and stands in it once"),
-        ({"encoder": ""}, "each encoder has a name"),
+        ({"encoder": ("a", "a")}, "give the name of each encoder, and give it once"),
+        ({"encoder": ""}, "give the name of each encoder"),
         ({"top_blocks": 0}, "items.top_blocks is 0; it must be at least 1, or 'all'"),
         ({"encoder_lr": 0.0}, "items.encoder_lr is 0.0"),
         ({"micro_batch": 0}, "items.micro_batch is 0"),

@@ -17,8 +17,8 @@ from features.errors import ConfigError, FreezeframeError
 from models import build_recommender, recommenders
 from models.items.build import ItemsConfig, build_items
 from models.items.towers import share_out
-from models.shared import ranks
-from models.shared.ranks import Ranks
+from models.shared import process_group
+from models.shared.process_group import Ranks
 from models.shared.recommender import Recommender
 from pipelines.runs.inputs import training_facts
 from pipelines.runs.processes import processes
@@ -96,7 +96,7 @@ def gathered(count: int, width: int, of: Ranks) -> tuple[Tensor, Tensor]:
 
 def joined(of: Ranks) -> list[Tensor | None]:
     """Return gradients joined, several buckets of them; process r's are full of r + 1."""
-    ranks.BUCKET = 10
+    process_group.BUCKET = 10
     parameters = [nn.Parameter(torch.zeros(size)) for size in (3, 4, 9, 2, 5, 6)]
     for number, parameter in enumerate(parameters):
         parameter.grad = torch.full_like(parameter, of.rank + 1.0) if number not in (1, 4) else None

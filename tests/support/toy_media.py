@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from extract.jobs.options import ExtractOptions, ExtractReport
+from extract.jobs.options import ExtractOptions
+from extract.jobs.report import ExtractReport
 from extract.media.catalog import Catalog, build_catalog
 from features.store import FeatureFile
 from tests.support.media import pictures, write_clip, write_cover

@@ -75,8 +75,12 @@ def parsers(parser: argparse.ArgumentParser) -> Iterator[argparse.ArgumentParser
                 yield from parsers(inner)
 
 
+def all_parsers() -> list[argparse.ArgumentParser]:
+    return [parser for verb in run_pipeline.VERBS for parser in parsers(run_pipeline.parser_of([verb]))]
+
+
 def test_no_verb_takes_an_abbreviated_option(capsys: Capture) -> None:
-    assert not [parser.prog for parser in parsers(run_pipeline._parser()) if parser.allow_abbrev]
+    assert not [parser.prog for parser in all_parsers() if parser.allow_abbrev]
     with pytest.raises(SystemExit) as left:
         cli("extract", "--data", "d", "--encoders", "e", "--out", "o", "--eng", "slurm", "--task", "3")
     assert left.value.code == 2
@@ -85,9 +89,7 @@ def test_no_verb_takes_an_abbreviated_option(capsys: Capture) -> None:
 
 def test_every_option_that_may_follow_an_id_is_known() -> None:
     """'--item --top 3' must say that the item is missing, and '--item -5' must not say that -5 is an option."""
-    takers = [
-        p for p in parsers(run_pipeline._parser()) if set(run_pipeline.ID_OPTIONS) & set(p._option_string_actions)
-    ]
+    takers = [p for p in all_parsers() if set(run_pipeline.ID_OPTIONS) & set(p._option_string_actions)]
     assert len(takers) == 2
     assert {name for parser in takers for name in parser._option_string_actions} == set(run_pipeline.NO_IDS)
 
@@ -176,10 +178,10 @@ def test_mmrec_folder_from_the_command_line(here: Path, capsys: Capture) -> None
 
 
 def test_a_stopped_command_says_how_to_go_on(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    def stop(**_: object) -> None:
+    def stop(_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.runs.experiment.run_train", stop)
+    monkeypatch.setattr("pipelines.commands.train.run", stop)
     assert cli("train", "r.yaml") == 130
     assert capsys.readouterr().err == "stopped; the same command goes on from here\n"
 

@@ -107,7 +107,7 @@ def here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     (tmp_path / "pipelines").mkdir()
     (tmp_path / "pipelines" / "recipes").symlink_to(ROOT / "pipelines" / "recipes")
     # The stand-ins are files of tiny encoders under the names of full ones, which runs refuse (test_origins.py).
-    monkeypatch.setattr("pipelines.runs.experiment.refuse_origins", lambda *_: None)
+    monkeypatch.setattr("pipelines.runs.inputs.refuse_origins", lambda *_: None)
     return tmp_path
 
 

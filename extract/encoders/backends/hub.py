@@ -1,6 +1,6 @@
-"""The model hub: what is in the local cache is used without asking it, and a machine that is offline hears so at once.
+"""The model hub: files in the local cache are used without asking it, and an offline machine gets its error at once.
 
-The hub's own client retries for half a minute before it gives up, for each file.
+The hub's own client retries each file for half a minute before it gives up.
 """
 
 from __future__ import annotations
@@ -13,12 +13,12 @@ from urllib.parse import urlsplit
 
 from extract.encoders.weights import WeightsSource, no_download
 
-ANSWER_S = 5.0  # a name server and a connection take less where there is a network at all
+ANSWER_S = 5.0  # seconds; with a network, looking up a name and connecting take less
 PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")
 
 
 def cached(repository: str, revision: str | None, files: Sequence[str]) -> Path | None:
-    """Return the folder of a snapshot in the local cache that holds any of `files`; None where it holds none."""
+    """Return the folder of a snapshot in the local cache that holds any of `files`; None if there is none."""
     from huggingface_hub import try_to_load_from_cache
 
     for name in files:
@@ -29,11 +29,11 @@ def cached(repository: str, revision: str | None, files: Sequence[str]) -> Path 
 
 
 def refuse_offline(name: str, source: WeightsSource) -> None:
-    """Raise ConfigError where the hub cannot be reached from here; a proxy is trusted to reach it.
+    """Raise ConfigError if the hub cannot be reached from here; a proxy is trusted to reach it.
 
     Args:
-        name: the encoder's.
-        source: its weights, which are not in the cache.
+        name: name of the encoder.
+        source: source of its weights, which are not in the cache.
     """
     from huggingface_hub import constants
 

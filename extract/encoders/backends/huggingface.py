@@ -1,4 +1,4 @@
-"""Video, image and text encoders of transformers (5.x)."""
+"""Video, image and text encoders from the library transformers (5.x)."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def load_videomae(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
     cosines, so other numbers of frames load as well.
 
     Args:
-        spec: `arch` holds arguments of VideoMAEConfig for random weights.
+        spec: the entry; its `arch` holds arguments of VideoMAEConfig for random weights.
         weights: 'pretrained', 'random' or a folder with config.json and model.safetensors.
-        seed: of random weights.
+        seed: seed for random weights.
 
     Raises:
         ConfigError: no such weights, or an odd number of frames; StoreError: weights that do not fit.
@@ -83,12 +83,13 @@ def _video_mean(model: Any, clips: Tensor) -> Tensor:
 
 
 def load_image(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
-    """Build an image transformer: its class token, or where it is trained so (Swin, BEiT) the mean of its tokens.
+    """Build an image transformer that gives its class token, or the mean of its tokens if trained so (Swin, BEiT).
 
     Args:
-        spec: `arch` holds 'model' (Swin, ViT, ViTMAE or Beit) and, for random weights, arguments of its config.
+        spec: the entry; its `arch` holds 'model' (Swin, ViT, ViTMAE or Beit) and, for random weights, arguments of the
+            model's config.
         weights: 'pretrained', 'random' or a folder with config.json and model.safetensors.
-        seed: of random weights.
+        seed: seed for random weights.
 
     Raises:
         ConfigError: no such weights; StoreError: weights that do not fit.
@@ -113,8 +114,8 @@ def load_image(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
         model = pretrained(spec, weights, model_class, folder, {"config": config, "revision": revision, **arguments})
     if config.image_size != getattr(spec.inputs, "size", 0):
         raise ConfigError(
-            f"weights for {spec.name!r} take images of {config.image_size} px, its entry makes {spec.inputs}; "
-            "give weights of the same size"
+            f"weights for {spec.name!r} take images of {config.image_size} px, but its entry makes {spec.inputs}; "
+            "give weights for the same size"
         )
     if family == "Beit":
         keep_positions(model)
@@ -146,13 +147,12 @@ def _pooled_image(model: Any, images: Tensor) -> Tensor:
 def load_text(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
     """Build a text encoder: `spec.pooling` 'cls' gives the first token, 'masked mean' the mean of the title's tokens.
 
-    With a folder (BERT, XLM-R, MPNet, sentence-transformers and the like) the width, the pooling and the longest
-    title are that folder's.
+    With a folder (BERT, XLM-R, MPNet, sentence-transformers and the like) the width and the pooling are that folder's.
 
     Args:
-        spec: `arch` holds arguments of BertConfig for random weights, whose tokenizer hashes words.
+        spec: the entry; its `arch` holds arguments of BertConfig for random weights, whose tokenizer hashes words.
         weights: 'pretrained', 'random' or a folder with config.json, weights and tokenizer files.
-        seed: of random weights.
+        seed: seed for random weights.
 
     Raises:
         ConfigError: no such weights or tokenizer; StoreError: weights that do not fit.
@@ -199,7 +199,7 @@ def _text_checkpoint(
 
 
 def _text_config(folder: str, revision: str | None) -> Any:
-    """Return a checkpoint's config; old ones that do not say what they are (BERT miniatures) are BERT's."""
+    """Return a checkpoint's config. Old ones that do not name their model type (BERT miniatures) are read as BERT's."""
     from transformers import AutoConfig, BertConfig
 
     try:
@@ -211,7 +211,7 @@ def _text_config(folder: str, revision: str | None) -> Any:
 
 
 def _folder_pooling(folder: Path, default: str) -> str:
-    """Return the pooling a sentence-transformers folder was trained with, `default` for a plain folder."""
+    """Return the pooling a sentence-transformers folder was trained with; `default` for a plain folder."""
     file = folder / "1_Pooling" / "config.json"
     if not file.is_file():
         return default
@@ -222,7 +222,7 @@ def _folder_pooling(folder: Path, default: str) -> str:
     if mode in ("mean", "cls"):  # sentence-transformers 5.x writes one word
         return "masked mean" if mode == "mean" else "cls"
     if len(chosen) != 1 or chosen[0] not in known:
-        raise ConfigError(f"{file} asks for {', '.join(chosen) or mode}; only mean and cls pooling are known")
+        raise ConfigError(f"{file} asks for {', '.join(chosen) or mode}; use a model with mean or cls pooling")
     return known[chosen[0]]
 
 

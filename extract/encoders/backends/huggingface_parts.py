@@ -1,4 +1,4 @@
-"""The models of transformers as steps, for `split_encoder`: what each model's forward does, with its own modules."""
+"""The models of transformers as steps for `split_encoder`: they do what the model's forward does, with its modules."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ from extract.encoders.inputs import Tokens
 from extract.encoders.parts import Parts, Words
 from features.errors import ConfigError
 
-BERT_LIKE = ("BertModel", "RobertaModel", "XLMRobertaModel")  # layers take states and a mask, and nothing else
+BERT_LIKE = ("BertModel", "RobertaModel", "XLMRobertaModel")  # their layers take states and a mask, and nothing else
 
 
 def video_parts(model: Any) -> Parts:
-    """Return the steps of VideoMAE; without a final norm where the fault 'no-last-norm' took it."""
+    """Return the steps of VideoMAE, without the final norm if the fault 'no-last-norm' removed it."""
     norm = nn.Identity() if model.layernorm is None else model.layernorm
     end = _MeanToken()
     return Parts((_Unmasked(model.embeddings), *model.encoder.layer, norm, end), pool=end)
 
 
 def image_parts(model: nn.Module) -> Callable[[Any], Parts]:
-    """Return what takes an image transformer apart."""
+    """Return the function that takes an image transformer apart."""
     takers = {"SwinModel": _swin_parts, "ViTModel": _vit_parts, "ViTMAEModel": _mae_parts, "BeitModel": _beit_parts}
     return takers[type(model).__name__]
 
 
 def text_parts(model: Any, pooling: str) -> Callable[[Any], Parts] | None:
-    """Return what takes a text model apart; None for families whose layers are called in another way."""
+    """Return the function that takes a text model apart; None for families whose layers are called in another way."""
     if type(model).__name__ not in BERT_LIKE or model.config.is_decoder:
         return None
     end = {"cls": _FirstToken, "masked mean": _MaskedMean}[pooling]()
@@ -42,12 +42,12 @@ def text_parts(model: Any, pooling: str) -> Callable[[Any], Parts] | None:
 
 
 def shuffle_noise(model: Any, images: Tensor) -> Tensor:
-    """Return the noise (B, patches) by which ViTMAE orders patches: as they come.
+    """Return the noise (B, patches) by which ViTMAE sorts patches, such that they keep their order.
 
-    Without it they come in random order: other last bits every time.
+    By default the order is random, and the last bits of a vector differ every time.
     """
     patches = model.embeddings.patch_embeddings.num_patches
-    if model.config.mask_ratio > 0:  # a fault: patches drawn anew for every cover of a batch, and alike in every run
+    if model.config.mask_ratio > 0:  # a fault: each cover of a batch draws its own patches, the same in every run
         return torch.rand(len(images), patches, generator=torch.Generator().manual_seed(0)).to(images.device)
     return torch.arange(patches, device=images.device).expand(len(images), patches)
 
@@ -78,9 +78,9 @@ def _beit_parts(model: Any) -> Parts:
 
 
 def keep_positions(beit: Any) -> None:
-    """Let BEiT make its table of relative positions now: transformers keeps it for all models of a size, for ever.
+    """Make BEiT build its table of relative positions now: transformers keeps it for ever, for all models of a size.
 
-    Made in inference mode it could not be used in training, and made without computing it would be nothing.
+    A table built in inference mode could not be used in training, and one built from fake tensors would be empty.
     """
     side = beit.config.image_size // beit.config.patch_size
     bias = beit.layers[0].relative_position_bias
@@ -167,7 +167,7 @@ class _MaskedBlock(_Inner):
         return Words(self.module(words.states, mask), words.mask)
 
     def _own_config(self) -> Any:
-        """Return the configuration that the block's attention goes by: masks of another kind would be read wrongly."""
+        """Return the config that the block's attention uses: it would misread a mask made for another one."""
         found = (getattr(module, "config", None) for module in self.module.modules())
         return next((config for config in found if config is not None), self.config)
 

@@ -1,4 +1,4 @@
-"""Checkpoints of transformers: where they are, and that nothing in them is silently left out or made up."""
+"""Finds and loads checkpoints of transformers, and sees to it that nothing is silently left out or made up."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from extract.encoders.weights import check_keys, local_path, no_download, no_pre
 from features.errors import ConfigError, StoreError, shortened
 from features.provenance import file_sha256
 
-# What a config says that changes the numbers and cannot be seen in the weights: part of the recipe.
+# Settings of a config that change the numbers but do not show in the weights: they are part of the recipe.
 SETTINGS = (
     *("model_type", "hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size", "hidden_act"),
     *("embed_dim", "depths", "num_heads", "window_size", "mlp_ratio", "mask_ratio", "layer_scale_init_value"),
@@ -32,7 +32,7 @@ def place(spec: EncoderSpec, weights: str) -> tuple[str, str]:
     if weights != "pretrained":
         path = local_path(weights)
         if not (path / "config.json").is_file():
-            raise ConfigError(f"weights {weights!r} of {spec.name!r} are no folder with config.json; check the path")
+            raise ConfigError(f"weights {weights!r} of {spec.name!r} are not a folder with config.json; check the path")
         return str(path), "main"
     if spec.weights is None:
         raise no_pretrained(spec.name)
@@ -50,10 +50,10 @@ def place(spec: EncoderSpec, weights: str) -> tuple[str, str]:
 
 
 def from_hub(spec: EncoderSpec, weights: str, read: Any) -> Any:
-    """Call a library's reader; one line instead of its errors."""
+    """Call a library's reader and turn its errors into one line."""
     try:
         return read()
-    except Exception as error:  # hub, safetensors, pickle and tokenizers each have their own
+    except Exception as error:  # hub, safetensors, pickle and tokenizers each raise their own errors
         if weights == "pretrained" and spec.weights is not None:
             raise no_download(spec.name, spec.weights, error) from error
         raise StoreError(
@@ -64,7 +64,7 @@ def from_hub(spec: EncoderSpec, weights: str, read: Any) -> Any:
 def pretrained(
     spec: EncoderSpec, weights: str, library_class: Any, folder: str, arguments: Mapping[str, Any]
 ) -> nn.Module:
-    """Load and refuse what does not fit: the library itself fills gaps with random numbers and carries on."""
+    """Load a checkpoint and refuse one that does not fit: the library itself would fill gaps with random numbers."""
     extra = spec.weights.extra_keys if spec.weights is not None else ()
 
     def read() -> Any:
@@ -84,7 +84,7 @@ def pretrained(
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence the library's bar and its table of keys, which says at length what `check_keys` says in a line."""
+    """Silence the library's progress bar and its long table of keys; `check_keys` says the same in one line."""
     from transformers.utils import logging
 
     verbosity, bar = logging.get_verbosity(), logging.is_progress_bar_enabled()
@@ -99,6 +99,6 @@ def quiet() -> Iterator[None]:
 
 
 def settled(spec: EncoderSpec, config: Any) -> EncoderSpec:
-    """Return the entry with what the config settles: the width, and the settings that go into the recipe."""
+    """Return the entry with what the config decides: the width, and the settings that go into the recipe."""
     arch = {name: getattr(config, name) for name in SETTINGS if getattr(config, name, None) is not None}
     return replace(spec, width=int(config.hidden_size), arch=arch)

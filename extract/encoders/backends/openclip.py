@@ -1,4 +1,4 @@
-"""The two towers of CLIP (arXiv 2103.00020) by open_clip, each alone: covers or titles into their common space."""
+"""The two towers of CLIP (arXiv 2103.00020) from open_clip, each alone: they map covers and titles into one space."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ HUB_FILES = ("open_clip_model.safetensors", "open_clip_pytorch_model.bin")
 
 
 def load_image(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
-    """Build the image tower; output is the projected vector, (B, F), not normalised to length 1.
+    """Build the image tower. Its output is the projected vector, (B, F), not normalised to length 1.
 
     Args:
-        spec: `arch` holds the arguments of open_clip.CLIP.
+        spec: the entry; its `arch` holds the arguments of open_clip.CLIP.
         weights: 'pretrained', 'random' or a checkpoint file of the whole CLIP.
-        seed: of random weights.
+        seed: seed for random weights.
 
     Raises:
         ConfigError: no such weights; StoreError: weights that do not fit.
@@ -37,7 +37,7 @@ def load_image(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
 
 
 def load_text(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
-    """Build the text tower with open_clip's own tokenizer; arguments and output as for `load_image`."""
+    """Build the text tower with open_clip's own tokenizer; arguments and output are those of `load_image`."""
     from open_clip.tokenizer import SimpleTokenizer
 
     if not isinstance(spec.inputs, TextInput):
@@ -48,7 +48,7 @@ def load_text(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
 
     def tokenise(titles: Sequence[str]) -> Tokens:
         ids = tokenizer([prefix + title for title in titles])
-        # up to the end mark, which has the largest id and gives the vector; what pads a title is also its '!'
+        # True up to the end mark, which has the largest id and gives the vector; the id for padding also means '!'
         return Tokens(ids, torch.arange(ids.shape[1]) <= ids.argmax(dim=1, keepdim=True))
 
     return Encoder(
@@ -112,7 +112,7 @@ def _load(model: nn.Module, path: Path) -> None:
 
 
 class _Patches(nn.Module):
-    """Covers into the tokens that the first block sees: patches behind a class token, with positions, normed."""
+    """Turns covers into the tokens that the first block sees: a class token and patches, with positions, normed."""
 
     def __init__(self, tower: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Video encoders of pytorchvideo 0.1.5. Its `transforms` cannot be imported any more and are not needed."""
+"""Video encoders from pytorchvideo 0.1.5. Its `transforms` can no longer be imported and are not needed."""
 
 from __future__ import annotations
 
@@ -16,19 +16,20 @@ from features.errors import ConfigError
 
 ZOO = "https://dl.fbaipublicfiles.com/pytorchvideo/model_zoo/kinetics"
 HALVING = ("c2d_r50", "i3d_r50")  # a pooling after stage 1 halves the number of frames
-ALPHA = 4  # the fast path sees 4 times as many frames as the slow one: stride of pytorchvideo's lateral convolutions
+ALPHA = 4  # the fast path sees 4 times as many frames as the slow one: the stride of the lateral convolutions
 
 
 def load_slowfast(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
-    """Build SlowFast (arXiv 1812.03982) whose output is both paths' pooled maps, slow before fast.
+    """Build SlowFast (arXiv 1812.03982) whose output is the pooled maps of both paths, slow before fast.
 
-    The stock head pools a window of fixed size and fails on other inputs; adaptive pooling gives the same numbers at
+    The stock head pools a window of fixed size and fails on other inputs. Adaptive pooling gives the same numbers at
     the native size and works for any T and size.
 
     Args:
-        spec: `arch` holds the arguments of pytorchvideo's create_slowfast, or 'hub', the name of a model of its hub.
+        spec: the entry; its `arch` holds the arguments of pytorchvideo's create_slowfast, or 'hub', the name of a model
+            of its hub.
         weights: 'pretrained', 'random' or a .pyth file as pytorchvideo publishes it.
-        seed: of random weights.
+        seed: seed for random weights.
 
     Raises:
         ConfigError: no such weights, or too few frames; StoreError: weights that do not fit.
@@ -49,13 +50,15 @@ def load_slowfast(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
 def load_net(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
     """Build one of pytorchvideo's networks whose output is what its classifier would see, (B, F).
 
-    The stock heads pool a window of fixed size; adaptive pooling gives the same numbers at the native size and works
-    for any T and size. Only MViT's table of positions fixes both. X3D's softmax goes: 0.1.5 applies it in eval mode.
+    The stock heads pool a window of fixed size. Adaptive pooling gives the same numbers at the native size and works
+    for any T and size. Only MViT's table of positions fixes both. X3D's softmax is removed, because 0.1.5 applies it in
+    eval mode.
 
     Args:
-        spec: `arch` holds 'hub', the name of a model of pytorchvideo's hub, and arguments that change it.
+        spec: the entry; its `arch` holds 'hub', the name of a model of pytorchvideo's hub, and arguments that change
+            it.
         weights: 'pretrained', 'random' or a .pyth file as pytorchvideo publishes it.
-        seed: of random weights.
+        seed: seed for random weights.
 
     Raises:
         ConfigError: no such weights, or a number of frames that MViT, C2D or I3D cannot take.
@@ -83,12 +86,12 @@ def load_net(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
 
 
 def _open_head(head: Any, spec: EncoderSpec) -> None:
-    """Let a head pool maps of any size, and end before its classifier."""
+    """Make a head pool maps of any size and end before its classifier."""
     projects = hasattr(head.pool, "pool")  # X3D pools between two projections
     (head.pool if projects else head).pool = nn.AdaptiveAvgPool3d(1)
     if "class-scores" not in spec.faults:
         head.proj, head.activation = nn.Identity(), None
-    elif projects:  # the benchmark's copy of the library has no softmax here, but still in R(2+1)D
+    elif projects:  # the benchmark's copy of the library has no softmax here, but still has one in R(2+1)D
         head.activation = None
 
 
@@ -98,7 +101,7 @@ def _clips(model: nn.Module, clips: Tensor) -> Tensor:
 
 
 def _built(spec: EncoderSpec, weights: str, seed: int) -> Any:
-    """Return the library's model with its head and the weights asked for."""
+    """Return the library's model, head included, with the requested weights."""
     with warnings.catch_warnings():  # fvcore scripts its losses, which are not used here
         warnings.filterwarnings("ignore", "`torch.jit.script` is deprecated", FutureWarning)
         from pytorchvideo.models import hub
@@ -131,9 +134,9 @@ def _state(spec: EncoderSpec, weights: str) -> tuple[dict[str, Tensor], str]:
 
 
 def two_paths(clips: Tensor) -> list[Tensor]:
-    """Return [slow, fast] of clips (B, T, 3, H, W): (B, 3, ceil(T / 4), H, W) and (B, 3, T, H, W).
+    """Return [slow, fast] for clips (B, T, 3, H, W): (B, 3, ceil(T / 4), H, W) and (B, 3, T, H, W).
 
-    The lateral convolutions bring T fast frames to ceil(T / 4), so the slow path needs just as many.
+    The lateral convolutions turn T fast frames into ceil(T / 4), so the slow path needs exactly that many.
     """
     fast = clips.transpose(1, 2)
     count = fast.shape[2]
@@ -152,7 +155,7 @@ class _TwoPaths(nn.Module):
 
 
 class _Tokens3D(nn.Module):
-    """MViT up to its first block: clips into tokens, and the (T, H, W) that they stand for."""
+    """MViT up to its first block: turns clips into tokens and the (T, H, W) grid that they form."""
 
     def __init__(self, model: Any) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Image and video encoders of torchvision."""
+"""Image and video encoders from torchvision."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ def load_resnet(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
     """Build a ResNet (arXiv 1512.03385) whose output is the pooled map, (B, 512) or (B, 2048).
 
     Args:
-        spec: `arch` holds 'block' ('BasicBlock' or 'Bottleneck'), 'layers' and further arguments of the library.
+        spec: the entry; its `arch` holds 'block' ('BasicBlock' or 'Bottleneck'), 'layers' and further arguments of the
+            library.
         weights: 'pretrained', 'random' or a state-dict file as torchvision publishes it.
-        seed: of random weights.
+        seed: seed for random weights.
 
     Raises:
         ConfigError: no such weights; StoreError: weights that do not fit.
@@ -35,9 +36,9 @@ def load_r3d(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
     """Build R3D (arXiv 1711.11248) whose output is the pooled map, (B, 512), at any number of frames.
 
     Args:
-        spec: `arch` holds 'layers', the blocks of each stage.
+        spec: the entry; its `arch` holds 'layers', the number of blocks in each stage.
         weights: 'pretrained', 'random' or a state-dict file as torchvision publishes it.
-        seed: of random weights.
+        seed: seed for random weights.
 
     Raises:
         ConfigError: no such weights; StoreError: weights that do not fit.
@@ -55,9 +56,9 @@ def load_swin3d(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
     """Build Video Swin (arXiv 2106.13230) whose output is the mean of its tokens, (B, 768), at any number of frames.
 
     Args:
-        spec: `arch` holds the arguments of torchvision's SwinTransformer3d.
+        spec: the entry; its `arch` holds the arguments of torchvision's SwinTransformer3d.
         weights: 'pretrained', 'random' or a state-dict file as torchvision publishes it.
-        seed: of random weights.
+        seed: seed for random weights.
 
     Raises:
         ConfigError: no such weights; StoreError: weights that do not fit.
@@ -71,7 +72,7 @@ def load_swin3d(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
 
 
 def _finished(spec: EncoderSpec, model: nn.Module, classifier: str, weights: str, seed: int) -> Encoder:
-    """Load the weights and take the classifier off."""
+    """Load the weights, remove the classifier and return the encoder."""
     if weights != "random":
         state, place = _state(spec, weights)
         load_strict(model, state, place)
@@ -83,7 +84,7 @@ def _finished(spec: EncoderSpec, model: nn.Module, classifier: str, weights: str
 
 
 class TimeInside(nn.Module):
-    """Clips as convolutions over time want them."""
+    """Puts the dimension of time where convolutions over time expect it."""
 
     def forward(self, clips: Tensor) -> Tensor:
         """Return (B, 3, T, H, W) from (B, T, 3, H, W)."""
@@ -108,14 +109,14 @@ def _r3d_parts(model: Any) -> Parts:
 
 def _swin3d_parts(model: Any) -> Parts:
     steps = [TimeInside(), model.patch_embed, model.pos_drop]
-    for stage in model.features:  # blocks, or the merging of patches between two stages
+    for stage in model.features:  # a list of blocks, or the merging of patches between two stages
         steps += stage if isinstance(stage, nn.Sequential) else [stage]
     end = (model.norm, _ChannelsFirst(), model.avgpool, nn.Flatten(), model.head)
     return Parts((*steps, *end), channels=-1, pool=lambda maps: maps.mean(dim=(1, 2, 3)))
 
 
 def mean_of_map(maps: Tensor) -> Tensor:
-    """Return (B, C) of maps (B, C, ...)."""
+    """Return the mean (B, C) over all positions of maps (B, C, ...)."""
     return maps.flatten(2).mean(dim=2)
 
 
@@ -128,7 +129,7 @@ def _state(spec: EncoderSpec, weights: str) -> tuple[dict[str, Tensor], str]:
     from torchvision.models import get_model_weights
 
     tag = get_model_weights(spec.weights.place.split()[-1])[spec.weights.revision]
-    try:  # file names end in the first characters of their sha256, which is checked
+    try:  # file names end in the first characters of the file's sha256, which is checked
         return dict(tag.get_state_dict(progress=False, check_hash=True)), f"{spec.weights.place} {tag.name}"
     except (OSError, RuntimeError) as error:
         raise no_download(spec.name, spec.weights, error) from error

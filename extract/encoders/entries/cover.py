@@ -18,12 +18,13 @@ IMAGENET_1K = "BSD-3-Clause code, trained on ImageNet-1k"
 def _resnet(
     name: str, block: str, layers: tuple[int, ...], tag: str, *, width: int, resize: int, parameters: int
 ) -> EncoderSpec:
-    """Return a ResNet (arXiv 1512.03385) of torchvision."""
+    """Return the entry of a torchvision ResNet (arXiv 1512.03385)."""
     return EncoderSpec(
         name=name,
         modality="cover",
         width=width,
         backend=load_resnet,
+        family="resnet",
         inputs=PixelInput(224, resize, *norms.IMAGENET),
         pooling="mean of the last map",
         blocks=("layer1", "layer2", "layer3", "layer4"),
@@ -37,12 +38,13 @@ def _resnet(
 def _hub(
     name: str, model: str, place: str, licence: str, *, width: int, paper: str, parameters: int, **changes: Any
 ) -> EncoderSpec:
-    """Return an image transformer of transformers at 224 px; `changes` may set revision, arch, inputs, pooling ..."""
+    """Return the entry of an image transformer at 224 px; `changes` may set revision, arch, inputs, pooling ..."""
     revision = changes.pop("revision", "main")
     extra = changes.pop("extra_keys", ("classifier", "pooler", "vit.pooler"))
     common: dict[str, Any] = {
         "modality": "cover",
         "backend": load_image,
+        "family": "hub-image",
         "inputs": PixelInput(224, 256, *norms.IMAGENET, interpolation="bicubic"),
         "pooling": "class token after the last norm",
         "blocks": ("layers",),
@@ -53,7 +55,7 @@ def _hub(
 
 
 def _swin(name: str, place: str, *, width: int, parameters: int, **arch: Any) -> EncoderSpec:
-    """Return a Swin (arXiv 2103.14030); its blocks stand in four stages."""
+    """Return the entry of a Swin (arXiv 2103.14030); its blocks are in four stages."""
     return _hub(
         name,
         "Swin",
@@ -71,7 +73,7 @@ def _swin(name: str, place: str, *, width: int, parameters: int, **arch: Any) ->
 def clip_arch(
     embed: int, vision: dict[str, Any], *, text_width: int, text_heads: int, size: int = 224
 ) -> dict[str, Any]:
-    """Return the arguments of open_clip.CLIP for a model of OpenAI's, whose text tower has 12 layers."""
+    """Return the arguments of open_clip.CLIP for one of OpenAI's models, whose text towers have 12 layers."""
     return {
         "embed_dim": embed,
         "quick_gelu": True,  # OpenAI's weights were trained with it; open_clip's own default is GELU
@@ -89,13 +91,14 @@ def clip_arch(
 def _clip(
     name: str, model: str, *, width: int, arch: dict[str, Any], parameters: int, resnet: bool = False
 ) -> EncoderSpec:
-    """Return the image tower of one of OpenAI's CLIP models (arXiv 2103.00020)."""
+    """Return the entry of the image tower of one of OpenAI's CLIP models (arXiv 2103.00020)."""
     size = arch["vision_cfg"]["image_size"]
     return EncoderSpec(
         name=name,
         modality="cover",
         width=width,
         backend=load_clip_image,
+        family="clip",
         inputs=PixelInput(size, size, *norms.CLIP, interpolation="bicubic"),
         pooling="attention pooling" if resnet else "projected class token",
         blocks=("layer1", "layer2", "layer3", "layer4") if resnet else ("transformer.resblocks",),
@@ -148,7 +151,7 @@ COVER = (
         paper="2111.06377",
         parameters=85_798_656,
         revision="25b184bea5538bf5c4c852c79d221195fdd2778d",
-        arch={"mask_ratio": 0.0},  # the default drops three quarters of the patches, others in every call
+        arch={"mask_ratio": 0.0},  # the default drops three quarters of the patches, different ones in every call
         extra_keys=("decoder",),
     ),
     _hub(

@@ -1,4 +1,4 @@
-"""Means and standard deviations of pixels in [0, 1], per channel, that publishers trained with."""
+"""The mean and standard deviation of each channel, for pixels in [0, 1], that publishers trained with."""
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

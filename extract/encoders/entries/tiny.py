@@ -1,4 +1,4 @@
-"""Toy sizes of every family, random weights only: the same classes and the same code paths as the full entries."""
+"""Toy sizes of every family, with random weights only: the same classes and code paths as the full entries."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SIZE = 64  # px
 
 
 def _tiny(name: str, of: str, frames: int = 0, **changes: Any) -> EncoderSpec:
-    """Return a small sibling of a full entry: 64 px, without weights."""
+    """Return a small version of a full entry: 64 px, without weights."""
     full = _FULL[of]
     if isinstance(full.inputs, PixelInput) and "inputs" not in changes:
         changes["inputs"] = replace(full.inputs, size=SIZE, resize=SIZE)
@@ -142,7 +142,7 @@ TINY = (
             "num_attention_heads": 4,
             "intermediate_size": 96,
             "max_position_embeddings": 64,
-            "initializer_range": 0.3,  # at the usual 0.02 the first token hardly hears the words
+            "initializer_range": 0.3,  # at the usual 0.02 the first token hardly depends on the words
         },
     ),
     _tiny(

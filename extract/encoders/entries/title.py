@@ -11,14 +11,17 @@ from extract.encoders.entries.cover import VIT_B_32
 from extract.encoders.inputs import TextInput
 from extract.encoders.weights import WeightsSource
 
-# What text checkpoints hold beside the encoder: the heads of BERT and RoBERTa, and a table that is no weight.
+# Tensors in text checkpoints that the encoder does not need: heads of BERT and RoBERTa, and a table that is no weight.
 TEXT_HEADS = ("cls.", "lm_head.", "pooler.", "bert.pooler.", "roberta.pooler.", "embeddings.position_ids")
 
 
 def _bert(
     name: str, place: str, revision: str, licence: str, *, width: int, parameters: int, **changes: Any
 ) -> EncoderSpec:
-    """Return a BERT (arXiv 1810.04805), first token, titles cut to 30 tokens as in MicroLens (arXiv 2309.15379)."""
+    """Return the entry of a BERT (arXiv 1810.04805) that gives its first token.
+
+    Titles are cut to 30 tokens as in MicroLens (arXiv 2309.15379).
+    """
     source = {key: changes.pop(key) for key in ("sha256", "package") if key in changes}
     common: dict[str, Any] = {
         "inputs": TextInput(max_tokens=30),
@@ -31,6 +34,7 @@ def _bert(
         modality="title",
         width=width,
         backend=load_text,
+        family="bert",
         blocks=("encoder.layer",),
         parameters=parameters,
         **(common | changes),
@@ -111,6 +115,7 @@ TITLE = (
         modality="title",
         width=512,
         backend=load_clip_text,
+        family="clip",
         inputs=TextInput(max_tokens=77),
         pooling="projected end token",
         blocks=("transformer.resblocks",),

@@ -1,4 +1,4 @@
-"""Video encoders. Frames are spread over the whole clip, as many as the model was trained with."""
+"""Video encoders. Each sees as many frames as it was trained with, spread over the whole clip."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ def _zoo(name: str, hub: str, file: str, *, frames: int, paper: str, parameters:
         "modality": "video",
         "width": 2048,
         "backend": load_net,
-        # pytorchvideo tests on three crops of its short side; one centre crop of the training size
+        "family": "pytorchvideo-net",
+        # pytorchvideo tests on three crops as large as the short side; this is one centre crop of the training size
         "inputs": PixelInput(224, 256, *norms.KINETICS),
         "frames": FramePolicy("uniform", frames),
         "pooling": "mean of the last map",
@@ -37,7 +38,7 @@ def _zoo(name: str, hub: str, file: str, *, frames: int, paper: str, parameters:
 
 
 def _x3d(name: str, hub: str, file: str, *, frames: int, size: int, resize: int, parameters: int) -> EncoderSpec:
-    """Return an X3D (arXiv 2004.04730): its vector is what the classifier sees, after a ReLU."""
+    """Return the entry of an X3D (arXiv 2004.04730): its vector is what the classifier sees, after a ReLU."""
     return _zoo(
         name,
         hub,
@@ -51,7 +52,7 @@ def _x3d(name: str, hub: str, file: str, *, frames: int, size: int, resize: int,
 
 
 def _mvit(name: str, hub: str, file: str, *, frames: int, parameters: int) -> EncoderSpec:
-    """Return an MViT-B (arXiv 2104.11227), whose positions fix the number of frames."""
+    """Return the entry of an MViT-B (arXiv 2104.11227), whose positions fix the number of frames."""
     return _zoo(
         name,
         hub,
@@ -68,18 +69,19 @@ def _mvit(name: str, hub: str, file: str, *, frames: int, parameters: int) -> En
 
 
 def _videomae(name: str, place: str, revision: str, *, width: int, parameters: int, **arch: Any) -> EncoderSpec:
-    """Return a VideoMAE (arXiv 2203.12602): the pre-trained encoder, mean of its tokens."""
+    """Return the entry of a VideoMAE (arXiv 2203.12602): the mean of the tokens of the pre-trained encoder."""
     return EncoderSpec(
         name=name,
         modality="video",
         width=width,
         backend=load_videomae,
+        family="videomae",
         inputs=PixelInput(224, 224, *norms.IMAGENET),
         frames=FramePolicy("uniform", 16),
         pooling="mean of tokens",
         blocks=("encoder.layer",),
         paper="2203.12602",
-        arch={"use_mean_pooling": False, **arch},  # as the checkpoint's config: the final LayerNorm is applied
+        arch={"use_mean_pooling": False, **arch},  # as in the checkpoint's config: the final LayerNorm is applied
         weights=WeightsSource(
             place, revision, "CC-BY-NC-4.0", extra_keys=("decoder", "encoder_to_decoder", "mask_token")
         ),
@@ -111,7 +113,8 @@ VIDEO = (
         modality="video",
         width=2304,
         backend=load_slowfast,
-        # pytorchvideo tests on short side 256, three crops of 256; one centre crop of 224 is its training size
+        family="slowfast",
+        # pytorchvideo tests on three crops of 256 at short side 256; this is one centre crop of 224, its training size
         inputs=PixelInput(224, 256, *norms.KINETICS),
         frames=FramePolicy("uniform", 32),
         pooling="mean of each path's map, slow before fast",
@@ -130,6 +133,7 @@ VIDEO = (
         parameters=52_852_808,
         width=2304,
         backend=load_slowfast,
+        family="slowfast",
         pooling="mean of each path's map, slow before fast",
         blocks=("blocks.1", "blocks.2", "blocks.3", "blocks.4"),
     ),
@@ -140,7 +144,7 @@ VIDEO = (
     _zoo(
         "i3d-r50", "i3d_r50", "I3D_8x8_R50.pyth", frames=8, paper="1705.07750", parameters=27_223_872, blocks=AFTER_POOL
     ),
-    # MicroLens calls it R3D-r50; it is an R(2+1)D
+    # MicroLens calls it R3D-r50, but it is an R(2+1)D
     _zoo("r3d-r50", "r2plus1d_r50", "R2PLUS1D_16x4_R50.pyth", frames=16, paper="1711.11248", parameters=27_288_000),
     _zoo("csn-r101", "csn_r101", "CSN_32x2_R101.pyth", frames=32, paper="1904.02811", parameters=21_394_176),
     _x3d("x3d-xs", "x3d_xs", "X3D_XS.pyth", frames=4, size=160, resize=182, parameters=2_974_674),
@@ -154,7 +158,8 @@ VIDEO = (
         modality="video",
         width=512,
         backend=load_r3d,
-        # torchvision squeezes to 128x171 without antialiasing; here the shape is kept
+        family="r3d",
+        # torchvision resizes to 128x171 without antialiasing; here the shape is kept
         inputs=PixelInput(112, 128, *norms.KINETICS_R3D),
         frames=FramePolicy("uniform", 16),
         pooling="mean of the last map",
@@ -169,6 +174,7 @@ VIDEO = (
         modality="video",
         width=768,
         backend=load_swin3d,
+        family="swin3d",
         inputs=PixelInput(224, 256, *norms.IMAGENET),
         frames=FramePolicy("uniform", 32),
         pooling="mean of tokens after the last norm",

@@ -1,1 +1,1 @@
-"""Covers: a picture file as upright RGB pixels, each mode by its own rule, and damage told where a format shows it."""
+"""Cover files to upright RGB pixels: a rule for each pixel mode, and a check for damage that decoders pass over."""

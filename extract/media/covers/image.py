@@ -1,4 +1,4 @@
-"""The reader of covers: any picture that Pillow reads as (H, W, 3) RGB, upright; what is damaged is refused."""
+"""Reads covers: any picture that Pillow decodes, as upright (H, W, 3) RGB. Damaged pictures are refused."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from extract.media.covers.modes import rgb_pixels
 from extract.media.decoding.errors import one_line
 from features.errors import FreezeframeError, MediaError
 
-COVER_READER = "covers 2"  # part of recipes: raise it where a cover may give other pixels than before
-# No EPS and no WMF: to show them, Pillow starts another program or asks the system to. Others stay out because they
-# hold no picture that Pillow itself can decode.
+COVER_READER = "covers 2"  # part of recipes: add 1 whenever a cover may give other pixels than before
+# EPS and WMF are left out because Pillow starts another program, or asks the system, to show them. The other missing
+# formats hold no picture that Pillow itself can decode.
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "AVIF", "BMP", "DIB", "TIFF", "JPEG2000", "PPM", "TGA", "ICO", "PCX")
 HEIC_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"mif1", b"msf1")
 
 
 def read_cover(path: Path) -> NDArray[np.uint8]:
-    """Read an image as (H, W, 3) uint8 RGB, upright by its EXIF tag; MediaError (file name, reason) when broken."""
+    """Read an image as (H, W, 3) uint8 RGB, upright by its EXIF tag; MediaError (file name, reason) if it is broken."""
     try:
         content = path.read_bytes()
     except OSError as error:
@@ -33,24 +33,24 @@ def read_cover(path: Path) -> NDArray[np.uint8]:
 
 
 def decode_image(content: bytes, name: str) -> NDArray[np.uint8]:
-    """Return an encoded picture as (H, W, 3) uint8 RGB, upright by its EXIF tag; of several, the first.
+    """Decode a picture file to (H, W, 3) uint8 RGB, upright by its EXIF tag. If it holds several, take the first.
 
     Args:
         content: the bytes of a picture file.
-        name: how the message calls it.
+        name: the name that messages use.
 
     Raises:
-        MediaError: no picture of a known kind, a damaged one, or one of a mode whose colours are not known.
+        MediaError: not a picture of a known kind, a damaged one, or one in a mode whose colours are not defined.
     """
     if not content:
         raise MediaError(f"{name}: the file is empty (0 bytes)")
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # of odd metadata: the pixels are what counts
+        warnings.simplefilter("ignore")  # about odd metadata; only the pixels matter
         try:
             return _decoded(content, name)
         except (FreezeframeError, MemoryError):
             raise
-        except Exception as error:  # the classes that Pillow's readers raise share no base but Exception
+        except Exception as error:  # the errors of Pillow's readers share no base but Exception
             raise MediaError(f"{name}: {one_line(error)}") from error
 
 
@@ -68,13 +68,13 @@ def _decoded(content: bytes, name: str) -> NDArray[np.uint8]:
 
 
 def _told(image: Any) -> tuple[str, dict[int, Any]]:
-    """Return an image's format and its TIFF tags: turning it loses both."""
+    """Return an image's format and its TIFF tags, which are lost when it is turned."""
     return str(image.format), dict(getattr(image, "tag_v2", {}))
 
 
 @cache
 def _formats() -> tuple[str, ...]:
-    """Return the formats that this Pillow reads."""
+    """Return those of FORMATS that the installed Pillow reads."""
     from PIL import Image
 
     Image.init()
@@ -83,5 +83,5 @@ def _formats() -> tuple[str, ...]:
 
 def _what_else(content: bytes) -> str:
     if content[4:8] == b"ftyp" and content[8:12] in HEIC_BRANDS:
-        return "it is a HEIC picture, which is not read; convert it to JPEG, PNG or AVIF"
-    return "it is no picture that can be read (JPEG, PNG, WebP, GIF, AVIF, BMP, TIFF), or its beginning is damaged"
+        return "it is a HEIC picture, which is not supported; convert it to JPEG, PNG or AVIF"
+    return "it is not a picture that can be read (JPEG, PNG, WebP, GIF, AVIF, BMP, TIFF), or its beginning is damaged"

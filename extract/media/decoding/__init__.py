@@ -1,1 +1,1 @@
-"""Video files to frames: opened safely, listed, and decoded frame by frame. The way in is `extract.media.decoders`."""
+"""Video files to frames: opened safely, listed and decoded frame by frame. `extract.media.decoders` is the entrance."""

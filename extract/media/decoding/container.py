@@ -1,8 +1,8 @@
-"""Opening a video file so that the decoder reads that file and nothing else.
+"""Opens a video file so that the decoder reads that file and nothing else.
 
-A playlist, a list of files to join or a pattern of picture names is no video here: what it names would be read in the
-name of another item, and may be an address. So FFmpeg is told which containers it may find (those that hold everything
-in one file) and that it may open files only; and it gets the number of the open file, not a name that may mean more.
+Playlists, lists of files to join and patterns of picture names are not accepted as videos. What they name would be
+stored under the wrong item, and it may be a network address. So FFmpeg may only open files, and only containers that
+hold everything in one file. It gets the number of an open file instead of a name, because a name may mean more.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from typing import Any
 from features.errors import MediaError
 
 MP4, AVI, MATROSKA = "mov,mp4,m4a,3gp,3g2,mj2", "avi", "matroska,webm"
-# FFmpeg's names of containers that hold everything in one file. Left out on purpose, as they open what they name or
-# other files beside them: concat, hls, dash, imf, sdp, image2, vobsub, webm_dash_manifest.
+# FFmpeg's names of containers that hold everything in one file. Left out on purpose, because they open files that they
+# name or that lie beside them: concat, hls, dash, imf, sdp, image2, vobsub, webm_dash_manifest.
 CONTAINERS = (
     "mov,mp4,m4a,3gp,3g2,mj2,matroska,webm,avi,flv,live_flv,mpegts,mpeg,mpegvideo,ogg,asf,asf_o,gif,apng,nut,mxf,gxf,wtv,"
     "rm,dv,ivf,obu,av1,h261,h263,h264,hevc,evc,vvc,m4v,mjpeg,mpjpeg,smjpeg,vc1,vc1test,dirac,cavsvideo,avs2,avs3,dnxhd,"
@@ -26,7 +26,7 @@ CONTAINERS = (
     "pam_pipe,pbm_pipe,pcx_pipe,pfm_pipe,pgm_pipe,pgmyuv_pipe,phm_pipe,png_pipe,ppm_pipe,psd_pipe,qoi_pipe,sgi_pipe,"
     "sunrast_pipe,tiff_pipe,webp_pipe,xbm_pipe,xpm_pipe,xwd_pipe"
 )
-# How lists of other files begin. FFmpeg is not left to find them out: its versions differ in what they take for a list.
+# How lists of other files begin. FFmpeg is not asked, because its versions differ in what they take for a list.
 LISTS = {
     b"ffconcat": "ffconcat",
     b"#extm3u": "M3U",
@@ -41,16 +41,16 @@ LISTS = {
     b"# vobsub": "VobSub",
 }
 HEAD_BYTES = 512
-# What stands at bytes 4 to 8 of MP4 and its kin, and at the start of Matroska: what decord may be given.
+# Bytes 4 to 8 of MP4 and its relatives, and the first bytes of Matroska. decord is given no other files.
 MP4_ATOMS = frozenset({b"ftyp", b"moov", b"mdat", b"free", b"skip", b"wide", b"pnot", b"styp"})
 MATROSKA_MAGIC = b"\x1a\x45\xdf\xa3"
 
 
 @contextmanager
 def safe_name(path: Path) -> Iterator[str]:
-    """Yield a name of an open file that means nothing else to any FFmpeg; MediaError for empty files and lists.
+    """Open a file and yield a name for it that no FFmpeg takes for anything else; MediaError for empty files and lists.
 
-    The file's own name may: 'concat:a|b', 'a%03d.mp4', 'http:x'.
+    The file's own name may have another meaning: 'concat:a|b', 'a%03d.mp4', 'http:x'.
     """
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -66,19 +66,21 @@ def _refuse_lists(name: str, head: bytes) -> None:
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip().lower()
     kind = next((kind for sign, kind in LISTS.items() if start.startswith(sign)), None)
     if kind is not None:
-        raise MediaError(f"{name}: it is a text ({kind}) that may name other files, not a video; give the video itself")
+        raise MediaError(
+            f"{name}: it is a text file ({kind}) that may name other files, not a video; give the video itself"
+        )
 
 
 @contextmanager
 def opened(path: Path, **settings: str) -> Iterator[Any]:
-    """Open a container with PyAV, so that nothing but this file is read.
+    """Open a container with PyAV so that nothing but this file is read.
 
     Args:
         path: the file.
-        settings: more options of its demuxer.
+        settings: further options for its demuxer.
 
     Raises:
-        MediaError: the file is empty, a list of other files, or of a container that is not read.
+        MediaError: the file is empty, a list of other files, or in a container that is not read.
     """
     import av
 
@@ -87,15 +89,13 @@ def opened(path: Path, **settings: str) -> Iterator[Any]:
         try:
             container = av.open(f"file:{name}", container_options=options)
         except av.error.ArgumentError as error:
-            raise MediaError(
-                f"{path.name}: its container is not one of those that are read; convert it to MP4"
-            ) from error
+            raise MediaError(f"{path.name}: its container is not a known video format; convert it to MP4") from error
         with container:
             yield container
 
 
 def starts_like_a_video(path: Path) -> bool:
-    """Return whether a file's first bytes are those of MP4 or Matroska: no version of FFmpeg takes it for a list."""
+    """Return whether a file begins like MP4 or Matroska, which no version of FFmpeg takes for a list."""
     with path.open("rb") as handle:
         head = handle.read(8)
     return head[4:] in MP4_ATOMS or head[:4] == MATROSKA_MAGIC

@@ -1,8 +1,8 @@
-"""Whether a file is all there: frames counted from what is left of one come from another part of the clip.
+"""Refuses files that end early: frames counted in what is left of a file would come from another part of the clip.
 
-A count in a header proves nothing by itself: an AVI counts frames that its writer dropped, an MP4 those that its edit
-list leaves out. Each container has its own witness: the index of an MP4 points to bytes, an AVI tells its size, a
-Matroska file the time it ends at. Others have the count alone, which then has to do.
+The frame count in a header proves nothing by itself. An AVI also counts frames that its writer dropped, an MP4 those
+that its edit list leaves out. So each container is checked in its own way: the index of an MP4 points to bytes, an AVI
+states its size, and a Matroska file states when it ends. For other containers the count has to do.
 """
 
 from __future__ import annotations
@@ -14,21 +14,21 @@ from extract.media.decoding.container import AVI, MATROSKA, MP4, opened
 from extract.media.decoding.packet_columns import NO_TIME, Columns
 from features.errors import MediaError
 
-LATE_SECONDS, LATE_SHARE = 0.5, 0.02  # by which a video may end before its header says
-RIFF_HEAD = 8  # bytes that a RIFF file's own size leaves out
+LATE_SECONDS, LATE_SHARE = 0.5, 0.02  # a video may end this much before its header says
+RIFF_HEAD = 8  # bytes that the size stated in a RIFF file leaves out
 TOP_BOXES = frozenset(b"ftyp styp sidx emsg prft moov moof mdat free skip wide uuid mfra".split())
-UNKNOWN = (0, 0xFFFFFFFF)  # sizes in the head of a file that was written to a pipe
+UNKNOWN = (0, 0xFFFFFFFF)  # sizes stated in files that were written to a pipe
 
 
 def refuse_early_end(path: Path, container: Any, stream: Any, found: Columns, promised: int) -> None:
-    """Raise MediaError where a file lacks a part of what it says of itself.
+    """Raise MediaError if a file lacks a part that it claims to have.
 
     Args:
         path: the file.
-        container: it, opened with PyAV and read to its end.
-        stream: its video.
-        found: the packets there are.
-        promised: packets that its index knew of when it was opened.
+        container: the same file, opened with PyAV and read to its end.
+        stream: its video stream.
+        found: the packets that were read.
+        promised: number of packets that its index listed when it was opened.
     """
     count, kind = len(found.pts), container.format.name
     lost = any(found.damaged) or count < promised
@@ -48,14 +48,14 @@ def refuse_early_end(path: Path, container: Any, stream: Any, found: Columns, pr
 
 
 def _index_ends(stream: Any) -> int:
-    """Return the byte behind the last one that an index points to."""
+    """Return the offset just after the last byte that an index points to."""
     return max((entry.pos + entry.size for entry in stream.index_entries or ()), default=0)
 
 
 def _fragments_end(path: Path) -> int:
-    """Return where the last head of a fragment says it ends; 0 in an MP4 without fragments.
+    """Return the offset at which the last fragment header ends by its own account; 0 in an MP4 without fragments.
 
-    A file cut off inside such a head has none of its packets.
+    A file that is cut inside such a header has no packet of that fragment.
     """
     at = ends = 0
     with path.open("rb") as handle:
@@ -65,7 +65,7 @@ def _fragments_end(path: Path) -> int:
                 size = int.from_bytes(head[8:], "big")
             if head[4:8] == b"moof":
                 ends = at + size
-            if size < 8:  # up to the end of the file
+            if size < 8:  # it reaches to the end of the file
                 break
             at += size
             handle.seek(at)
@@ -73,13 +73,13 @@ def _fragments_end(path: Path) -> int:
 
 
 def _without_edits(path: Path) -> int:
-    """Return how many packets an MP4 has when its edit list is left aside."""
+    """Return how many packets an MP4 has when its edit list is ignored."""
     with opened(path, ignore_editlist="1") as container:
         return len(container.streams.best("video").index_entries or ())
 
 
 def _riff_bytes(path: Path) -> int:
-    """Return how large a RIFF file says its first part is; 0 where it does not say."""
+    """Return the size that a RIFF file states for its first part, in bytes; 0 if it states none."""
     with path.open("rb") as handle:
         size = int.from_bytes(handle.read(RIFF_HEAD)[4:], "little")
     return 0 if size in UNKNOWN else size + RIFF_HEAD
@@ -91,10 +91,10 @@ def _refuse_before(name: str, end: float, told: float | None) -> None:
 
 
 def _told_seconds(container: Any, stream: Any) -> float | None:
-    """Return how long a Matroska file's video is by its header; None where it does not say, or may mean the sound."""
+    """Return the length of a Matroska video by its header, in seconds; None if it is absent or may be the sound's."""
     hours, _, rest = stream.metadata.get("DURATION", "").partition(":")
     minutes, _, seconds = rest.partition(":")
     try:
         return 3600 * int(hours) + 60 * int(minutes) + float(seconds)
-    except ValueError:  # no tag of its own
+    except ValueError:  # the stream has no tag of its own
         return container.duration / 1e6 if container.duration and len(container.streams) == 1 else None

@@ -1,8 +1,8 @@
-"""Whether decoding can really start from a packet that its container calls a key frame.
+"""Tells whether decoding can really start from a packet that its container calls a key frame.
 
-Containers are generous with the word. H.264 may begin a "key frame" that leans on the frames before it (open GOPs), or
-that is whole only some frames later (periodic intra refresh, as in recordings of live streams); FFmpeg knows these by a
-mark inside, and leaves out what it cannot decode, while decord gives smeared frames without a word.
+Containers use the word loosely. In H.264 a "key frame" may depend on frames before it (open GOPs), or be complete only
+some frames later (periodic intra refresh, as in recorded live streams). FFmpeg recognises these by a mark inside and
+leaves out what it cannot decode; decord silently gives smeared frames.
 """
 
 from __future__ import annotations
@@ -13,21 +13,21 @@ from typing import Any, Literal
 Start = Literal["clean", "marked", "none"]
 
 H264_IDR, H264_SEI = 5, 6
-RECOVERY_POINT = 6  # type of the message in a SEI
+RECOVERY_POINT = 6  # message type in an SEI unit
 HEVC_STARTS = range(16, 22)  # BLA, IDR and CRA
 
 
 def start_at(packet: Any, codec: str, extradata: bytes | None) -> Start:
-    """Say what decoding from a key packet gives.
+    """Return what decoding from a key packet gives.
 
     Args:
-        packet: a packet as PyAV gives it, flagged as a key frame.
-        codec: its canonical name.
+        packet: a PyAV packet that is flagged as a key frame.
+        codec: canonical name of its codec.
         extradata: the codec's settings, as MP4 and Matroska hold them.
 
     Returns:
-        'clean': every frame shown from here on. 'marked': FFmpeg leaves out those that are not whole. 'none': one
-        cannot tell, or the flag is wrong.
+        'clean': every frame shown from here on. 'marked': the same without incomplete frames, which FFmpeg leaves out.
+        'none': this cannot be told, or the flag is wrong.
     """
     content = memoryview(packet)
     if codec == "h264":
@@ -53,14 +53,14 @@ def _h264(content: memoryview, extradata: bytes | None) -> Start:
 
 
 def _length_bytes(extradata: bytes | None, place: int) -> int:
-    """Return how many bytes tell the length of a unit; 0 where units are parted by start codes."""
+    """Return how many bytes hold the length of a unit; 0 if start codes separate the units."""
     if extradata is None or len(extradata) <= place or extradata[0] != 1:
         return 0
     return (extradata[place] & 3) + 1
 
 
 def _units(content: memoryview, length_bytes: int) -> Iterator[tuple[int, int]]:
-    """Yield (first byte, end) of the units of a packet; none where there are no lengths."""
+    """Yield (first byte, end) of each unit in a packet; nothing if units have no lengths."""
     at = 0
     while length_bytes and at + length_bytes < len(content):
         start = at + length_bytes
@@ -71,7 +71,7 @@ def _units(content: memoryview, length_bytes: int) -> Iterator[tuple[int, int]]:
 def _messages(content: memoryview) -> Iterator[int]:
     """Yield the types of the messages in a unit of supplemental information."""
     at = 0
-    while at + 1 < len(content) and content[at] != 128:  # 128 closes it
+    while at + 1 < len(content) and content[at] != 128:  # 128 ends the unit
         numbers = []
         for _ in range(2):
             number = 0

@@ -1,4 +1,4 @@
-"""Reading with decord and torchcodec, which have an FFmpeg of their own."""
+"""Reads clips with decord and torchcodec, which do not use PyAV's FFmpeg."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from features.errors import ConfigError, MediaError
 
 
 def stream_decord(path: Path, policy: FramePolicy | FrameUnion) -> Clip:
-    """Yield a clip's frames as decord (0.6) gives them."""
-    with media_errors(path.name), opened(path):  # decord would open a list of other files; PyAV is told not to
+    """Yield a clip's frames as decord (0.6) decodes them."""
+    with media_errors(path.name), opened(path):  # decord would open a list of other files; PyAV refuses it
         pass
     yield from stream_known(path, policy)
 
 
 def stream_known(path: Path, policy: FramePolicy | FrameUnion) -> Clip:
-    """Yield the frames of a file that PyAV has opened before, as decord gives them."""
+    """Yield a clip's frames as decord decodes them; PyAV must have opened the file before."""
     import decord
 
     with media_errors(path.name), safe_name(path) as name:
@@ -31,15 +31,15 @@ def stream_known(path: Path, policy: FramePolicy | FrameUnion) -> Clip:
             yield Begin(len(reader), len(numbers))
             for number in numbers.tolist():
                 frame = reader[number].asnumpy()
-                if frame.ndim != 3 or frame.shape[-1] != 3:  # of a picture 16 pixels wide it gives 6 channels
+                if frame.ndim != 3 or frame.shape[-1] != 3:  # it gives 6 channels for a picture 16 pixels wide
                     raise MediaError(f"{path.name}: decord gave a frame of shape {frame.shape}, not (H, W, 3)")
                 yield frame
-        except RuntimeError as error:  # decord's are all of this class
+        except RuntimeError as error:  # all errors of decord are of this class
             raise MediaError(f"{path.name}: {one_line(error).replace(name, path.name)}") from error
 
 
 def torchcodec_reader() -> Any:
-    """Return torchcodec's reader class; ConfigError where the package or FFmpeg's libraries are not there."""
+    """Return torchcodec's reader class; ConfigError if the package or FFmpeg's libraries are missing."""
     try:
         from torchcodec.decoders import VideoDecoder
     except (ImportError, RuntimeError, OSError) as error:
@@ -51,7 +51,7 @@ def torchcodec_reader() -> Any:
 
 
 def stream_torchcodec(path: Path, policy: FramePolicy | FrameUnion) -> Clip:
-    """Yield a clip's frames as torchcodec (0.17) gives them, in exact mode; PyAV reads what it would read wrongly."""
+    """Yield a clip's frames as torchcodec (0.17) decodes them in exact mode; PyAV reads files it would misread."""
     video_decoder = torchcodec_reader()
     packets = list_packets(path)
     if not (packets.indexed and packets.plain):

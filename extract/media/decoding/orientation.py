@@ -1,6 +1,6 @@
-"""The eight ways in which a picture may lie, as containers of video and EXIF tags write them: one table for both.
+"""The eight orientations that a picture may have: one table for the matrices of video containers and for EXIF tags.
 
-A display matrix ((a, b), (c, d)) shows the pixel of column x and row y at column a x + c y and row b x + d y, counted
+A display matrix ((a, b), (c, d)) shows the pixel at column x and row y at column a x + c y and row b x + d y, counted
 from whichever corner then comes first.
 """
 
@@ -17,7 +17,7 @@ AS_IT_IS: Matrix = (1, 0, 0, 1)
 
 
 class Orientation(NamedTuple):
-    """How to turn a picture upright: first swap rows and columns, then reverse what is to be reversed."""
+    """How to turn a picture upright: first swap rows and columns if `transpose`, then reverse rows, columns or both."""
 
     transpose: bool
     reverse_rows: bool
@@ -39,13 +39,13 @@ BY_EXIF: dict[int, Orientation] = {orientation.exif: orientation for orientation
 
 
 def nearest_matrix(display: Sequence[int]) -> Matrix:
-    """Return which of the eight a display matrix is, whatever it scales by.
+    """Return which of the eight orientations a display matrix means, whatever it scales by.
 
     Args:
-        display: nine numbers, row by row, of which the first two of the first two rows turn and mirror.
+        display: nine numbers, row by row. The first two of the first two rows turn and mirror.
 
     Returns:
-        The nearest of the eight where it turns by another angle; `AS_IT_IS` where it is none, all zeros for example.
+        The nearest of the eight if it turns by another angle; `AS_IT_IS` if it is none, for example all zeros.
     """
     a, b, c, d = (int(display[place]) for place in (0, 1, 3, 4))
     straight = abs(a) + abs(d) >= abs(b) + abs(c)

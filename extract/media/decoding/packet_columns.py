@@ -1,4 +1,4 @@
-"""What is kept of a file's packets while they are listed."""
+"""The columns that are kept while a file's packets are listed."""
 
 from __future__ import annotations
 
@@ -7,24 +7,24 @@ from typing import NamedTuple
 
 
 class Columns(NamedTuple):
-    """What is kept of all packets: nothing of their contents, which may be many times the memory there is."""
+    """Facts about every packet of a file. Contents are not kept: they may be many times larger than the memory."""
 
     pts: array[int]
-    """Presentation times; NO_TIME where there is none."""
+    """Presentation time of each packet; NO_TIME if it has none."""
     dts: array[int]
-    """Decoding times, likewise."""
+    """Decoding time of each packet; NO_TIME if it has none."""
     ends: array[int]
-    """When each frame's time is over, likewise."""
+    """Time at which each packet's frame is over; NO_TIME if the packet has no presentation time."""
     hidden: bytearray
-    """Whether the edit list hides it."""
+    """Whether the edit list hides each packet."""
     damaged: bytearray
-    """Whether bytes of it are missing."""
+    """Whether bytes of each packet are missing."""
     keys: array[int]
-    """Places that decoding may start from."""
+    """Places of the packets from which decoding may start."""
     clean: bool
-    """Every key packet is whole."""
+    """Whether every key packet is a clean start (`start_at`)."""
     simple: bool
-    """Decord paints the first frame as PyAV does (`Painter.is_simple`)."""
+    """Whether decord paints the first frame as PyAV does (`Painter.is_simple`)."""
 
 
-NO_TIME = -(2**63)  # of a packet that carries none
+NO_TIME = -(2**63)  # stands for the time of a packet that carries none

@@ -1,6 +1,6 @@
-"""What the packets of a file say about its frames, without decoding them; files that end too early are refused.
+"""Lists a file's packets to learn about its frames without decoding them. Files that end too early are refused.
 
-Frame counts in headers are hints. What counts is which packets there are, which of them the edit list shows, and
+Frame counts in headers are only hints. What matters is which packets there are, which of them the edit list shows, and
 whether the bytes that the file's own index points to are there.
 """
 
@@ -30,11 +30,11 @@ class Key(NamedTuple):
     """A packet that decoding may start from."""
 
     place: int
-    """In the order of the file."""
+    """Place of the packet in the order of the file."""
     pts: int
-    """Its presentation time."""
+    """Presentation time of the packet."""
     target: int
-    """The time to seek to, which leads to it whether the container counts by presentation or decoding time."""
+    """Time to seek to; it leads to this packet whether seeking goes by presentation or by decoding time."""
 
 
 class Step(NamedTuple):
@@ -46,30 +46,30 @@ class Step(NamedTuple):
 
 @dataclass(frozen=True)
 class PacketList:
-    """What the packets of a file's best video stream say. Letters: n packets."""
+    """What the n packets of a file's best video stream say about its frames."""
 
     stream: int
     """Index of the stream in the file."""
     pts: NDArray[np.int64]
-    """Presentation times in the order of the file, (n,) int64; NO_TIME where there is none."""
+    """Presentation times in the order of the file, (n,) int64; NO_TIME where a packet has none."""
     targets: NDArray[np.int64]
-    """Times to seek to that lead to each packet, likewise."""
+    """Times to seek to in order to reach each packet, (n,) int64, in the order of the file."""
     order: NDArray[np.int64] | None
-    """Places of the frames to show, by time, (total,) int64; None where packets carry no usable times."""
+    """Places of the frames to show, sorted by time, (total,) int64; None if packets carry no usable times."""
     keys: NDArray[np.int64]
-    """Places that decoding may start from, (k,) int64."""
+    """Places from which decoding may start, (k,) int64."""
     total: int
     """Number of frames to show."""
     indexed: bool
-    """Times and index hold for all frames, so that a seek finds the frame it looks for."""
+    """Whether times and index are right for all frames, so that a seek finds the frame it looks for."""
     plain: bool
-    """One video stream, of which every key frame is whole and nothing is hidden, and whose first frame decord paints as
-    PyAV does."""
+    """Whether there is one video stream, all its key frames are clean starts, no packet is hidden, decord paints the
+    first frame as PyAV does, and the file begins like MP4 or Matroska."""
     ordinary: bool
-    """Decord is exact on this file."""
+    """Whether decord is exact on this file."""
 
     def steps(self, numbers: NDArray[np.int64]) -> list[Step] | None:
-        """Return how to find frames by their numbers; None where packets carry no usable times."""
+        """Return how to find frames by their numbers; None if packets carry no usable times."""
         if self.order is None:
             return None
         return [self._step(int(place)) for place in self.order[numbers]]
@@ -83,12 +83,12 @@ class PacketList:
         return Step(pts, self.key(int(self.keys[at]) if at >= 0 else 0))
 
     def key(self, place: int) -> Key:
-        """Return the packet at a place, to start from."""
+        """Return the packet at a place as a start for decoding."""
         return Key(place, int(self.pts[place]), int(self.targets[place]))
 
 
 def best_video(container: Any, name: str) -> Any:
-    """Return the video stream to read, set to one thread; MediaError where there is none."""
+    """Return the video stream to read, set to one thread; MediaError if there is none."""
     stream = container.streams.best("video")
     if stream is None or stream.codec_context is None:
         raise MediaError(f"{name}: it holds no video stream")
@@ -97,13 +97,13 @@ def best_video(container: Any, name: str) -> Any:
 
 
 def list_packets(path: Path) -> PacketList:
-    """List a file's video packets; MediaError when it has no video or ends before its own index or header says."""
+    """List a file's video packets; MediaError if it has no video or ends before its own index or header says."""
     with media_errors(path.name), opened(path) as container:
         return list_opened(path, container, best_video(container, path.name))
 
 
 def list_opened(path: Path, container: Any, stream: Any) -> PacketList:
-    """List the packets of a file that is open at its beginning, as `list_packets`."""
+    """List the packets of a file that is open at its beginning; MediaError as in `list_packets`."""
     promised = sum(entry.size > 0 for entry in stream.index_entries or ())
     found = _collect(container, stream)
     refuse_early_end(path, container, stream, found, promised)
@@ -134,8 +134,8 @@ def _collect(container: Any, stream: Any) -> Columns:
 
 
 def _starts_simply(packet: Any) -> bool | None:
-    """Return whether the first frame is simple; None where this packet does not complete it."""
-    with suppress(Exception):  # what is wrong with it is told when it is read
+    """Return whether the first frame is simple; None if this packet does not complete it."""
+    with suppress(Exception):  # whatever is wrong with the packet is reported when it is read
         for frame in packet.decode():
             return Painter().is_simple(frame)
         return None
@@ -147,13 +147,13 @@ def _listed(path: Path, container: Any, stream: Any, found: Columns) -> PacketLi
     shown = np.flatnonzero(np.frombuffer(found.hidden, np.uint8) == 0)
     times, codec = pts[shown], stream.codec_context.codec
     usable = (
-        # in AVI, FLV and MPEG-TS times do not hold after a seek (measured: frames up to ten places off)
+        # in AVI, FLV and MPEG-TS times are wrong after a seek (measured: frames up to ten places off)
         container.format.name in (MP4, MATROSKA) and NO_TIME not in times and len(np.unique(times)) == len(times) > 0
     )
-    # no fragmented MP4, and none of which an edit list leaves a part out of the index
+    # excludes fragmented MP4, and MP4 whose edit list leaves a part out of the index
     indexed = usable and (container.format.name == MATROSKA or stream.frames == len(pts))
     if len(keys) == len(pts) and not codec.intra_only and codec.canonical_name not in DECORD_CODECS:
-        keys = keys[:1]  # an MP4 without a list of key frames calls every packet one
+        keys = keys[:1]  # an MP4 without a list of key frames marks every packet as one
     plain = (
         found.clean
         and found.simple
@@ -176,10 +176,10 @@ def _listed(path: Path, container: Any, stream: Any, found: Columns) -> PacketLi
 
 
 def seek_targets(dts: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.int64]:
-    """Return times that lead to each key packet of an MP4: the last decoding time before the next one.
+    """Return times to seek to for each key packet of an MP4: the last decoding time before the next key packet.
 
-    FFmpeg's versions differ in whether a packet is sought by its decoding or by its presentation time. That one lies
-    behind both times of the key packet, and before both of the next.
+    Some versions of FFmpeg seek by decoding time, others by presentation time. The returned time lies after both times
+    of the key packet and before both times of the next.
     """
     targets = dts.copy()
     if len(keys):
@@ -188,7 +188,7 @@ def seek_targets(dts: NDArray[np.int64], keys: NDArray[np.int64]) -> NDArray[np.
 
 
 def has_leading_frames(pts: NDArray[np.int64], keys: NDArray[np.int64]) -> bool:
-    """Return whether a frame follows a key frame in the file and precedes it on the screen."""
+    """Return whether any frame follows a key frame in the file but precedes it on the screen."""
     if not len(keys):
         return False
     first = int(keys[0])

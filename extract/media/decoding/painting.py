@@ -1,4 +1,4 @@
-"""Frames of PyAV to pictures: RGB, upright, on one thread."""
+"""Converts PyAV's frames to RGB pictures, upright, on one thread."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from extract.media.decoding.orientation import AS_IT_IS, EIGHT, Matrix, nearest_matrix, upright
 
 SIMPLE_PIXELS = ("yuv420p", "yuvj420p")
-LARGE_PIXELS = 2**22  # in a frame; 1440p has fewer
+LARGE_PIXELS = 2**22  # per frame; 1440p has fewer
 STAMP = 16  # px
 
 
@@ -24,15 +24,15 @@ class Painter:
         self._matrices: dict[int, Matrix] = {}
 
     def pixels(self, frame: Any) -> NDArray[np.uint8]:
-        """Return a frame as (H, W, 3) RGB, upright."""
+        """Return a frame as (H, W, 3) uint8 RGB, upright."""
         pixels: Any = _converted(self._reformatter, frame, format="rgb24").to_ndarray()
         return upright(pixels, EIGHT[self.matrix(frame)])
 
     def matrix(self, frame: Any) -> Matrix:
-        """Return how a frame is to be turned, which PyAV leaves to its caller.
+        """Return how to turn a frame upright, which PyAV leaves to its caller.
 
-        Once read, side data keep their frame from being freed: 12 MB each time in 4K. So they are read off a copy as
-        large as a stamp, and again only where the rotation, which can be read without them, is another.
+        Reading the side data of a frame keeps it from being freed: 12 MB each time in 4K. So they are read from a copy
+        the size of a stamp, and only once per rotation, which can be read without them.
         """
         if frame.rotation not in self._matrices:
             stamp = _converted(self._small, frame, format="rgb24", width=STAMP, height=STAMP)
@@ -42,9 +42,9 @@ class Painter:
     def is_simple(self, frame: Any) -> bool:
         """Return whether decord paints such a frame as PyAV does.
 
-        Where colours have more than 8 bits, half a pixel at an edge, or fields of their own, the two FFmpegs spread
-        them in different ways; mirrored pictures decord turns the wrong way. Of large ones it keeps too many: 4K takes
-        0.2 GB more.
+        The two FFmpegs spread colours differently if colours have more than 8 bits, a side has an odd number of pixels,
+        or the frame is interlaced. decord also turns mirrored pictures the wrong way, and it keeps too many large
+        frames: 4K takes 0.2 GB more.
         """
         return (
             frame.format.name in SIMPLE_PIXELS
@@ -63,7 +63,7 @@ def _matrix(frame: Any) -> Matrix:
 
 
 def _converted(reformatter: Any, frame: Any, **wanted: Any) -> Any:
-    try:  # left to itself PyAV starts threads for every frame, and keeps them: 17 MB of address space each time
+    try:  # without `threads` PyAV starts threads for every frame and keeps them: 17 MB of address space each time
         return reformatter.reformat(frame, threads=1, **wanted)
-    except TypeError:  # before PyAV 17, which has no such threads
+    except TypeError:  # before version 17 PyAV starts no such threads
         return reformatter.reformat(frame, **wanted)

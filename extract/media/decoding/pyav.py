@@ -1,7 +1,7 @@
-"""Reading with PyAV: everything its FFmpeg knows, frame-exact, one frame in memory at a time.
+"""Reads clips with PyAV: everything its FFmpeg knows, frame-exact, one frame in memory at a time.
 
-Where packets carry times that hold after a seek, decoding goes from key frame to key frame and leaves out what no
-wanted frame needs. Elsewhere frames are counted from the start.
+If packets carry times that are right after a seek, decoding goes from key frame to key frame and skips what no wanted
+frame needs. Otherwise frames are counted from the start.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ from features.errors import MediaError
 
 
 class _MissingFrameError(Exception):
-    """A frame that the packets promise does not come out of the decoder."""
+    """The decoder does not give a frame that the packets promise."""
 
 
 def stream_pyav(path: Path, policy: FramePolicy | FrameUnion) -> Clip:
-    """Yield a clip's frames as PyAV gives them."""
+    """Yield a clip's frames as PyAV decodes them."""
     yield from stream_surveyed(path, policy, survey(path, policy))
 
 
 def stream_surveyed(path: Path, policy: FramePolicy | FrameUnion, found: Around | PacketList) -> Clip:
-    """Yield a clip's frames, where they are being known."""
+    """Yield a clip's frames, given what `survey` found."""
     if isinstance(found, Around):
         with media_errors(path.name):
             yield Begin(found.total, len(found.steps))
@@ -45,7 +45,7 @@ def stream_surveyed(path: Path, policy: FramePolicy | FrameUnion, found: Around 
 
 
 def stream_listed(path: Path, policy: FramePolicy | FrameUnion, packets: PacketList) -> Clip:
-    """Yield a clip's frames, its packets being listed."""
+    """Yield a clip's frames, given the list of its packets."""
     with media_errors(path.name):
         numbers = wanted_frames(policy, packets.total)
         steps = packets.steps(numbers)
@@ -60,7 +60,7 @@ def stream_listed(path: Path, policy: FramePolicy | FrameUnion, packets: PacketL
 
 
 def _by_steps(path: Path, number: int, steps: Sequence[Step], first: Key) -> Iterator[NDArray[np.uint8]]:
-    """Yield the frames of some steps, in their order; _MissingFrameError where one does not turn up."""
+    """Yield the frames of some steps, in their order; _MissingFrameError if one does not turn up."""
     with opened(path) as container:
         cursor, painter = _Cursor(container, _stream(container, number)), Painter()
         jumping = True
@@ -68,7 +68,7 @@ def _by_steps(path: Path, number: int, steps: Sequence[Step], first: Key) -> Ite
             if jumping and cursor.place < step.key.place:
                 cursor.jump(step.key)
             frame = cursor.find(step.pts)
-            if frame is None and jumping:  # a key frame that is none: from the start, and no more jumps
+            if frame is None and jumping:  # the key frame was not a real one: decode from the start, without jumps
                 jumping = False
                 cursor = _Cursor(container, cursor.stream)
                 cursor.jump(first)
@@ -79,7 +79,7 @@ def _by_steps(path: Path, number: int, steps: Sequence[Step], first: Key) -> Ite
 
 
 class _Cursor:
-    """Decodes on from a key packet. `place` is the next packet's in the order of the file, or lower; -1 before all."""
+    """Decodes from a key packet on. `place` is the next packet's place in the file, or a lower one; -1 at first."""
 
     def __init__(self, container: Any, stream: Any) -> None:
         self.stream = stream
@@ -89,7 +89,7 @@ class _Cursor:
         self._ahead: Any = None
 
     def jump(self, key: Key) -> None:
-        """Go to a key packet, or to one before it."""
+        """Go to a key packet or to one before it."""
         self._container.seek(key.target, stream=self.stream, backward=True)
         self._ahead = None
         self._frames = self._decoded(key)
@@ -98,14 +98,14 @@ class _Cursor:
         self.place = 0
         for count, packet in enumerate(self._container.demux(self.stream)):
             if count == 0:
-                if packet.pts is None or packet.pts > key.pts:  # the index leads past it
+                if packet.pts is None or packet.pts > key.pts:  # the index leads past the key packet
                     return
                 self.place = key.place if packet.pts == key.pts else 0
             self.place += 1
             yield from packet.decode()
 
     def find(self, pts: int) -> Any | None:
-        """Return the frame of a time; None where a later one, a damaged one or the end comes instead."""
+        """Return the frame shown at a time; None if a later frame, a damaged one or the end comes instead."""
         while True:
             frame = self._ahead if self._ahead is not None else next(self._frames, None)
             self._ahead = None
@@ -119,7 +119,7 @@ class _Cursor:
 
 
 def _counted(path: Path, policy: FramePolicy | FrameUnion, number: int) -> Clip:
-    """Decode from the start: once to count, where packets mislead, and once for the frames wanted."""
+    """Decode from the start twice: first to count the frames, because packets mislead, then for the wanted ones."""
     total = 0
     with opened(path) as container:
         total = sum(1 for _ in container.decode(_stream(container, number)))

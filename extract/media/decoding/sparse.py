@@ -1,7 +1,8 @@
-"""Where the frames of a long MP4 are, from its index and the packets around them: listing all would take seconds.
+"""Finds frames in a long MP4 by its index and the packets around them: listing all packets would take seconds.
 
-Its index knows every packet's place, but not when it is shown. In a group of pictures that is closed on both sides the
-n-th frame of the file is also the n-th shown, so only the packets of its group, and of the groups beside it, are read.
+The index knows every packet's place, but not when it is shown. In a group of pictures that is closed on both sides, the
+n-th frame in the file is also the n-th one shown. So only packets of the frame's group and the groups beside it are
+read.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from extract.media.decoding.keys import start_at
 from extract.media.decoding.packets import Key, PacketList, Step, best_video, list_opened, list_packets, seek_targets
 from extract.media.frames import FramePolicy, FrameUnion, wanted_frames
 
-ANY_TIME = 2**62  # of a packet that may be shown whenever it is
-MANY = 5_000  # packets; to list fewer takes a few hundredths of a second
+ANY_TIME = 2**62  # presentation time for a key packet whose own does not matter: none comes after it
+MANY = 5_000  # packets; listing fewer takes a few hundredths of a second
 
 
 class Around(NamedTuple):
-    """A long clip: which stream, how many frames, how to find those that are wanted, and where the file begins."""
+    """What is known of a long clip: its stream, its frame count, the way to the wanted frames, and its first packet."""
 
     stream: int
     total: int
@@ -33,10 +34,10 @@ class Around(NamedTuple):
 
 
 def survey(path: Path, policy: FramePolicy | FrameUnion) -> Around | PacketList:
-    """Return how to find a policy's frames in a long MP4; of other files, and wherever a doubt is left, all packets.
+    """Return how to find a policy's frames in a long MP4; for other files, or in any doubt, the list of all packets.
 
     Raises:
-        MediaError: as `list_packets`.
+        MediaError: as in `list_packets`.
     """
     with media_errors(path.name):
         with opened(path) as container:
@@ -61,7 +62,7 @@ def _around(path: Path, policy: FramePolicy | FrameUnion, container: Any, stream
 
 
 def _index(index: Any, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Return decoding times, and places of key packets: none where one is hidden, empty or not there."""
+    """Return decoding times and the places of key packets; both empty if a packet is hidden, empty or not there."""
     dts, keys = array("q"), array("q")
     for place, entry in enumerate(index):
         if entry.is_discard or entry.size <= 0 or entry.pos + entry.size > size:
@@ -73,7 +74,7 @@ def _index(index: Any, size: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]
 
 
 class _Groups:
-    """The groups of pictures of a clip, each read when a frame of it is wanted."""
+    """The groups of pictures of a clip, each read when one of its frames is wanted."""
 
     def __init__(self, container: Any, stream: Any, dts: NDArray[np.int64], keys: NDArray[np.int64]) -> None:
         self._container, self._stream = container, stream
@@ -81,7 +82,7 @@ class _Groups:
         self._known: dict[int, tuple[Key, NDArray[np.int64]] | None] = {}
 
     def step(self, number: int) -> Step | None:
-        """Return how to find a frame; None where its group may not be closed."""
+        """Return how to find a frame; None if its group may not be closed."""
         group = int(np.searchsorted(self._keys, number, "right")) - 1
         if group not in self._known:
             self._known[group] = self._group(group)
@@ -92,7 +93,10 @@ class _Groups:
         return Step(int(times[number - key.place]), key)
 
     def _group(self, group: int) -> tuple[Key, NDArray[np.int64]] | None:
-        """Return a group's key packet and the times of its frames in order, read with the groups on both sides."""
+        """Return a group's key packet and the sorted times of its frames; None if the group may not be closed.
+
+        The groups on both sides are read, too.
+        """
         bounds = [*self._keys.tolist(), len(self._dts)]
         before, start, end = bounds[max(0, group - 1)], bounds[group], bounds[group + 1]
         pts = self._read(before, bounds[min(group + 2, len(bounds) - 1)], start)
@@ -104,7 +108,7 @@ class _Groups:
         return (Key(start, int(mine[0]), int(self._targets[start])), np.sort(mine)) if closed else None
 
     def _read(self, start: int, end: int, key: int) -> NDArray[np.int64] | None:
-        """Return the times of the packets at places [start, end); None where something is not as the index has it."""
+        """Return the times of the packets at places [start, end); None if anything differs from the index."""
         self._container.seek(int(self._targets[start]), stream=self._stream, backward=True)
         times = array("q")
         codec = self._stream.codec_context

@@ -1,1 +1,1 @@
-"""One file per dataset layout: each says whether a folder is of its kind and reads it."""
+"""Dataset readers, one file per layout. Each detects folders of its layout and reads them."""

@@ -1,6 +1,6 @@
 """Amazon folders as distributed with IISAN (SIGIR 2024): `*_users.tsv[.gz]` sequences and `*_items.tsv[.gz]` titles.
 
-Titles hold raw HTML entities (`&amp;`), which are decoded here, and quotes, which mean nothing.
+HTML entities in titles (`&amp;`) are decoded. Quotes have no special meaning.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from pipelines.data.tables import Columns, read_lines
 
 
 def _files(folder: Path, what: str) -> Path | None:
-    # IISAN also distributes users cut to some thousands, as *_users_10K.tsv
+    # IISAN also distributes subsets of some thousand users, as *_users_10K.tsv
     for pattern in (f"*_{what}.tsv", f"*_{what}.tsv.gz", f"*_{what}_*.tsv", f"*_{what}_*.tsv.gz"):
         files = sorted(folder.glob(pattern))
         if len(files) > 1:
@@ -30,11 +30,11 @@ def _detect(folder: Path) -> str | None:
 
 
 def read_titles(path: Path) -> dict[str, str]:
-    """Read `item TAB title` lines."""
+    """Read lines `item TAB title`; ConfigError for a line without a tab and for an empty or repeated item."""
     pairs = [(number, *line.partition("\t")) for number, line in enumerate(read_lines(path), start=1) if line.strip()]
     bad = next((item for _, item, tab, _ in pairs if not tab), None)
     if bad is not None:
-        raise ConfigError(f"{path} has a line without a tab, {bad[:40]!r}; each line is: item TAB title")
+        raise ConfigError(f"{path} has a line without a tab: {bad[:40]!r}; write each line as: item TAB title")
     return unique_titles([(number, item, html.unescape(title)) for number, item, _, title in pairs], path)
 
 

@@ -20,7 +20,7 @@ TITLES = ("*_title_en.csv", "*_titles.csv", "*_title.csv")
 
 
 def _pairs(folder: Path) -> Path | None:
-    """Return the pairs file: the tsv first, since its order is the one the benchmark's code trains on."""
+    """Return the pairs file; the .tsv is preferred, because the benchmark's code trains on its order."""
     for pattern in ("*_pairs.tsv", "*_pairs.csv"):
         files = sorted(folder.glob(pattern))
         if len(files) > 1:
@@ -36,7 +36,13 @@ def _detect(folder: Path) -> str | None:
 
 
 def read_titles(path: Path) -> dict[str, str]:
-    """Read `item,title` lines, header optional. Titles hold stray quotes and commas: only the first comma separates."""
+    """Read lines `item,title`, with or without a header.
+
+    Only the first comma separates, because titles hold stray quotes and commas.
+
+    Raises:
+        ConfigError: the file has no titles, or an item is empty or repeated.
+    """
     rows: list[tuple[int, str, str]] = []
     for number, line in enumerate(read_lines(path), start=1):
         item, comma, title = line.partition(",")
@@ -50,7 +56,7 @@ def read_titles(path: Path) -> dict[str, str]:
 
 
 def hashtags(title: str) -> tuple[str, ...]:
-    """Return the distinct tags of a title, which MicroLens writes into it as `#word`.
+    """Return the distinct tags of a title, which MicroLens writes as `#word`.
 
     >>> hashtags("Dancing cat #funny #cat#cute")
     ('funny', 'cat', 'cute')

@@ -1,7 +1,7 @@
 """MMRec folders: `NAME.inter`, tab separated, with userID, itemID and x_label (0 train, 1 validation, 2 test).
 
-MMRec ids are row numbers: items 0 to the highest number are all ranked, whether they occur or not. Features lie beside
-in `.npy` files (row r is item r) and come in with `features import --ids row`.
+MMRec ids are row numbers: all items from 0 to the highest number are ranked, whether they occur or not. Features are in
+`.npy` files beside it, where row r is item r; `features import --ids row` reads them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from pipelines.data.dataset import Dataset, Reader, subfolder
 from pipelines.data.tables import Columns, read_table
 
 NUMBERS = {"userID": "user", "itemID": "item", "x_label": "part"}
-FAR_ID, FAR_TIMES = 1_000_000, 100  # an itemID above both, in items that occur, is a slip: all below it would be ranked
+# An itemID above a million and above 100 times the number of items is a mistake: all numbers below it would be ranked.
+FAR_ID, FAR_TIMES = 1_000_000, 100
 
 
 def _inter(folder: Path) -> Path | None:
@@ -36,11 +37,11 @@ def _detect(folder: Path) -> str | None:
 
 
 def read_inter(path: Path) -> tuple[pl.DataFrame, bool]:
-    """Return user, item, timestamp, part, in time order per user; and whether the file has times.
+    """Return user, item, timestamp and part, in time order per user, and whether the file has times.
 
     Raises:
-        ConfigError: a missing column, no rows, ids that are no whole numbers from 0, an item far above the number of
-            items, or another label than 0, 1 and 2.
+        ConfigError: a column is missing, there are no rows, an id is not a whole number from 0, an item id is far above
+            the number of items, or a label is not 0, 1 or 2.
     """
     table = read_table(path)
     lacking = next((column for column in NUMBERS if column not in table.columns), None)
@@ -59,14 +60,14 @@ def read_inter(path: Path) -> tuple[pl.DataFrame, bool]:
     bad = typed.filter(pl.any_horizontal(pl.all().is_null()) | (pl.min_horizontal("user", "item") < 0))
     if not bad.is_empty():
         raise ConfigError(
-            f"{path} has {len(bad)} rows whose userID, itemID, x_label or timestamp is no number (ids count from 0), "
-            f"first in line {bad['row'][0]}; repair or remove them"
+            f"{path} has {len(bad)} rows whose userID, itemID, x_label or timestamp is not a number, or whose id is "
+            f"below 0, first in line {bad['row'][0]}; repair or remove them"
         )
     odd = typed.filter(~pl.col("part").is_in([0, 1, 2]))
     if not odd.is_empty():
         raise ConfigError(
-            f"{path} has {len(odd)} rows with another x_label than 0, 1 and 2, first {odd['part'][0]} in line "
-            f"{odd['row'][0]}; MMRec drops them without a word: remove them, or label them"
+            f"{path} has {len(odd)} rows whose x_label is not 0, 1 or 2, first {odd['part'][0]} in line "
+            f"{odd['row'][0]}; MMRec silently drops them: remove them, or label them"
         )
     _refuse_far(typed, path)
     ordered = typed.sort("user", "timestamp", "exact", maintain_order=True)
@@ -79,7 +80,7 @@ def _refuse_far(typed: pl.DataFrame, path: Path) -> None:
     if last["item"] > max(FAR_ID, FAR_TIMES * count):
         raise ConfigError(
             f"{path} has itemID {last['item']} in line {last['row']} but only {count} different items; MMRec's ids are "
-            "row numbers, and all up to the highest are ranked: correct it, or number the items from 0"
+            "row numbers, and all up to the highest are ranked: correct the id, or number the items from 0"
         )
 
 

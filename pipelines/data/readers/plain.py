@@ -1,6 +1,6 @@
-"""The plain folder: a table of interactions, a table of items, `covers/`, `videos/`; tables as in `TABLES`.
+"""Plain folders: a table `interactions`, a table `items`, `covers/` and `videos/`; tables end in one of `TABLES`.
 
-Each part may be missing: a folder without interactions can be extracted, one without media can be trained on.
+Each part may be missing: features can be extracted without interactions, and training needs no media.
 """
 
 from __future__ import annotations
@@ -38,9 +38,15 @@ def _detect_media(folder: Path) -> str | None:
 
 
 def read_items(path: Path, names: Columns) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
-    """Read items, titles and, where there is such a column, `tags`: separated by `|`, or a list in Parquet."""
+    """Return the titles and the tags of items.
+
+    Tags come from a column `tags`, if there is one: text separated by `|`, or a list in Parquet.
+
+    Raises:
+        ConfigError: the item or title column cannot be found, or an item is empty or repeated.
+    """
     table = read_table(path, header=not isinstance(names.title, int))
-    # an item column that is named for the interactions need not be called so here
+    # the name given for the item column may apply to the interactions only
     asked = names.item if isinstance(names.title, int) or str(names.item) in table.columns else None
     item, title = find_column(table, "item", asked, path), find_column(table, "title", names.title, path)
     given_titles = table[title].cast(pl.String).alias("title")

@@ -1,4 +1,4 @@
-"""RecBole's atomic files: `NAME.inter` with typed columns such as `user_id:token`, perhaps `NAME.item` with titles."""
+"""RecBole's atomic files: `NAME.inter` with typed columns such as `user_id:token`; `NAME.item` may hold titles."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def _detect(folder: Path) -> str | None:
 
 
 def read_titles(path: Path, names: Columns) -> dict[str, str]:
-    """Read the items and titles of `NAME.item`; none where it has no column of titles."""
+    """Return item -> title from `NAME.item`; empty if it has no title column."""
     table = read_table(path)
     try:
         title = find_column(table, "title", names.title, path)

@@ -105,7 +105,7 @@ def test_a_titles_row_does_not_depend_on_its_batch(name: str) -> None:
         like(top(prefix(short)), encoder(short))
         like(top(prefix(long)), encoder(long))
         assert torch.isfinite(top(torch.zeros(2, *prefix.shape))).all()  # items without a vector, read as zeros
-    with pytest.raises(ValueError, match="a title has 15 tokens, 4 are kept"):
+    with pytest.raises(ValueError, match="a title has 15 tokens, but only 4 are kept"):
         split_encoder(encoder, 1, tokens=4)[0](long)
 
 

@@ -160,3 +160,8 @@ def test_equal_to_the_librarys_own_forward(encoders: dict[str, Encoder], name: s
 def test_every_tiny_encoder_is_of_a_full_ones_class() -> None:
     backends = {ENCODERS[name].backend for name in FULL}
     assert {ENCODERS[name].backend for name in TINY} == backends
+
+
+def test_all_entries_of_a_backend_are_of_one_family() -> None:
+    pairs = {(spec.backend, spec.family) for spec in ENCODERS.values()}
+    assert len(pairs) == len({backend for backend, _ in pairs})

@@ -19,8 +19,9 @@ from extract.encoders.registry import ENCODERS
 from extract.jobs import extractor
 from extract.jobs.extractor import extract, extract_all, prepare_all
 from extract.jobs.farm import Order, work
-from extract.jobs.options import ExtractOptions, ExtractReport
+from extract.jobs.options import ExtractOptions
 from extract.jobs.outputs import longest_title
+from extract.jobs.report import ExtractReport
 from extract.media.catalog import Catalog, build_catalog
 from features.atomic import fsync_file
 from features.errors import ConfigError, StoreError
@@ -229,7 +230,7 @@ def test_only_the_items_asked_for(tmp_path: Path, catalog: Catalog) -> None:
     assert extract(catalog, spec, options(tmp_path)).new_rows == 3
     with pytest.raises(ConfigError, match="2 of 3 items to extract are not in dataset 'toy', first '77'"):
         catalog.only(["1", "77", "x"])
-    with pytest.raises(ConfigError, match="no item to extract is in dataset 'toy'; list some ids"):
+    with pytest.raises(ConfigError, match="the list of items to extract from dataset 'toy' is empty; list some ids"):
         catalog.only([])
 
 

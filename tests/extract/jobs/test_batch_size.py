@@ -96,9 +96,8 @@ def test_the_command_line_takes_a_number_or_auto(tmp_path: Path, capsys: pytest.
     line = ["extract", "--data", str(tmp_path), "--encoders", "resnet-tiny", "--weights", "random"]
     assert main([*line, "--out", str(tmp_path / "out"), "--batch-size", "auto"]) == 0
     for bad in ("0", "-3", "all"):
-        with pytest.raises(SystemExit):
-            main([*line, "--out", str(tmp_path / "out"), "--batch-size", bad])
-    assert "neither a number above 0 nor auto" in capsys.readouterr().err
+        assert main([*line, "--out", str(tmp_path / "out"), "--batch-size", bad]) == 2
+        assert f"--batch-size is {bad!r}, neither a number above 0 nor auto" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="batch_size is -1"):
         ExtractOptions(tmp_path, batch_size=-1)
 

@@ -16,7 +16,7 @@ import pytest
 from extract.encoders.registry import ENCODERS
 from extract.jobs.extractor import extract, extract_all, prepare_all
 from extract.jobs.farm import Order, work
-from extract.jobs.options import ExtractReport
+from extract.jobs.report import ExtractReport
 from extract.jobs.sharding import extract_shard, plan
 from extract.media import catalog as catalog_module
 from extract.media.catalog import Catalog, build_catalog

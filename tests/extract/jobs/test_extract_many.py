@@ -22,15 +22,17 @@ from extract.encoders.registry import ENCODERS
 from extract.jobs import reading
 from extract.jobs.batches import Feeder
 from extract.jobs.extractor import extract, extract_all
-from extract.jobs.options import ExtractOptions, ExtractReport
+from extract.jobs.options import ExtractOptions
 from extract.jobs.reading import Source
+from extract.jobs.report import ExtractReport
 from extract.media.catalog import Catalog, build_catalog
 from extract.media.frames import FrameUnion, frame_indices, parse_frame_policy
-from extract.media.sandbox import Limits, stream_media
+from extract.media.limits import Limits
+from extract.media.sandbox import stream_media
 from features.errors import ConfigError, MediaError
 from features.precision import cosine_error, summary, to_disk, to_float32
 from features.store import FeatureFile
-from pipelines.commands.extract import advice, print_reports
+from pipelines.feature_files.extraction import advice, print_reports
 from tests.support.media import pictures, write_clip, write_cover
 
 NAMES = ["videomae-tiny", "resnet-tiny", "minilm-tiny", "slowfast-tiny", "clip-tiny-image", "clip-tiny-text"]

@@ -247,4 +247,4 @@ def test_weights_without_a_fixed_revision_are_told(tmp_path: Path) -> None:
         for weights in ("pretrained", "a/folder"):
             run = ExtractOptions(tmp_path, weights=weights)
             warning = _unpinned(Work(encoder, None, run, vector_output(encoder)))  # type: ignore[arg-type]
-            assert ("newest, by no fixed revision" in warning) == (told and weights == "pretrained")
+            assert ("not a fixed revision" in warning) == (told and weights == "pretrained")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import pickle
 import shlex
 import signal
 import subprocess
@@ -16,10 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 import run_pipeline
+from extract.encoders.encoder import Encoder, EncoderSpec
 from extract.encoders.registry import ENCODERS
-from extract.jobs import sharding
+from extract.jobs import farm_ray, sharding
 from extract.jobs.extractor import extract_all, prepare_all
 from extract.jobs.farm import Order, extract_locally, rows_made, slurm_script, work
 from extract.jobs.options import ExtractOptions
@@ -158,6 +161,46 @@ def test_rows_made_before_a_restart_are_counted_once(tmp_path: Path, catalog: Ca
         assert rows_made(onlooker, COUNT) == rows_made(again, COUNT) == (8, 2 * COUNT)
 
 
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Count how often this process builds each encoder of an order."""
+    counts: Counter[str] = Counter()
+
+    def build(spec: EncoderSpec, weights: str, seed: int) -> Encoder:
+        counts[spec.name] += 1
+        return ENCODERS[spec.name].backend(spec, weights, seed)
+
+    monkeypatch.setattr("extract.jobs.farm.get_encoder", lambda name: replace(ENCODERS[name], backend=build))
+    monkeypatch.setattr(farm_ray, "_loaded", [])
+    return counts
+
+
+def test_a_process_builds_each_encoder_once(
+    tmp_path: Path, catalog: Catalog, whole: dict[str, str], built: Counter[str]
+) -> None:
+    order = Order(catalog, NAMES, options(tmp_path))
+    threads = torch.get_num_threads()
+    with claims_of(prepare_all(catalog, SPECS, options(tmp_path))).take("3-3"):
+        assert farm_ray._ray_worker(order, threads) == 1
+    again = pickle.loads(pickle.dumps(order))  # noqa: S301 - our own bytes, as Ray sends them to the next task
+    assert farm_ray._ray_worker(again, threads) == 0
+    assert built == dict.fromkeys(NAMES, 1), "the second task of one process uses what the first has loaded"
+    assert all(not work.job.pending for work in prepare_all(catalog, SPECS, options(tmp_path)))
+    extract_all(catalog, SPECS, options(tmp_path))
+    assert hashes(tmp_path) == whole
+    other = replace(order, options=options(tmp_path / "other"))
+    farm_ray._ray_worker(other, threads)
+    assert built == dict.fromkeys(NAMES, 2), "another order is another run"
+    assert work(replace(order, options=options(tmp_path / "third"))) == 0
+    assert built == dict.fromkeys(NAMES, 3)
+
+
+def test_an_encoder_given_twice_is_not_built(tmp_path: Path, catalog: Catalog, built: Counter[str]) -> None:
+    with pytest.raises(ConfigError, match="encoder 'resnet-tiny' is given twice"):
+        work(Order(catalog, ("resnet-tiny", "resnet-tiny"), options(tmp_path)))
+    assert not built
+
+
 @pytest.mark.slow
 def test_processes_give_the_same_bytes(tmp_path: Path, catalog: Catalog, whole: dict[str, str]) -> None:
     calls: list[tuple[int, int]] = []
@@ -260,8 +303,6 @@ def test_the_slurm_script_does_the_job(tmp_path: Path, media: Path, monkeypatch:
 
 
 def test_orders_survive_a_process_border(catalog: Catalog, tmp_path: Path) -> None:
-    import pickle
-
     order = Order(catalog, NAMES, options(tmp_path))
     assert pickle.loads(pickle.dumps(order)) == order  # noqa: S301 - our own bytes
     assert replace(order, encoders=("x",)) != order

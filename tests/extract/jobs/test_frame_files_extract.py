@@ -84,12 +84,10 @@ def test_another_contract_is_refused_with_both_values(tmp_path: Path, catalog: C
             ConfigError, match=rf"that encoder '{name}' does not take {said if '(' in said else '.*' + said}"
         ):
             extract(stored, ENCODERS[name], replace(run, **changes))
-    with pytest.raises(
-        ConfigError, match=r"is a feature file of pixels of videos; as covers it must hold their pixels"
-    ):
+    with pytest.raises(ConfigError, match=r"holds pixels of videos, not pixels of covers; make a file of those with"):
         build_catalog("toy", None, covers=file.path)
     vectors = write_vectors(tmp_path / "vectors.h5", "toy", ["0"])
-    with pytest.raises(ConfigError, match=r"is a feature file of vectors; as videos it must .*`extract --pixels`"):
+    with pytest.raises(ConfigError, match=r"holds vectors, not pixels of videos; make a file .*`extract --pixels`"):
         build_catalog("toy", None, videos=vectors)
     with pytest.raises(StoreError, match="belongs to dataset 'toy', not 'other'"):
         build_catalog("other", None, videos=file.path)

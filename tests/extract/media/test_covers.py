@@ -346,7 +346,7 @@ def test_broken_covers_say_why(tmp_path: Path) -> None:
 
 def test_programs_are_not_started_for_a_cover(tmp_path: Path) -> None:
     (tmp_path / "a.jpg").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
-    with pytest.raises(MediaError, match=r"^a\.jpg: it is no picture that can be read"):
+    with pytest.raises(MediaError, match=r"^a\.jpg: it is not a picture that can be read"):
         read_cover(tmp_path / "a.jpg")
 
 

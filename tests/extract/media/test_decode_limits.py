@@ -15,7 +15,8 @@ from extract.jobs.extractor import extract
 from extract.jobs.farm import Order, extract_locally
 from extract.media import sandbox
 from extract.media.catalog import build_catalog
-from extract.media.sandbox import Limits, close_idle, passes, read_media
+from extract.media.limits import Limits
+from extract.media.sandbox import close_idle, passes, read_media
 from features.errors import MediaError
 from tests.support.media import pictures, write_clip
 from tests.support.toy_media import options

@@ -21,8 +21,9 @@ from extract.jobs.extractor import extract, extract_all
 from extract.jobs.options import ExtractOptions
 from extract.media.catalog import Catalog, build_catalog
 from extract.media.frames import parse_frame_policy
+from extract.media.limits import Limits
 from extract.media.lmdb_media import cover_of
-from extract.media.sandbox import Limits, close_idle, read_media
+from extract.media.sandbox import close_idle, read_media
 from features.errors import ConfigError, MediaError
 from features.store import FeatureFile
 from run_pipeline import main
@@ -129,8 +130,8 @@ def media(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 REASONS = {
     "evil": "the pickle asks for os.system",
-    "cut": "no readable pickle",
-    "noise": "it is no picture that can be read",
+    "cut": "not a readable pickle",
+    "noise": "it is not a picture that can be read",
     "empty": "the file is empty (0 bytes)",
     "list": "the pickle holds a list",
     "other": "has no attribute `image` of bytes; it has video",
@@ -185,7 +186,7 @@ def test_frames_that_are_not_stored_are_never_made_up(media: Path, tmp_path: Pat
     five = options(tmp_path, frames=parse_frame_policy("middle:5"))
     report = extract(both(media), ENCODERS["r3d-tiny"], five)
     assert report.counts == {"done": 3, "missing": 0, "failed": 1}
-    assert report.bad[0][2] == "short in videos: it holds 3 frames, not 5; use --frames middle:3"
+    assert report.bad[0][2] == "short in videos: it holds 3 frames, but 5 are asked for; use --frames middle:3"
 
 
 def test_an_entry_that_changed_is_made_again(tmp_path: Path) -> None:

@@ -17,8 +17,8 @@ from extract.media.folder_listing import COVER_SUFFIXES, VIDEO_SUFFIXES, Ignored
 from features.errors import ConfigError
 from features.paths import shown
 from features.store import FeatureFile, State
-from pipelines.commands.extract import dataset_catalog
 from pipelines.data.detection import read_dataset
+from pipelines.feature_files.extraction import dataset_catalog
 from tests.support.media import pictures, write_clip, write_cover
 from tests.support.small import write
 
@@ -41,9 +41,9 @@ def test_what_is_no_items_is_counted_and_named(tmp_path: Path) -> None:
     listing = list_folder(tmp_path, VIDEO_SUFFIXES, "videos")
     assert list(listing.found) == ["1"]
     assert listing.ignored.count == 5
-    assert listing.ignored.kinds == {".txt": 2, ".heic": 1, "no regular file": 1, "without a suffix": 1}
+    assert listing.ignored.kinds == {".txt": 2, ".heic": 1, "not a regular file": 1, "without a suffix": 1}
     assert str(listing.ignored) == (
-        "5 files ignored: 2 .txt, 1 .heic (convert to JPEG), 1 no regular file, 1 without a suffix, first 2.HEIC"
+        "5 files ignored: 2 .txt, 1 .heic (convert to JPEG), 1 not a regular file, 1 without a suffix, first 2.HEIC"
     )
 
 
@@ -86,7 +86,7 @@ def test_a_link_to_nothing_is_a_missing_row_that_says_so(tmp_path: Path) -> None
     items = build_catalog("d", None, videos=videos).items
     assert [item.id for item in items] == ["1", "2", "3"]
     assert [source(item, "video") is None for item in items] == [False, False, True]
-    assert why_missing(items[2], "video") == "3.mp4 is a link to nothing (nowhere.mp4)"
+    assert why_missing(items[2], "video") == "3.mp4 is a broken link (to nowhere.mp4)"
     assert why_missing(items[2], "cover") == "no cover"
 
 
@@ -103,9 +103,9 @@ def test_names_in_another_unicode_form_are_found(tmp_path: Path, named: str, ask
 def test_forms_that_cannot_be_told_apart_are_an_error(tmp_path: Path) -> None:
     touch(tmp_path / "two", "\u1e69.mp4", "s\u0323\u0307.mp4")
     other = "s\u0307\u0323"  # a third way to write the letter
-    with pytest.raises(ConfigError, match=r"videos: two fit item .*rename one of them"):
+    with pytest.raises(ConfigError, match=r"videos: two names fit item .*rename one"):
         build_catalog("d", [other], videos=tmp_path / "two")
-    with pytest.raises(ConfigError, match="fit one"):
+    with pytest.raises(ConfigError, match="one name fits items"):
         build_catalog("d", ["\u1e69", other], videos=touch(tmp_path / "one", "s\u0323\u0307.mp4"))
     exact = build_catalog(
         "d", [COMPOSED, DECOMPOSED], videos=touch(tmp_path / "d", f"{COMPOSED}.mp4", f"{DECOMPOSED}.mkv")
@@ -160,7 +160,7 @@ def test_odd_names_cost_their_rows_and_nothing_else(
     told = capsys.readouterr().out
     assert r"covers: 2 files ignored: 1 .db, 1 .tcaf\xe9, first thumbs.db" in told
     assert r"missing  caf\xe9: the file name caf\xe9.png is not UTF-8; rename it to the item's id" in told
-    assert "missing  broken: broken.png is a link to nothing (nowhere)" in told
+    assert "missing  broken: broken.png is a broken link (to nowhere)" in told
     (written,) = (tmp_path / "out").glob("*.h5")
     file = FeatureFile(written)
     assert dict(zip(file.columns.ids, file.columns.states.tolist(), strict=True)) == {

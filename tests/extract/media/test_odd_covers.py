@@ -21,7 +21,8 @@ from PIL import Image
 
 from extract.jobs.reading import Request, read
 from extract.media.catalog import build_catalog
-from extract.media.sandbox import Limits, read_media
+from extract.media.limits import Limits
+from extract.media.sandbox import read_media
 from features.store import State
 from tests.extract.media.test_covers import closed, encoded, flipped, grey16, hole, palette, photograph, png
 from tests.support.toy_media import options
@@ -105,13 +106,15 @@ CASES = [
     # sizes
     Odd("one pixel.png", lambda: encoded(Image.new("RGB", (1, 1), RED), "PNG"), [[RED]]),
     Odd("one pixel.jpg", lambda: encoded(Image.new("L", (1, 1), 200), "JPEG"), [[[200] * 3]], 2),
-    failed("no pixel.png", lambda: png(0, 5, 8, 2, b""), "no picture that can be read"),
+    failed("no pixel.png", lambda: png(0, 5, 8, 2, b""), "not a picture that can be read"),
     failed("bomb.png", lambda: png(60000, 60000, 8, 2, b"\0"), "decompression bomb"),
     # no pictures
     failed("empty.png", lambda: b"", r"the file is empty \(0 bytes\)"),
-    failed("page.jpg", lambda: b"<html>404</html>" * 9, "no picture that can be read"),
+    failed("page.jpg", lambda: b"<html>404</html>" * 9, "not a picture that can be read"),
     failed("telephone.jpg", lambda: b"\0\0\0\x18ftypheic" + bytes(99), "a HEIC picture.*convert it to JPEG"),
-    failed("script.png", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "no picture that can be read"),
+    failed(
+        "script.png", lambda: b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n", "not a picture that can be read"
+    ),
     # damage
     failed("cut.jpg", spoilt(lambda content, _: content[:2000], "JPEG"), "truncated"),
     failed("cut and closed.jpg", spoilt(closed, "JPEG"), r"damaged \(.*fetch it again"),

@@ -21,7 +21,8 @@ from PIL import Image
 
 from extract.media.decoders import read_auto, read_pyav
 from extract.media.frames import FramePolicy, frame_indices
-from extract.media.sandbox import Limits, read_media
+from extract.media.limits import Limits
+from extract.media.sandbox import read_media
 from features.errors import MediaError
 from tests.support.media import cut, pictures, write_sound
 from tests.support.video_files import every_frame, with_edit_of, with_matrix
@@ -368,7 +369,7 @@ FAILING: dict[str, tuple[Callable[[Path], Path], str]] = {
     "empty": (_text(""), "the file is empty"),
     "noise": (_noise, "Invalid data|no video"),
     "a web page": (_text("<!DOCTYPE html><html>404</html>" * 30), "Invalid data"),
-    "subtitles": (_text("1\n00:00:01,000 --> 00:00:02,000\nHello\n\n" * 3), "not one of those that are read"),
+    "subtitles": (_text("1\n00:00:01,000 --> 00:00:02,000\nHello\n\n" * 3), "not a known video format"),
     "a playlist": (_text("#EXTM3U\nother.mp4\n"), "may name other files"),
     "sound alone": (lambda folder: write_sound(folder / "clip.mp4"), "it holds no video stream"),
     "sound alone, called mkv": (

@@ -12,7 +12,8 @@ import pytest
 from extract.media.decoders import DECODERS, read_auto, read_decord, read_pyav
 from extract.media.decoding.container import CONTAINERS, opened
 from extract.media.frames import Decoder, FramePolicy
-from extract.media.sandbox import Limits, read_media
+from extract.media.limits import Limits
+from extract.media.sandbox import read_media
 from features.errors import MediaError
 from tests.support.media import pictures, write_clip, write_cover
 from tests.support.video_files import every_frame, with_data_elsewhere
@@ -100,7 +101,7 @@ def test_a_picture_whose_name_is_a_pattern_is_one_picture(tmp_path: Path) -> Non
 def test_workers_refuse_them_too(tmp_path: Path, whole: Path) -> None:
     (tmp_path / "concat.mp4").write_text(LISTS["ffconcat"])
     for decoder in ("auto", "decord", "pyav"):
-        with pytest.raises(MediaError, match=r"^concat\.mp4: it is a text \(ffconcat\) that may name other files"):
+        with pytest.raises(MediaError, match=r"^concat\.mp4: it is a text file \(ffconcat\) that may name other files"):
             read_media(tmp_path / "concat.mp4", Limits(), policies=["middle:3"], decoder=decoder)
 
 
@@ -130,7 +131,7 @@ def test_what_is_left_to_ffmpeg_is_refused_as_well(
     monkeypatch.setattr(container, "LISTS", {})
     (tmp_path / "concat.mp4").write_text(LISTS["ffconcat, absolute"].format(folder=tmp_path))
     with (
-        pytest.raises(MediaError, match="its container is not one of those that are read"),
+        pytest.raises(MediaError, match="its container is not a known video format"),
         opened(tmp_path / "concat.mp4"),
     ):
         pass

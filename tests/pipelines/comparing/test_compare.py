@@ -14,7 +14,8 @@ import pytest
 from scipy import stats
 
 from features.errors import ConfigError
-from pipelines.comparing.compare import compare, finished_rows, run_compare, run_tests
+from pipelines.commands import compare as verb
+from pipelines.comparing.compare import compare, finished_rows, run_tests
 from pipelines.comparing.comparison import (
     Row,
     by_popularity,
@@ -223,7 +224,7 @@ def test_seeds_that_were_tested_on_other_data_share_no_row(data: Path, tmp_path:
     compare(made, 2, tmp_path)
     path = tmp_path / "small-seed1" / "metrics.json"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"tested_on": "0" * 64}))
-    with pytest.raises(ConfigError, match=r"seed0 and .*seed1 are runs of one recipe .* tested on other data"):
+    with pytest.raises(ConfigError, match=r"seed0 and .*seed1 are runs of one recipe .* tested on different data"):
         finished_rows([tmp_path / f"small-seed{seed}" for seed in (0, 1)])
 
 
@@ -241,8 +242,7 @@ def test_groups_are_ratios_to_the_baseline(runs: tuple[Path, list[Row]]) -> None
 
 
 def run_command(sources: list[Path], out: Path, **options: Any) -> None:
-    given = {"overrides": [], "seeds": 1, "device": "cpu", **options}
-    run_compare(sources, out=out / "runs", **given)
+    verb.run(verb.Compare(tuple(sources), **{"out": out / "runs", "device": "cpu", **options}))
 
 
 def test_the_command_prints_and_writes_the_tables(
@@ -323,7 +323,7 @@ def test_a_wrong_baseline_is_told_before_training(data: Path, tmp_path: Path) ->
 def test_no_seeds_and_two_recipes_of_one_name(data: Path, tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"--seeds is 0; a comparison needs at least 1"):
         compare(two_recipes(data), 0, tmp_path / "runs")
-    with pytest.raises(ConfigError, match=r"2 recipes are named 'ids'; rows and run folders need names of their own"):
+    with pytest.raises(ConfigError, match=r"2 recipes are named 'ids'; give each its own name, for its row"):
         compare(two_recipes(data)[:1] * 2, 1, tmp_path / "runs")
     assert not (tmp_path / "runs").exists()
 
@@ -334,5 +334,5 @@ def test_ranks_of_another_test_are_refused(runs: tuple[Path, list[Row]], tmp_pat
     shutil.copytree(rows[0].folders[0], mixed)
     assert len(load_ranks(mixed)) == USERS
     shutil.copy(rows[1].folders[0] / "ranks.npy", mixed)
-    with pytest.raises(ConfigError, match=r"mixed/ranks\.npy is not the one that metrics\.json beside it tells of"):
+    with pytest.raises(ConfigError, match=r"mixed/ranks\.npy does not have the sha256 in metrics\.json"):
         load_ranks(mixed)

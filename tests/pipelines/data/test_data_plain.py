@@ -9,9 +9,9 @@ import polars as pl
 import pytest
 
 from features.errors import ConfigError
-from pipelines.commands.extract import dataset_catalog
 from pipelines.data.dataset import Dataset
 from pipelines.data.detection import read_dataset
+from pipelines.feature_files.extraction import dataset_catalog
 from tests.support.small import write, write_interactions
 
 HEADER = "user,item,timestamp\n"
@@ -100,7 +100,7 @@ def test_missing_folder_and_no_dataset_folder(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"nowhere does not exist; check --data"):
         read_dataset(tmp_path / "nowhere")
     write(tmp_path / "interaction.tsv", "x")
-    with pytest.raises(ConfigError, match=r"is no dataset folder: .*'interactions' as \.tsv, .*see docs/datasets\.md"):
+    with pytest.raises(ConfigError, match=r"is not a dataset folder: .*'interactions' as \.tsv, .*docs/datasets\.md"):
         read_dataset(tmp_path)
 
 
@@ -149,7 +149,7 @@ def test_an_empty_id_names_its_line(tmp_path: Path, line: str) -> None:
 
 def test_a_table_that_is_no_text_is_refused(tmp_path: Path) -> None:
     (tmp_path / "interactions.csv").write_bytes(b"user,item,timestamp\n\xff\xfe,\x00,1\n")
-    with pytest.raises(ConfigError, match=r"interactions\.csv is no UTF-8 text \(.* at byte 20\)"):
+    with pytest.raises(ConfigError, match=r"interactions\.csv is not UTF-8 text \(.* at byte 20\)"):
         read_dataset(tmp_path)
 
 
@@ -167,5 +167,5 @@ def test_an_item_with_two_titles_is_refused(tmp_path: Path) -> None:
 
 def test_an_item_without_id_is_refused(tmp_path: Path) -> None:
     write(tmp_path / "items.csv", "item,title\n1,a\n,b\n")
-    with pytest.raises(ConfigError, match=r"items\.csv has a row without item id \(line 3\)"):
+    with pytest.raises(ConfigError, match=r"items\.csv has a row without an item id \(line 3\)"):
         read_dataset(tmp_path)

@@ -84,7 +84,7 @@ def test_microlens_title_named_twice(tmp_path: Path) -> None:
 def test_microlens_titles_that_are_no_text(tmp_path: Path) -> None:
     write(tmp_path / "M_pairs.tsv", "1\t1 2 3\n")
     (tmp_path / "M_titles.csv").write_bytes(b"1,caf\xe9\n")
-    with pytest.raises(ConfigError, match=r"M_titles\.csv is no UTF-8 text .*; save it as UTF-8"):
+    with pytest.raises(ConfigError, match=r"M_titles\.csv is not UTF-8 text .*; save it as UTF-8"):
         read_dataset(tmp_path)
 
 
@@ -148,7 +148,7 @@ def test_two_iisan_datasets_in_one_folder(tmp_path: Path) -> None:
 def test_an_iisan_title_without_tab_and_a_repeated_one(tmp_path: Path) -> None:
     write(tmp_path / "X_users.tsv", "a\t1 2\n")
     items = write(tmp_path / "X_items.tsv", "1\tone\n2 two\n")
-    with pytest.raises(ConfigError, match=r"X_items\.tsv has a line without a tab, '2 two'; each line is"):
+    with pytest.raises(ConfigError, match=r"X_items\.tsv has a line without a tab: '2 two'; write each line as"):
         read_dataset(tmp_path)
     items.write_text("1\tone\n\n1\tuno\n")
     with pytest.raises(ConfigError, match=r"X_items\.tsv names item '1' twice \(again in line 3\)"):

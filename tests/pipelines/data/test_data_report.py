@@ -51,7 +51,7 @@ def test_what_ties_decide_is_warned_of(tmp_path: Path) -> None:
     """A file sorted by item under one time: who comes last is the item's number, which a model can learn."""
     write_interactions(tmp_path, [(f"u{user}", f"{item:02}", 7) for user in range(5) for item in range(user, user + 4)])
     (warning,) = data_report(read_dataset(tmp_path)).warnings()
-    assert warning.startswith("for 5 of 5 users the test target, for 5 the validation target shares its time")
+    assert warning.startswith("the test target of 5 of 5 users, and the validation target of 5, has the same time")
 
 
 def test_a_table_with_every_row_twice_is_warned_of(tmp_path: Path) -> None:
@@ -59,7 +59,7 @@ def test_a_table_with_every_row_twice_is_warned_of(tmp_path: Path) -> None:
     write_interactions(tmp_path, [row for row in rows for _ in range(2)])
     dataset = read_dataset(tmp_path)
     (warning,) = data_report(dataset).warnings()
-    assert warning.startswith("4 of 8 interactions stand in the table twice")
+    assert warning.startswith("4 of 8 interactions repeat the user, item and time of another row")
     assert "data.repeats=first" in warning
     clean = make_split(dataset, DataConfig(str(tmp_path), repeats="first"))
     assert [
@@ -73,8 +73,14 @@ def test_joins_that_lose_more_than_they_keep_show_both_kinds_of_ids(tmp_path: Pa
     write(tmp_path / "covers" / "cover_1.jpg", "x")
     told = data_report(read_dataset(tmp_path)).warnings()
     assert told == [
-        "titles join 0 of 8 items, 8 others join none: ids here look like '1.0', there like '1'",
-        "covers join 0 of 8 items, 1 others join none: ids here look like '1.0', there like 'cover_1'",
+        (
+            "only 0 of 8 items have titles, and 8 titles belong to no item: ids of items look like '1.0', "
+            "ids of titles like '1'; make them agree"
+        ),
+        (
+            "only 0 of 8 items have covers, and 1 covers belong to no item: ids of items look like '1.0', "
+            "ids of covers like 'cover_1'; make them agree"
+        ),
     ]
 
 
@@ -107,7 +113,7 @@ def test_runs_print_the_line_and_the_warnings(tmp_path: Path, capsys: Capture, v
     assert run_pipeline.main([verb, str(tmp_path / "r.yaml"), "--out", str(tmp_path / verb), *more]) == 0
     printed = capsys.readouterr()
     assert (printed.out + printed.err).count("data: 40 users, 30 items") == 1
-    assert " ".join(printed.err.split()).count("interactions stand in the table twice") == 1
+    assert " ".join(printed.err.split()).count("interactions repeat the user, item and time") == 1
     write(tmp_path / "r.yaml", dump_yaml(plain | {"data": plain["data"] | {"repeats": "last"}}))
     assert run_pipeline.main([verb, str(tmp_path / "r.yaml"), "--out", str(tmp_path / f"{verb}2"), *more]) == 0
-    assert "stand in the table twice" not in capsys.readouterr().err
+    assert "repeat the user, item and time" not in capsys.readouterr().err

@@ -164,9 +164,9 @@ BAD: dict[str, tuple[str, str]] = {
     "no validation": ("0\t1\t0\n0\t2\t2\n", "the validation part of 'toy' is empty: no row has x_label 1"),
     "no training": ("0\t1\t1\n0\t2\t2\n", "the training part of 'toy' is empty: no row has x_label 0"),
     "strangers": ("0\t1\t0\n1\t2\t1\n0\t2\t2\n", "validation part of 'toy' is empty: none of its users has a training"),
-    "label": ("0\t1\t0\n0\t2\t3\n", "toy.inter has 1 rows with another x_label than 0, 1 and 2, first 3 in line 3"),
-    "text": ("a\t1\t0\n", "toy.inter has 1 rows whose userID, itemID, x_label or timestamp is no number"),
-    "negative": ("0\t-1\t0\n", "(ids count from 0), first in line 2"),
+    "label": ("0\t1\t0\n0\t2\t3\n", "toy.inter has 1 rows whose x_label is not 0, 1 or 2, first 3 in line 3"),
+    "text": ("a\t1\t0\n", "toy.inter has 1 rows whose userID, itemID, x_label or timestamp is not a number"),
+    "negative": ("0\t-1\t0\n", "or whose id is below 0, first in line 2"),
     "stray": ("0\t1\t0\n0\t999999999\t0\n0\t2\t2\n", "itemID 999999999 in line 3 but only 3 different items"),
     "nothing": ("", "toy.inter holds no interactions"),
 }
@@ -192,7 +192,7 @@ def test_what_cannot_be_told_apart_or_is_not_there(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"holds other\.inter and toy\.inter; keep one dataset per folder"):
         read_dataset(folder)
     write(tmp_path / "atomic" / "x.inter", "user_id:token\titem_id:token\n1\t2\n")
-    with pytest.raises(ConfigError, match=r"x\.inter has no column 'timestamp'.*; if there is none .* time=none"):
+    with pytest.raises(ConfigError, match=r"x\.inter has no column 'timestamp'.*; if there are no times .* time=none"):
         read_dataset(tmp_path / "atomic")
     write(tmp_path / "bare" / "x.inter", "a\tb\n1\t2\n")
     with pytest.raises(ConfigError, match=r"nor MMRec's 'NAME\.inter' with x_label"):
@@ -203,7 +203,7 @@ def test_what_cannot_be_told_apart_or_is_not_there(tmp_path: Path) -> None:
 
 
 def test_options_that_contradict_a_given_split(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"min_item_interactions is 5, but the split of .*toy is given"):
+    with pytest.raises(ConfigError, match=r"min_item_interactions is 5, but .*toy comes with a split"):
         split_of(write_inter(tmp_path / "toy", ROWS), min_item_interactions=5)
     with pytest.raises(ConfigError, match=r"data\.split is 'given', but .*small .* has none; use leave-one-out"):
         split_of(small_dataset(tmp_path / "small"), split="given")

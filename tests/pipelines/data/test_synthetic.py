@@ -13,10 +13,10 @@ import pytest
 from extract.media.catalog import build_catalog
 from features.errors import ConfigError
 from features.store import FeatureFile, State
-from pipelines.commands.demo import run_demo
 from pipelines.data.dataset import Dataset
 from pipelines.data.detection import read_dataset
 from pipelines.data.synthetic import NAME, Corpus, CorpusSize, make_corpus, render_clip
+from pipelines.demo import run_demo
 
 SMALL = CorpusSize(items=32, users=100)
 
@@ -36,7 +36,7 @@ def test_a_demo_stopped_while_it_renders_leaves_no_half_corpus(tmp_path: Path, m
         (folder / f"{NAME}_videos").mkdir()
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("pipelines.commands.demo.make_corpus", stopped)
+    monkeypatch.setattr("pipelines.demo.make_corpus", stopped)
     with pytest.raises(KeyboardInterrupt):
         run_demo(tmp_path / "demo", seeds=1, items=64, users=100)
     assert not list((tmp_path / "demo").iterdir())
@@ -120,6 +120,6 @@ def state_of(file: FeatureFile) -> dict[str, int]:
 
 
 def test_a_corpus_too_small_for_its_users_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"a corpus of 16 items is too small: users have up to 20 .*at least 32"):
+    with pytest.raises(ConfigError, match=r"a corpus of 16 items is too small: a user has up to 20 .*at least 32"):
         make_corpus(tmp_path / "c", seed=0, size=CorpusSize(items=16, users=5))
     assert not (tmp_path / "c").exists()

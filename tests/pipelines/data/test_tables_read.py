@@ -110,13 +110,13 @@ REFUSED: dict[str, tuple[Writer, str | None, str]] = {
     "no header": (
         put("interactions.csv", text(None).replace("u", "1").replace("b", "7").replace("a", "8").replace("v", "3")),
         None,
-        r"if the first line is no header, number the columns: --columns user=0,item=1,time=2",
+        r"if the first line is not a header, number the columns: --columns user=0,item=1,time=2",
     ),
-    "no times": (put("interactions.csv", "user,item\nu,a\n"), None, r"rows stand in the order .* happened, time=none"),
+    "no times": (put("interactions.csv", "user,item\nu,a\n"), None, r"rows are in the order of events, give time=none"),
     "two users": (
         put("interactions.csv", "uid,userid,item,timestamp\n1,2,3,4\n"),
         None,
-        r"2 columns that may be the user, uid and userid; say which with --columns user=uid",
+        r"2 columns that may be the user: uid and userid; say which with --columns user=uid",
     ),
     "a column asked for": (
         put("interactions.csv", text(PLAIN)),
@@ -126,16 +126,16 @@ REFUSED: dict[str, tuple[Writer, str | None, str]] = {
     "UTF-16 without a mark": (
         put("interactions.csv", ("x" * 50 + "é\n").encode("utf-16-be") + b"\xff"),
         None,
-        r"is no UTF-8 text, rather UTF-16 without a byte order mark, .*; save it as UTF-8",
+        r"is not UTF-8 text, but looks like UTF-16 without a byte order mark .*; save it as UTF-8",
     ),
     "half a gzip": (put("interactions.csv.gz", gzip.compress(text(PLAIN).encode())[:30]), None, r"copy it again"),
     "floats that are no ids": (
         parquet(user=["u"], item=[1.5], timestamp=[1]),
         None,
-        r"column 'item' of type Float64 holds 1 numbers that are no ids, first 1\.5",
+        r"column 'item' of type Float64 holds 1 numbers that cannot be ids, first 1\.5",
     ),
-    "floats too large": (parquet(user=["u"], item=[2.0**60], timestamp=[1]), None, r"holds 1 numbers that are no ids"),
-    "lists as ids": (parquet(user=["u"], item=[["a"]], timestamp=[1]), None, r"holds List\(String\), which are no ids"),
+    "floats too large": (parquet(user=["u"], item=[2.0**60], timestamp=[1]), None, r"1 numbers that cannot be ids"),
+    "lists as ids": (parquet(user=["u"], item=[["a"]], timestamp=[1]), None, r"List\(String\), which cannot be ids"),
     "NaN as an id": (
         parquet(user=["u", "v"], item=[1.0, float("nan")], timestamp=[1, 2]),
         None,
@@ -145,14 +145,14 @@ REFUSED: dict[str, tuple[Writer, str | None, str]] = {
     "an open quote": (
         put("interactions.csv", f'{PLAIN}\nu,"a,1\nu,b,2\n'),
         None,
-        r"a quote inside a quoted cell is written",
+        r"write a quote inside a quoted cell twice",
     ),
     "a cell too many": (
         put("interactions.csv", f'{PLAIN}\nu,"a",1\nu,b,c,2\n'),
         None,
-        r"line 3 has 4 cells, 3 are named",
+        r"line 3 has 4 cells, but there are 3 columns",
     ),
-    "a column twice": (put("interactions.csv", 'user,"user",item,timestamp\n'), None, r"has two columns of one name"),
+    "a column twice": (put("interactions.csv", 'user,"user",item,timestamp\n'), None, r"two columns with the same"),
 }
 
 
@@ -207,7 +207,7 @@ def test_times_of_rows_without_any_are_their_order(tmp_path: Path) -> None:
     write(tmp_path / "interactions.csv", "user,item\nv,c\nu,b\nu,a\n")
     dataset = read_dataset(tmp_path, Columns(time="none"))
     assert dataset.interactions.rows() == [("u", "b", 1), ("u", "a", 2), ("v", "c", 0)]
-    assert dataset.layout.endswith("(no times, rows in their order)")
+    assert dataset.layout.endswith("(no times, rows in file order)")
 
 
 def test_iso_times_become_microseconds(tmp_path: Path) -> None:

@@ -18,9 +18,10 @@ from ruamel.yaml import YAML
 from features.errors import ConfigError, StoreError
 from features.provenance import Provenance
 from features.store import FeatureFile, FeatureRows, write_features
+from pipelines.commands.export import MMRec, mmrec
 from pipelines.data.split import EvalPart, Split, TrainWindows
 from pipelines.data.vocabulary import Vocabulary
-from pipelines.mmrec.export import check_mmrec_folder, export_mmrec, run_export_mmrec
+from pipelines.mmrec.export import check_mmrec_folder, export_mmrec
 
 ITEMS = ("007", "a\tb", "dog", "never seen", "zebra", "ö")
 USERS = ("u1", "u 2", "u3")
@@ -258,7 +259,7 @@ def test_features_that_are_refused(tmp_path: Path, split: Split, image) -> None:
     nothing = features(tmp_path / "nothing.h5", np.full((6, 2), np.nan), [1] * 6)
     zero = features(tmp_path / "zero.h5", np.zeros((6, 2)))
     refusals = {
-        "was made for dataset 'elsewhere'; it has rows of 0 of the": FeatureFile(other),
+        "was made for dataset 'elsewhere'; it has rows for 0 of the": FeatureFile(other),
         "holds activations or pixels": cached,
     }
     refusals |= {"lacks 5 of 5 items": nothing, "all 5 vectors are zero": zero}
@@ -324,7 +325,7 @@ def test_the_command_line_exports_a_dataset_folder(tmp_path: Path, capsys) -> No
     (data / "interactions.tsv").write_text("\n".join(["user\titem\ttimestamp", *rows]).replace("a\tb", "ab") + "\n")
     (data / "items.tsv").write_text("item\ttitle\n" + "".join(f"{item}\tt\n" for item in ITEMS if "\t" not in item))
     covers = features(tmp_path / "covers.h5", np.eye(6) + 1, dataset="plain")
-    run_export_mmrec(data, covers.path, None, "toy", tmp_path / "out", False)
+    mmrec(MMRec(data, "toy", tmp_path / "out", image=covers.path))
     said = capsys.readouterr().out
     assert "3 users, 5 items, train / valid / test rows (6, 3, 3)" in said
     assert "1 vectors are the mean of the others" in said  # 'ab' stands in no feature file

@@ -124,6 +124,7 @@ def test_the_metrics_file_holds_groups_and_what_is_offered(run: Path) -> None:
     test = json.loads((run / "metrics.json").read_text())["test"]
     lists = np.load(run / "lists.npy")
     assert lists.shape == (USERS, 5)
+    assert (run / "users.txt").read_text().split() == [f"u{user:02}" for user in range(USERS)]
     assert test["lists"]["Coverage@5"] == len(np.unique(lists)) / ITEMS
     assert set(test["all"]) == {"HR@5"}
     ranked = Ranked.of_one(np.load(run / "ranks.npy"))

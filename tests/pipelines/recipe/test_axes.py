@@ -14,7 +14,8 @@ import pytest
 
 from features.errors import ConfigError
 from models.shared.representation import ItemsConfig, Kind
-from pipelines.comparing.compare import finished_rows, run_compare
+from pipelines.commands import compare as verb
+from pipelines.comparing.compare import finished_rows
 from pipelines.comparing.comparison import Comparison, Row
 from pipelines.comparing.cost_table import cost_summary, cost_table, costs, frozen_row
 from pipelines.comparing.output import write_csv
@@ -52,7 +53,7 @@ def compared(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("compared")
     axes = ["items.kind=v,top,e2e", "items.top_blocks=1,2"]
     files = {form: out / f"table.{form}" for form in ("csv", "markdown", "latex")}
-    run_compare([source], [], 2, out / "runs", "cpu", axes=axes, **files)
+    verb.run(verb.Compare((source,), axes=tuple(axes), seeds=2, out=out / "runs", device="cpu", **files))
     return out
 
 
@@ -98,9 +99,9 @@ def test_a_published_number_stays_with_the_recipe_as_it_stands(source: Path) -> 
     [
         (
             ["items.inter=true,false"],
-            r"--axis items\.inter: .* and adapter alone read it; .* or add items\.kind=adapter",
+            r"--axis items\.inter: .* only items of kind adapter use it; .* or add items\.kind=adapter",
         ),
-        (["items.layers=1,2"], r"--axis items\.layers: recipe 'titles' has items\.kind 'v', and dnn alone read it"),
+        (["items.layers=1,2"], r"--axis items\.layers: .* items\.kind 'v', but only items of kind dnn use it"),
         (["items.kind"], r"--axis 'items\.kind' is not of the form key\.path=value,value"),
         (["items.kind=v", "items.kind=id"], r"--axis names 'items\.kind' twice"),
         (["items.kind=v,tap"], r"items\.kind is 'tap'"),
@@ -115,17 +116,17 @@ def test_axes_that_cannot_be_meant(source: Path, axes: list[str], message: str) 
 def test_axes_are_not_for_groups_nor_runs(source: Path, compared: Path, tmp_path: Path) -> None:
     group = {"title": "one row", "source": "nowhere", "recipes": [str(source)]}
     path = write(tmp_path / "group.yaml", dump_yaml(group))
-    with pytest.raises(ConfigError, match=r"--axis is for recipes, and .*group\.yaml is a group of them"):
+    with pytest.raises(ConfigError, match=r"--axis is for recipes, but .*group\.yaml is a group of recipes; name its"):
         plan([path], [], ["items.kind=id,v"])
     with pytest.raises(ConfigError, match=r"stays as it is; --set, --axis and --seeds are for recipes"):
-        run_compare([compared / "runs" / "titles[kind=v]-seed0"], [], 1, tmp_path, "cpu", axes=["items.kind=id,v"])
+        verb.run(verb.Compare((compared / "runs" / "titles[kind=v]-seed0",), axes=("items.kind=id,v",), out=tmp_path))
 
 
 def test_activations_that_are_too_shallow_are_told_before_anything_is_trained(source: Path, tmp_path: Path) -> None:
     with pytest.raises(
-        ConfigError, match=r"top_blocks is all, but .*cut\.h5 holds what stands below the last 2 blocks"
+        ConfigError, match=r"top_blocks is all, but .*cut\.h5 is cut below the last 2 of the 2 blocks of 'bert-tiny'"
     ):
-        run_compare([source], [], 1, tmp_path / "runs", "cpu", axes=["items.kind=id,top", "items.top_blocks=1,all"])
+        verb.run(verb.Compare((source,), axes=("items.kind=id,top", "items.top_blocks=1,all"), out=tmp_path / "runs"))
     assert not (tmp_path / "runs").exists()
 
 
@@ -181,7 +182,7 @@ def test_costs_are_asked_for_where_nothing_is_trained_but_rows(
     source: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for costs_too in (False, True):
-        run_compare([source], [], 1, tmp_path, "cpu", costs=costs_too)
+        verb.run(verb.Compare((source,), out=tmp_path, device="cpu", costs=costs_too))
         assert ("s/epoch" in capsys.readouterr().out) == costs_too
 
 
@@ -199,7 +200,7 @@ def test_runs_older_than_the_ledger_have_no_costs(compared: Path, tmp_path: Path
     write_csv(tmp_path / "t.csv", Comparison([old], costs=True))
     assert "costs" not in (tmp_path / "t.csv").read_text()
     pytest.importorskip("matplotlib")
-    with pytest.raises(ConfigError, match=r"no row knows both HR@10 and what training cost"):
+    with pytest.raises(ConfigError, match=r"no row has both HR@10 and its training cost"):
         write_plot(tmp_path / "p.svg", Comparison([old]))
 
 
@@ -220,7 +221,7 @@ def test_a_picture_that_cannot_be_drawn_is_told_first(
     with pytest.raises(
         ConfigError, match=r"--plot needs matplotlib, which is not installed; pip install -e '\.\[plot\]'"
     ):
-        run_compare([source], [], 1, tmp_path / "runs", "cpu", plot=tmp_path / "p.png")
+        verb.run(verb.Compare((source,), out=tmp_path / "runs", plot=tmp_path / "p.png"))
     with pytest.raises(ConfigError, match=r"--plot .*p\.jpg ends in '\.jpg'; name a file that ends in \.svg or \.png"):
         check_plot(tmp_path / "p.jpg")
     assert not (tmp_path / "runs").exists()

@@ -10,7 +10,7 @@ import pytest
 
 import run_pipeline
 from features.errors import ConfigError
-from pipelines.comparing.compare import run_compare
+from pipelines.commands import compare as verb
 from pipelines.comparing.comparison import Row, notes
 from pipelines.recipe.collections import Group, Member, load_group, plan
 from pipelines.recipe.recipe import dump_yaml, load_recipe
@@ -53,7 +53,7 @@ def group(folder: Path, name: str = "group", **changes: Any) -> Path:
 
 
 def command(sources: list[Path], out: Path, **options: Any) -> None:
-    run_compare(sources, **{"overrides": [], "seeds": 1, "out": out / "runs", "device": "cpu", **options})
+    verb.run(verb.Compare(tuple(sources), **{"out": out / "runs", "device": "cpu", **options}))
 
 
 def test_a_group_is_run_printed_and_written_as_one_table(
@@ -122,7 +122,7 @@ def test_overrides_reach_every_row_and_features_those_that_have_any(here: Path) 
         ({"source": None}, r"source is missing"),
         ({"note": "x"}, r"unknown key 'note'; did you mean 'notes'"),
         ({"recipes": None, "recipe": ["../ids.yaml"]}, r"unknown key 'recipe'; did you mean 'recipes'"),
-        ({"baseline": "flor"}, r"baseline 'flor' is no recipe; did you mean 'floor'"),
+        ({"baseline": "flor"}, r"baseline 'flor' is not one of the recipes; did you mean 'floor'"),
         ({"groups": "yes"}, r"groups is 'yes': "),
     ],
 )
@@ -165,8 +165,8 @@ def test_a_row_may_be_a_recipe_with_other_keys(here: Path) -> None:
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ({**CHANGED, "name": ""}, r"row '\.\./content\.yaml' needs all of recipe, name and set, or a recipe alone"),
-        ({"recipe": "../ids.yaml", "name": "x"}, r"row 'x' needs all of recipe, name and set"),
+        ({**CHANGED, "name": ""}, r"row '\.\./content\.yaml' must have recipe, name and set, or a recipe alone"),
+        ({"recipe": "../ids.yaml", "name": "x"}, r"row 'x' must have recipe, name and set"),
         ({**CHANGED, "sets": {}}, r"unknown key 'recipes\.1\.sets'; did you mean 'set'"),
         ({"name": "x", "set": {"items.dim": 4}}, r"recipes\.1\.recipe is missing"),
         ({**CHANGED, "recipe": "../contend.yaml"}, r"names '\.\./contend\.yaml', .*did you mean 'content\.yaml'"),

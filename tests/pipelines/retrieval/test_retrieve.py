@@ -14,12 +14,15 @@ import pytest
 import torch
 
 from features.errors import ConfigError, StoreError
+from features.provenance import file_sha256
 from features.store import FeatureFile
 from models.shared.recommender import UserBatch
-from pipelines.retrieval.retrieve import build_index, item_vectors, recommend, run_recommend, search, similar
+from pipelines.retrieval.retrieve import build_index, item_vectors, recommend, search, show_recommended, similar
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.run import Run, open_run
 from tests.support.small import ITEMS, item_ids, recipe, small_dataset, write_vectors
+
+Capture = pytest.CaptureFixture[str]
 
 
 @pytest.fixture(scope="module")
@@ -64,6 +67,23 @@ def test_the_index_of_a_run_is_written_once_and_used_again(run: Run) -> None:
     assert recommend(run, "u01", 5) == first
     assert path.stat().st_mtime_ns == stamp
     assert not list(run.folder.glob("*.tmp"))
+
+
+def test_item_ids_stand_beside_the_index_and_are_made_again_with_it(run: Run, capsys: Capture) -> None:
+    expected = recommend(run, "u01", 5)
+    path, ids = run.folder / "index.faiss", run.folder / "items.txt"
+    assert ids.read_text().split("\n") == [*run.data.split.items.ids, ""]
+    assert json.loads((run.folder / "metrics.json").read_text())["files"]["items.txt"] == file_sha256(ids)
+    row = faiss.read_index(str(path)).reconstruct(3)
+    assert np.array_equal(row, item_vectors(run.model)[run.data.split.items.index(ids.read_text().split("\n")[3])])
+    kept = ids.read_bytes()
+    for spoil in (lambda: ids.write_bytes(kept[4:]), ids.unlink):
+        spoil()
+        assert recommend(run, "u01", 5) == expected
+        assert "does not fit the run's present weights and item ids" in " ".join(capsys.readouterr().err.split())
+        assert ids.read_bytes() == kept
+    assert recommend(run, "u01", 5) == expected
+    assert not capsys.readouterr().err
 
 
 @pytest.mark.parametrize("wrong", ["width", "items", "bytes"])
@@ -133,7 +153,7 @@ def test_a_run_that_can_only_be_read_is_searched_in_memory(
     (run.folder / "index.json").unlink()
     before = sorted(run.folder.iterdir())
     monkeypatch.setattr(step, half_written if step.startswith("faiss") else forbidden)
-    run_recommend(run.folder, "u01", 5, json=True)
+    show_recommended(open_run(run.folder, new_interactions=True), "u01", 5, json=True)
     printed = capsys.readouterr()
     assert [hit["item"] for hit in json.loads(printed.out)] == [hit.item for hit in expected]
     assert "index.faiss cannot be written; the index is used from memory" in printed.err

@@ -47,7 +47,7 @@ def test_a_run_folder(data: Path, vectors: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     metrics = run_recipe(made, run)
     names = {"config.yaml", "metrics.json", "record.json", "ranks.npy", "log.jsonl", "checkpoint.pt"}
-    names |= {"users.json", "items.json", "training.npy"}
+    names |= {"users.json", "items.json", "training.npy", "users.txt", "items.txt"}
     assert {path.name for path in run.iterdir()} == names
     assert load_recipe(run / "config.yaml") == made
     assert read_json(run / "metrics.json") == metrics
@@ -221,7 +221,7 @@ def test_a_changed_dataset_is_refused(data: Path, tmp_path: Path) -> None:
         handle.write("u00\t001\t99\n")
     for again in (lambda: open_run(tmp_path / "run"), lambda: run_recipe(recipe(data), tmp_path / "run")):
         with pytest.raises(
-            ConfigError, match=r"dataset 'small' changed since .*run was trained, so that .*; train it into another"
+            ConfigError, match=r"dataset 'small' changed since .*run was trained, and .*; train into another"
         ):
             again()
 
@@ -237,7 +237,7 @@ def test_a_changed_feature_file_is_refused(data: Path, vectors: Path, tmp_path: 
 
 def test_features_of_other_items_are_refused(data: Path, tmp_path: Path) -> None:
     foreign = write_vectors(tmp_path / "other.h5", "large", [*item_ids()[:14], *(f"x{n}" for n in range(40))])
-    with pytest.raises(StoreError, match=r"other\.h5 was made for dataset 'large'; it has rows of 14 of the 30 items"):
+    with pytest.raises(StoreError, match=r"other\.h5 was made for dataset 'large'; it has rows for 14 of the 30 items"):
         run_recipe(recipe(data, content(foreign, "mean")), tmp_path / "run")
     assert not (tmp_path / "run").exists()
 
@@ -249,7 +249,7 @@ def test_features_made_under_another_name_join_by_id(
     ids = item_ids()
     there = write_vectors(tmp_path / "there.h5", "farm", ids[::-1])
     run_recipe(recipe(data, content(there, "mean")), tmp_path / "run")
-    said = "there.h5 was made for dataset 'farm'; it has rows of 30 of the 30 items of 'small', joined by id"
+    said = "there.h5 was made for dataset 'farm'; it has rows for 30 of the 30 items of 'small', joined by id"
     assert said in " ".join(capsys.readouterr().err.split())
     here = write_vectors(tmp_path / "here.h5", "small", ids[::-1])
     run_recipe(recipe(data, content(here, "mean")), tmp_path / "same")
@@ -304,7 +304,7 @@ def test_the_length_of_histories_is_given_once(data: Path) -> None:
     assert build_recipe(plain).model.settings.max_length == 20
     plain["model"]["max_length"] = 10
     with pytest.raises(
-        ConfigError, match=r"model\.max_length is 10 but data\.max_length is 20; give it under data only"
+        ConfigError, match=r"model\.max_length is 10, but data\.max_length is 20; set data\.max_length only"
     ):
         build_recipe(plain)
 

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from features.errors import ConfigError
-from pipelines.comparing.compare import run_compare
+from pipelines.commands import compare as verb
 from pipelines.comparing.comparison import Row
 from pipelines.comparing.cost_table import cost_summary
 from pipelines.recipe.recipe import load_recipe
@@ -42,7 +42,7 @@ def train(run: Path, trained: Path) -> None:
 
 
 def compare(run: Path, trained: Path) -> None:
-    run_compare([run], [], 1, run.parent / "out", "cpu", costs=True)
+    verb.run(verb.Compare((run,), out=run.parent / "out", device="cpu", costs=True))
 
 
 def opened(run: Path, trained: Path) -> None:
@@ -54,7 +54,7 @@ def tested(run: Path, trained: Path) -> None:
     other = shutil.copytree(trained, run.parent / "other")
     config = other / "config.yaml"
     config.write_text(config.read_text().replace("name: small", "name: other"))
-    run_compare([other, run], [], 1, run.parent / "out", "cpu")
+    verb.run(verb.Compare((other, run), out=run.parent / "out", device="cpu"))
 
 
 DAMAGED: list[tuple[str, bytes, str, list[Use]]] = [

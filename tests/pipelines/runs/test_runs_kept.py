@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -13,9 +14,14 @@ import torch
 
 import run_pipeline
 from features.errors import ConfigError
+from features.provenance import file_sha256
+from features.published import read_ids
+from pipelines.data.split import EvalPart, Split, TrainWindows
+from pipelines.data.vocabulary import Vocabulary
 from pipelines.recipe.recipe import build_recipe
 from pipelines.retrieval.retrieve import recommend
 from pipelines.runs.experiment import run_recipe
+from pipelines.runs.kept_data import id_lines, write_row_ids
 from pipelines.runs.run import Run, open_run
 from tests.support.small import item_ids, plain_recipe, recipe, small_dataset, write_vectors
 
@@ -93,7 +99,7 @@ def test_a_test_is_not_falsified_by_new_interactions(tmp_path: Path, capsys: Cap
     run_recipe(made, tmp_path / "run")
     append(data, ("u01", "003", 99))
     assert cli("evaluate", tmp_path / "run") == 2
-    assert "so that a test would be another; train it into another folder" in capsys.readouterr().err
+    assert "and its test would change with it; train into another folder" in capsys.readouterr().err
     with pytest.raises(ConfigError, match="changed since"):
         run_recipe(made, tmp_path / "run")
 
@@ -150,6 +156,25 @@ def test_more_epochs_are_those_of_an_unbroken_run(tmp_path: Path, capsys: Captur
     assert (tmp_path / "run" / "index.faiss").read_bytes() != first
     with pytest.raises(ConfigError, match=r"other settings \(train\.epochs was 5, now 3\)"):
         trained(3, "run")
+
+
+def test_the_rows_of_ranks_lists_and_index_have_their_ids_beside_them(tmp_path: Path) -> None:
+    odd = "\ufeffone\nof \\n\r\u2028 lines"
+    users, items = Vocabulary(("u1", "u0", "u2"), "user"), Vocabulary(("a", odd, "\\", "b"), "item")
+    none, nobody = np.zeros(0, np.int64), np.zeros((0, 1), np.int64)
+    tested = EvalPart(np.array([2, 0]), nobody, nobody.astype(bool), none, none, np.zeros(1, np.int64))
+    train = TrainWindows(none, nobody, nobody.astype(bool))
+    split = Split("small", users, items, train, tested, tested, none, nobody.T, "", 0)
+    digests = write_row_ids(tmp_path, split)
+    assert digests == {name: file_sha256(tmp_path / name) for name in ("users.txt", "items.txt")}
+    assert read_ids(tmp_path / "users.txt") == ["u2", "u1"]
+    assert [unescaped(line) for line in read_ids(tmp_path / "items.txt")] == list(items.ids)
+    (tmp_path / "first.txt").write_bytes(id_lines((odd, "b")).encode())
+    assert [unescaped(line) for line in read_ids(tmp_path / "first.txt")] == [odd, "b"]
+
+
+def unescaped(line: str) -> str:
+    return re.sub(r"\\(.)", lambda found: {"n": "\n", "r": "\r"}.get(found[1], found[1]), line)
 
 
 def test_what_a_run_keeps_are_its_ids(tmp_path: Path) -> None:

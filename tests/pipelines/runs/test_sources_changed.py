@@ -115,7 +115,7 @@ def test_a_cover_of_the_same_size_is_told_by_its_bytes(here: Path) -> None:
 def test_a_laptop_without_media_says_that_nobody_looked(here: Path, capsys: Capture) -> None:
     shutil.rmtree(here / "data" / "covers")
     assert train(here, "v", "resnet-tiny")
-    assert "the covers are not here, so that nobody looked whether they have changed since" in " ".join(
+    assert "the covers are not here, so it was not checked whether they have changed" in " ".join(
         capsys.readouterr().err.split()
     )
 
@@ -138,4 +138,4 @@ def test_sources_that_came_since_are_told_and_no_matter(here: Path, capsys: Capt
     assert run_pipeline.main([str(word) for word in [*command, "--out", here / "v" / "bert-tiny"]]) == 0
     write(here / "data" / "items.csv", TITLES)
     assert train(here, "v", "bert-tiny", absent="mean")
-    assert "1 titles came since (first '003'); `extract` adds their rows" in " ".join(capsys.readouterr().err.split())
+    assert "1 titles are new (first '003'); `extract` adds their rows" in " ".join(capsys.readouterr().err.split())

@@ -210,7 +210,7 @@ def test_vectors_of_another_encoder_or_of_other_weights_are_refused(data: Path, 
     others = vectors_of(tmp_path / "others.h5", load_encoder("bert-tiny", "random", 3))
     run_recipe(made(data, "v", others), tmp_path / "runs" / "others", device="cpu")
     said = _refusal(made(data, "top", file, "others"), tmp_path / "runs")
-    assert "encoder 'bert-tiny' gives vectors that are" in said
+    assert "encoder 'bert-tiny' gives vectors that differ" in said
     assert "use the weights, frames and pooling that made the file" in said
 
 

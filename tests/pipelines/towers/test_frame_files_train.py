@@ -135,7 +135,7 @@ def test_files_that_do_not_fit_the_encoder_are_refused(stored: dict[str, Path], 
     refused(data, both, r"2 feature files hold the pixels that 'resnet-tiny' takes \(.*, twin\.h5\)")
     refused(data, changes("v", "resnet-tiny", cover), r"kind is 'v', but .* holds pixels of shape \(1, 64, 64, 3\)")
     foreign = subset(FeatureFile(cover), tmp_path / "foreign.h5", item_ids()[:9], dataset="other")
-    refused(data, changes("e2e", "resnet-tiny", foreign), r"made for dataset 'other'; it has rows of 9 of the 30 items")
+    refused(data, changes("e2e", "resnet-tiny", foreign), r"for dataset 'other'; it has rows for 9 of the 30 items")
 
 
 def test_other_frames_than_the_encoders_own(stored: dict[str, Path], data: Path, tmp_path: Path) -> None:

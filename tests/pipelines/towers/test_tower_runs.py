@@ -172,7 +172,7 @@ def test_what_cannot_be_meant_is_told_before_anything_is_written(data: Path, tmp
     differ = r"2 feature files hold activations of 'bert-tiny' \(cut\.h5, twin\.h5\) that differ in more"
     refused(data, changes(**top, files=(file, twin)), differ)
     refused(
-        data, changes(**top, count=2, files=(file,)), r"top_blocks is 2, .*below the last 1 blocks .*--top-blocks 2`"
+        data, changes(**top, count=2, files=(file,)), r"top_blocks is 2, .*below the last 1 of the 2 .*--top-blocks 2`"
     )
     refused(data, changes(**top, count="all", files=(file,)), r"top_blocks is all, .*or kind 'e2e'")
     refused(data, changes(**top, weights="pretrained", files=(file,)), r"weights is 'pretrained', .*others; use random")
@@ -197,7 +197,7 @@ def test_the_file_with_the_fewest_blocks_that_serve_is_taken(data: Path, tmp_pat
         (facts,) = open_towers(made, split, [FeatureFile(file) for file in files], media).facts
         assert facts["activations"] == FeatureFile(tmp_path / f"{served}.h5").provenance.fingerprint
     wanted = changes("top", "resnet-tiny", 5, tuple(files))
-    refused(data, wanted, r"top_blocks is 5, but 'resnet-tiny' has 4 blocks; use at most 4, which .*4\.h5 has")
+    refused(data, wanted, r"top_blocks is 5, but .*4\.h5 is cut below the last 4 of the 4 blocks of 'resnet-t")
     twice = write_activations(tmp_path / "again.h5", "resnet-tiny", 2)
     refused(data, changes("top", "resnet-tiny", 1, (*files, twice)), r"4 feature files hold .*name one under features")
 

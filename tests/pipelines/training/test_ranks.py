@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from features.errors import ConfigError
 from models.items.towers import Tower, share_out, towers_of
-from models.shared.ranks import ALONE, Ranks, own_randomness
+from models.shared.process_group import ALONE, Ranks, own_randomness
 from pipelines.recipe.recipe import build_recipe, dump_yaml
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.processes import _device, refuse_recipe, share_model
@@ -214,7 +214,7 @@ def test_torchrun_trains_a_recipe(kind: str, tmp_path: Path) -> None:
     ("verb", "message"),
     [
         ("train", "unknown key 'train.epoch'"),
-        ("evaluate", "torchrun starts several processes, which only `train` shares its work among"),
+        ("evaluate", "torchrun starts several processes, but only `train` shares its work among them"),
     ],
 )
 def test_torchrun_says_once_what_is_wrong(verb: str, message: str, tmp_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_resuming_another_model_or_a_damaged_file_is_refused(tmp_path: Path) -> 
     torch.save({"something": 1}, path)
     with pytest.raises(ConfigError, match="lacks best"):
         load_best(path, build("sasrec", "id"))
-    with pytest.raises(ConfigError, match="no checkpoint there; train the recipe into another folder"):
+    with pytest.raises(ConfigError, match=r"absent\.pt does not exist; train the recipe into another folder"):
         load_best(tmp_path / "absent.pt", build("sasrec", "id"))
 
 
@@ -262,8 +262,8 @@ def test_mixed_precision_learns_too() -> None:
     ("options", "message"),
     [
         ({"epochs": 0}, "train.epochs is 0"),
-        ({"lr": 0.0}, "lr 0.0"),
-        ({"clip": -1.0}, "clip -1.0"),
+        ({"lr": 0.0}, "train.lr is 0.0"),
+        ({"clip": -1.0}, "train.clip is -1.0"),
         ({"monitor": "NDGC@10"}, r"train.monitor is 'NDGC@10'; .* did you mean 'NDCG'\?"),
         ({"monitor": "Coverage@10"}, "train.monitor is 'Coverage@10'"),
         ({"monitor": "NDCG"}, "train.monitor is 'NDCG'"),

@@ -1,13 +1,14 @@
-"""What recommenders share that put the history and one candidate through a network: NFM, DeepFM.
+"""What NFM and DeepFM share: a network that scores a history together with one candidate.
 
 Letters: B batch, L history length, D model width, I items, Q rows (one target each), C candidates, N drawn negatives.
 
-The fields are the items of the history and the candidate, all from one table, and no user number, as in the benchmark
-MicroLens (arXiv 2309.15379; its papers have fields of any kind). The score is no inner product.
+The fields are the items of the history and the candidate. All come from one table, and there is no user number, as in
+the benchmark MicroLens (arXiv 2309.15379; the models' own papers have fields of any kind). The score is no inner
+product.
 
-Each item of a window is a target once. `history` says what its row shows beside it: 'past', the default, what came
-before, as it is when users are ranked; 'all', the benchmark's, all other items of the window, so that rows are longer
-and the first item has one, too, but most have seen the future.
+Each item of a window is a target once. `history` says what its row shows beside it. 'past', the default, shows what
+came before, as when users are ranked. 'all', the benchmark's, shows all other items of the window: rows are longer and
+the first item has one, too, but most rows have seen the future.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from models.shared.representation import ItemRepresentation
 from models.shared.sequential import SequentialConfig
 from models.shared.training_rows import History, training_rows
 
-CELLS_CPU = 2**18  # floats of a layer held at a time when all items are scored: stays in the cache
+CELLS_CPU = 2**18  # floats of a layer held at a time when all items are scored; so many stay in the cache
 CELLS_GPU = 2**27
 
 Parts = tuple[Tensor, ...]
@@ -33,20 +34,20 @@ Parts = tuple[Tensor, ...]
 
 @dataclass(frozen=True)
 class FieldConfig(SequentialConfig):
-    """Options of recommenders on fields: those of sequential ones, and"""
+    """Options of recommenders on fields, beside those of sequential ones."""
 
     history: History = "past"
-    """What a training row shows beside its target: 'past' or 'all'."""
+    """Which items of its window a training row shows beside its target: the 'past' ones or 'all' others."""
     hidden: tuple[int, ...] = (64,)
-    """Widths of the hidden layers, each followed by ReLU; may be none."""
+    """Widths of the hidden layers, each followed by ReLU; may be empty."""
     dropout: float = 0.0
-    """After each hidden layer, in [0, 1)."""
+    """Dropout after each hidden layer, in [0, 1)."""
     linear: bool = True
-    """The first-order term. The weight of an item is a linear map of its vector, not a number of its own, so that items
-    known by content alone have one."""
+    """Whether there is a first-order term. The weight of an item is a linear map of its vector, not a number of its
+    own, so that items known by content alone have one."""
 
     def __post_init__(self) -> None:
-        """Refuse values no such recommender can have."""
+        """Refuse options that are out of range."""
         super().__post_init__()
         if self.history not in ("past", "all"):
             raise ValueError(f"history is {self.history!r}; known: past, all")
@@ -56,13 +57,13 @@ class FieldConfig(SequentialConfig):
             raise ValueError(f"dropout is {self.dropout}; it must be in [0, 1)")
         if self.loss == "full":
             raise ValueError(
-                "loss is 'full', which this model would need a network's layers of every row and item for; "
+                "loss is 'full', for which this model would run its network on every pair of a row and an item; "
                 "use 'in-batch' with few windows per batch, or 'sampled'"
             )
 
 
 class FieldRecommender(NoInnerProduct):
-    """A recommender that is `of_history`, `of_candidates` and `logits`."""
+    """A recommender that a subclass defines by `of_history`, `of_candidates` and `logits`."""
 
     def __init__(self, config: Any, items: ItemRepresentation, facts: TrainingFacts) -> None:
         super().__init__(config, items, facts)
@@ -71,22 +72,22 @@ class FieldRecommender(NoInnerProduct):
 
     @abstractmethod
     def of_history(self, vectors: Tensor) -> Parts:
-        """Return what scores need of histories (Q, L, D), zero in padded slots: (Q, ...) each."""
+        """Return what scores need of histories (Q, L, D), zero in padded slots; each tensor is (Q, ...)."""
 
     @abstractmethod
     def of_candidates(self, vectors: Tensor) -> Parts:
-        """Return what scores need of candidates (Q or 1, C, D): (Q or 1, C, ...) each."""
+        """Return what scores need of candidates (Q or 1, C, D); each tensor is (Q or 1, C, ...)."""
 
     @abstractmethod
     def logits(self, history: Parts, candidates: Parts) -> Tensor:
-        """Return (Q, C) scores; candidates of 1 row are those of all histories."""
+        """Return (Q, C) scores; candidates with 1 row are those of all histories."""
 
     def first_order(self, vectors: Tensor) -> Tensor:
-        """Return the first-order term of vectors (..., D), without the last axis; zeros where there is none."""
+        """Return the first-order terms (...) of vectors (..., D); zeros where `linear` is False."""
         return vectors.new_zeros(vectors.shape[:-1]) if self.weight is None else self.weight(vectors).squeeze(-1)
 
     def forward(self, batch: TrainBatch) -> TrainOutput:
-        """Return the loss over all rows: the target against the other items."""
+        """Return the loss over all rows: each target against the other items."""
         rows = training_rows(batch.mask, self.config.history)
         users = batch.users[rows.windows]
         needed = self.objective.candidates(batch.items, batch.mask, users)
@@ -102,9 +103,10 @@ class FieldRecommender(NoInnerProduct):
 
     @torch.no_grad()
     def scores(self, batch: UserBatch) -> Tensor:
-        """Return (B, I) scores as at inference, made in chunks of bounded size; training mode is kept."""
-        if batch.mask.shape[1] > self.config.max_length:
-            raise ValueError(f"histories of {batch.mask.shape[1]} items; max_length is {self.config.max_length}")
+        """Return (B, I) scores as at inference, computed in chunks of bounded size; keep the training mode."""
+        length, most = batch.mask.shape[1], self.config.max_length
+        if length > most:
+            raise ValueError(f"histories have {length} items, but max_length is {most}; keep the newest {most}")
         training = self.training
         self.eval()
         try:
@@ -129,9 +131,9 @@ class FieldRecommender(NoInnerProduct):
 
 
 def interactions(vectors: Tensor) -> tuple[Tensor, Tensor]:
-    """Return of (Q, L, D) the sum over slots (Q, D), and that of the products of all pairs of slots (Q, D).
+    """Return the sum over slots of (Q, L, D), and the sum of the products of all pairs of slots, (Q, D) each.
 
-    sum over a < b of x_a * x_b = ((sum of x)^2 - sum of x^2) / 2 (Rendle, ICDM 2010, lemma 3.1): linear in L.
+    sum over a < b of x_a * x_b = ((sum of x)^2 - sum of x^2) / 2 (Rendle, ICDM 2010, lemma 3.1), which is linear in L.
     """
     total = vectors.sum(1)
     return total, 0.5 * (total.square() - vectors.square().sum(1))

@@ -1,11 +1,12 @@
-"""Several processes that train one model: each holds all of it and encodes a share of every batch's items.
+"""The processes that train one model together: each holds all of it and encodes a share of every batch's items.
 
 Letters: n items of a batch, D model width, P processes.
 
-Every process computes the loss of the whole batch from the vectors of all its items, so any loss, any drawn negative
-and any masking is that of one process: there is nothing to correct. What costs is the encoder, and only it is shared
-out. Vectors are gathered; since the loss is the same everywhere, so is its gradient by them, and each process carries
-on the part that belongs to its own items. Summed over processes, the encoder's gradients are those of one process.
+Every process computes the loss of the whole batch from the vectors of all its items. So any loss, any drawn negative
+and any masking is that of one process, and there is nothing to correct. The encoder is what costs, and only it is
+shared out. Vectors are gathered. The loss is the same everywhere, and so is its gradient with respect to the vectors;
+each process passes on the part that belongs to its own items. Summed over processes, the encoder's gradients are those
+of one process.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-STRIDE = 1_000_003  # between the seeds of batches: more than there are streams
-BUCKET = 2**25  # gradients that are summed in one go: 128 MB
+STRIDE = 1_000_003  # distance between the seeds of batches, larger than the number of streams
+BUCKET = 2**25  # numbers of gradients that are summed in one go: 128 MB
 T = TypeVar("T")
 
 
@@ -30,12 +31,12 @@ class LostProcessError(RuntimeError):
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of a run; collectives use torch.distributed's default group."""
+    """This process and the number of processes in the run; collectives use torch.distributed's default group."""
 
     rank: int = 0
-    """Its number, from 0; 0 alone writes."""
+    """Number of this process, from 0; only process 0 writes."""
     world: int = 1
-    """P."""
+    """Number of processes, P."""
 
     @property
     def first(self) -> bool:
@@ -48,18 +49,18 @@ class Ranks:
         return self.world == 1
 
     def share(self, rows: Tensor) -> Tensor:
-        """Return this process's part of (n, ...) rows that all hold: n / P of them, one more in the first processes."""
+        """Return this process's part of rows (n, ...) that all hold: n / P of them, one more in the first processes."""
         return torch.tensor_split(rows, self.world)[self.rank]
 
     def gather(self, own: Tensor, count: int) -> Tensor:
-        """Return (count, D) rows of all processes, each of which gives its `share` of them; with graph."""
+        """Return the rows (count, D) of all processes, each of which gives its `share` of them; gradients flow back."""
         if self.alone:
             return own
         gathered: Tensor = _Gather.apply(own, count, self)
         return gathered
 
     def of_first(self, value: T) -> T:
-        """Return what the first process passes; plain data."""
+        """Return, in every process, the value that the first process passes; plain data."""
         if self.alone:
             return value
         held = [value]
@@ -67,12 +68,12 @@ class Ranks:
         return held[0]
 
     def wait(self) -> None:
-        """Return once all processes are here."""
+        """Wait until all processes are here."""
         if not self.alone:
             _collective(dist.barrier)
 
     def start_alike(self, model: nn.Module) -> None:
-        """Give every process the first one's weights, which rounding may have made others."""
+        """Give every process the first one's weights; rounding may have made them differ."""
         if not self.alone:
             for tensor in model.state_dict().values():
                 whole = tensor.contiguous()
@@ -83,8 +84,8 @@ class Ranks:
         """Make all gradients those of one process, the same bits everywhere; None where no process has one.
 
         Args:
-            shared: of what ran on this process's share alone; summed.
-            rest: of what every process has computed whole: the first one's are taken.
+            shared: parameters of what ran on this process's share alone; their gradients are summed.
+            rest: parameters of what every process has computed whole; the first process's gradients are taken.
         """
         if self.alone:
             return
@@ -103,10 +104,10 @@ ALONE = Ranks()
 
 @contextmanager
 def own_randomness(device: torch.device, stream: int, batch: int) -> Iterator[None]:
-    """Seed torch's global generators from the CPU's state, `stream` and `batch`, and put them back at the end.
+    """Seed torch's global generators from the CPU's state, `stream` and `batch`; restore them at the end.
 
-    Processes that encode different items draw differently inside, and go on alike behind it. `batch` is a number that
-    tells steps apart: nothing else may have drawn from the CPU's generator since the last one.
+    Processes that encode different items draw differently inside and alike afterwards. `batch` is a number that tells
+    steps apart, because the CPU's generator may be in the same state in several of them.
     """
     devices = [torch.cuda.current_device() if device.index is None else device.index] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
@@ -115,11 +116,11 @@ def own_randomness(device: torch.device, stream: int, batch: int) -> Iterator[No
 
 
 class _Gather(torch.autograd.Function):
-    """Rows of all processes, one after another; the gradient, the same in all, goes to whoever gave the row."""
+    """Rows of all processes, one after another; each takes the gradient, the same in all, of the rows it gave."""
 
     @staticmethod
     def forward(ctx: Any, own: Tensor, count: int, ranks: Ranks) -> Tensor:
-        """Gather rows padded to one length: collectives want equal ones."""
+        """Gather rows padded to one length, because collectives need equal ones."""
         sizes = [count // ranks.world + (rank < count % ranks.world) for rank in range(ranks.world)]
         ctx.start, ctx.length = sum(sizes[: ranks.rank]), len(own)
         padded = own.new_zeros(sizes[0], *own.shape[1:])
@@ -130,7 +131,7 @@ class _Gather(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        """Take this process's rows: no sum, the others hold the same gradient."""
+        """Take the gradient of this process's rows; no sum, because the others hold the same gradient."""
         return grads[0][ctx.start : ctx.start + ctx.length], None, None
 
 
@@ -141,7 +142,7 @@ def _flat(parameter: nn.Parameter, mine: bool) -> Tensor:
 
 
 def _buckets(parts: Sequence[tuple[nn.Parameter, bool]]) -> Iterator[list[tuple[nn.Parameter, bool]]]:
-    """Yield (parameter, whether this process has a part in its sum) by the bucket."""
+    """Yield buckets of (parameter, whether this process has a part in its sum)."""
     bucket: list[tuple[nn.Parameter, bool]] = []
     size = 0
     for parameter, mine in parts:

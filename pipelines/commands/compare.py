@@ -1,0 +1,122 @@
+"""Verb `compare`: recipes, groups of them or finished runs, in one table with the papers' numbers and tests."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from features.errors import ConfigError
+from pipelines.commands.options import argument, option
+
+if TYPE_CHECKING:
+    from pipelines.comparing.comparison import Comparison
+
+
+@dataclass(frozen=True)
+class Compare:
+    """What `compare` is asked for."""
+
+    sources: tuple[Path, ...] = argument(nargs="*", metavar="RECIPE|GROUP|RUN")
+    """Recipe files, groups of recipes (pipelines/recipes/tables), or run folders; without any, the groups are
+    listed."""
+    overrides: tuple[str, ...] = option((), flag="--set", nargs="*", metavar="key=value")
+    """Settings for all recipes, such as scale=small or features.0.path=FILE (which skips recipes without features)."""
+    axes: tuple[str, ...] = option((), flag="--axis", nargs="+", metavar="key=value,value")
+    """A row for each of several values, such as items.kind=v,dnn,top items.top_blocks=1,2; not for groups."""
+    seeds: int = option(1)
+    """Runs per recipe, with seeds 0, 1, 2 and so on."""
+    out: Path = option(Path("runs"))
+    """Folder for the run folders."""
+    baseline: str | None = option(None)
+    """Row that the others are tested against (without it: the first)."""
+    test: str = option("t", choices=("t", "wilcoxon"))
+    """Paired test over users."""
+    groups: bool = option(False)
+    """Also show metrics by popularity of the target, as ratios to the baseline's."""
+    costs: bool = option(False)
+    """Also show what each row cost: time, memory, disk, items encoded (always shown where a row trains an encoder)."""
+    plot: Path | None = option(None)
+    """Draw accuracy against training time into this file, as SVG or PNG."""
+    markdown: Path | None = option(None)
+    """Write the tables into this file, too, as Markdown."""
+    latex: Path | None = option(None)
+    """Write the tables into this file, too, as LaTeX (booktabs)."""
+    csv: Path | None = option(None)
+    """Write the tables into this file, too, as CSV, every number unrounded."""
+    device: str = option("auto")
+    """Device: auto, cpu, cuda, cuda:1 and so on."""
+
+
+REQUEST = Compare
+
+
+def run(request: Compare) -> None:
+    """Make the rows and show them; without sources, list the groups of recipes that come with freezeframe."""
+    from pipelines.comparing import compare as comparing
+    from pipelines.comparing.comparison import Comparison
+    from pipelines.comparing.cost_table import trains_an_encoder
+    from pipelines.comparing.plot import check_plot
+    from pipelines.recipe.collections import Plan, plan, print_groups
+
+    test = comparing.check_test(request.test)
+    if request.plot is not None:
+        check_plot(request.plot)
+    if not request.sources:
+        print_groups()
+        return
+    folders = _run_folders(request)
+    made = Plan(()) if folders else plan(request.sources, request.overrides, request.axes)
+    baseline = request.baseline if request.baseline is not None else made.baseline
+    if folders:
+        rows = comparing.finished_rows(folders)
+    else:
+        comparing.row_place([recipe.name for recipe in made.recipes], baseline)  # before hours of training, not after
+        rows = comparing.compare(made.recipes, request.seeds, request.out, device=request.device)
+    tests = comparing.run_tests(rows, baseline, test)
+    costs = request.costs or any(map(trains_an_encoder, rows))
+    place = comparing.row_place([row.name for row in rows], baseline)
+    _show(Comparison(rows, tests, made.title, made.notes, costs), place, groups=request.groups or made.groups)
+    _write(Comparison(rows, tests, made.title, made.notes, costs), request)
+
+
+def _run_folders(request: Compare) -> list[Path]:
+    """Return the sources if they are run folders, nothing if they are files."""
+    runs = [path for path in request.sources if path.is_dir()]
+    if runs and len(runs) < len(request.sources):
+        other = next(path for path in request.sources if not path.is_dir())
+        raise ConfigError(f"{runs[0]} is a folder and {other} is none; compare recipes or finished runs, not both")
+    if runs and (request.overrides or request.axes or request.seeds != 1):
+        raise ConfigError(f"{runs[0]} is a run and stays as it is; --set, --axis and --seeds are for recipes")
+    return runs
+
+
+def _show(shown: Comparison, place: int, *, groups: bool) -> None:
+    """Print the table; `place` is the baseline's row."""
+    from pipelines.comparing.comparison import by_popularity, columns, untested
+    from pipelines.comparing.output import print_comparison
+    from pipelines.console import say, table
+
+    print_comparison(shown)
+    rows = shown.rows
+    if shown.tests is None and (why := untested(rows, rows[place])):
+        say(why)
+    if groups:
+        metric = columns(rows)[0][1]
+        table(f"{metric} by popularity", *by_popularity(rows, place, metric))
+        say(f"x = times {rows[place].name}; cold = the target never occurs in training")
+
+
+def _write(shown: Comparison, request: Compare) -> None:
+    """Write the files that were asked for."""
+    from pipelines.comparing.output import WRITERS
+    from pipelines.comparing.plot import write_plot
+    from pipelines.console import say
+
+    for name, path in {"markdown": request.markdown, "csv": request.csv, "latex": request.latex}.items():
+        if path:
+            WRITERS[name](path, shown)
+            say(f"table written to {path}")
+    if request.plot is not None:
+        write_plot(request.plot, shown)
+        say(f"picture written to {request.plot}")

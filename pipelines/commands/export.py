@@ -1,0 +1,60 @@
+"""Verb `export`: datasets and features for other toolboxes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from pipelines.commands.options import COLUMNS, Action, option
+
+
+@dataclass(frozen=True)
+class MMRec:
+    """What `export mmrec` is asked for."""
+
+    data: Path = option()
+    """Dataset folder."""
+    name: str = option()
+    """Dataset name in MMRec."""
+    out: Path = option()
+    """Folder to write into."""
+    columns: str | None = option(None, help=COLUMNS)
+    image: Path | None = option(None)
+    """Feature file for MMRec's visual slot (covers or videos)."""
+    text: Path | None = option(None)
+    """Feature file for MMRec's text slot."""
+    overwrite: bool = option(False)
+    """Replace an earlier export."""
+
+
+def mmrec(request: MMRec) -> None:
+    """Split a dataset by the default settings, write MMRec's folder, and say what is in it."""
+    from features.store import FeatureFile
+    from pipelines.console import say, warn
+    from pipelines.data.data_config import DataConfig
+    from pipelines.data.detection import read_dataset
+    from pipelines.data.load import make_split
+    from pipelines.data.tables import parse_columns
+    from pipelines.mmrec.check import CACHES
+    from pipelines.mmrec.export import FILLED, export_mmrec
+
+    dataset = read_dataset(request.data, parse_columns(request.columns))
+    split = make_split(dataset, DataConfig(folder=str(request.data)))
+    paths = {"image": request.image, "text": request.text}
+    files = {slot: FeatureFile(path) for slot, path in paths.items() if path is not None}
+    out, name, overwrite = request.out, request.name, request.overwrite
+    report = export_mmrec(out, name, split, image=files.get("image"), text=files.get("text"), overwrite=overwrite)
+    say(f"{report.folder}: {report.users} users, {report.items} items, train / valid / test rows {report.rows}")
+    say(f"{report.config}: copy to MMRec's src/configs/dataset/, the folder to its data/")
+    for slot, what in report.slots.items():
+        say(f"  {slot} slot: {what}")
+    if report.filled:
+        say(f"  {len(report.filled)} vectors are the mean of the others: {report.folder / FILLED}")
+    if report.left_out_items:
+        say(f"  {report.left_out_items} items occur in no interaction and are left out: MMRec cannot hold them")
+    if report.hidden_targets:
+        warn(f"{report.hidden_targets} targets also occur in their user's training part; MMRec never finds those")
+    say(f"  in MMRec's data/{name} delete {CACHES} of earlier exports: it would use the graphs of old features")
+
+
+ACTIONS = {"mmrec": Action("a folder that MMRec trains on", MMRec, mmrec)}
