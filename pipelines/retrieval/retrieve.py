@@ -31,7 +31,7 @@ from features.provenance import file_sha256
 from features.store import FeatureFile, State
 from models.shared.recommender import Recommender, UserBatch
 from pipelines.console import note, print_json, say, table
-from pipelines.data.filters import newest
+from pipelines.data.filters import newest, without_repeats
 from pipelines.data.split import Sequences, histories
 from pipelines.runs.kept_data import ITEM_ROWS, id_lines
 from pipelines.runs.run import Run
@@ -124,12 +124,15 @@ def _known_history(run: Run, user: str) -> list[int]:
 def _history(run: Run, user: str) -> list[int]:
     """Return a user's whole history, oldest item first: training, validation and test interactions alike.
 
-    Only items that the model knows count, and in leave-one-out only the newest `keep_last` of them.
+    Only items that the model knows count. In leave-one-out repeats are treated as the split treats them, and only the
+    newest `keep_last` items count.
     """
-    split = run.data.split
+    split, config = run.data.split, run.recipe.data
     known = pl.col("item").is_in(list(split.items.ids))
     had = run.data.dataset.interactions.filter((pl.col("user") == user) & known)
-    return split.items.known((newest(had, run.recipe.data) if split.protocol == "leave-one-out" else had)["item"])
+    if split.protocol == "leave-one-out":
+        had = newest(without_repeats(had, config), config)
+    return split.items.known(had["item"])
 
 
 def item_vectors(model: Recommender) -> Floats:

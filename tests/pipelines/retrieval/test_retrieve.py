@@ -17,6 +17,7 @@ from features.errors import ConfigError, StoreError
 from features.provenance import file_sha256
 from features.store import FeatureFile
 from models.shared.recommender import UserBatch
+from pipelines.retrieval import retrieve
 from pipelines.retrieval.retrieve import build_index, item_vectors, recommend, search, show_recommended, similar
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.run import Run, open_run
@@ -221,3 +222,17 @@ def test_items_without_vector_and_lengths(features: FeatureFile) -> None:
         similar(features, "clip", 3)
     with pytest.raises(ConfigError, match="--top is 0"):
         similar(features, "001", 0)
+
+
+@pytest.mark.parametrize("keep_last", [None, 4])
+@pytest.mark.parametrize("repeats", ["keep", "first", "last"])
+def test_a_history_is_what_the_split_made_of_it(repeats: str, keep_last: int | None, tmp_path: Path) -> None:
+    """The users of this dataset meet items more than once."""
+    data = small_dataset(tmp_path / "small")
+    settings = {"folder": str(data), "repeats": repeats, "keep_last": keep_last, "max_length": 20}
+    run_recipe(recipe(data, {"data": settings, "model": {"name": "popularity"}}), tmp_path / "run")
+    opened = open_run(tmp_path / "run")
+    test = opened.data.split.test
+    for row, user in enumerate(opened.data.split.users.ids):
+        expected = [*test.items[row][test.mask[row]], test.targets[row]]
+        assert retrieve._history(opened, user) == expected
