@@ -282,7 +282,7 @@ BAD: dict[str, tuple[Callable[[Path], None], Sequence[str], str]] = {
     "title twice": (title_twice, [*EXTRACT, "--encoders", "minilm-tiny"], "names item '001' twice"),
     "NaN in an import": (not_finite, IMPORT, "1 of 30 rows hold NaN or infinity"),
     "no such import": (nothing, IMPORT, "x.npy does not exist"),
-    "MMRec from another dataset": (other_dataset, [*EXPORT, "mmrec"], "rows of 0 of the 30 items of 'data', whose"),
+    "MMRec from another dataset": (other_dataset, [*EXPORT, "mmrec"], "rows for 0 of the 30 items of 'data', whose"),
     "features of another dataset": (other_dataset, TRAIN, "elsewhere"),
     "truncated file": (truncated, TRAIN, "f.h5"),
     "truncated file, verified": (truncated, ["features", "verify", "f.h5"], "f.h5"),
