@@ -30,14 +30,15 @@ from features.store import FeatureFile, State
 from tests.support.media import CLIPS, NO_CLIPS, pictures, write_clip, write_cover
 
 ROOT = Path(__file__).resolve().parents[3]
-KILLS = 20
+KILLS = 10
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not CLIPS.is_dir(), reason=NO_CLIPS)
 @pytest.mark.parametrize(("name", "width"), [("videomae-base", 768), ("slowfast-r50", 2304)])
 def test_real_clips_equal_the_librarys_own_model(tmp_path: Path, name: str, width: int) -> None:
-    catalog = build_catalog("clips", None, videos=CLIPS)
+    every = build_catalog("clips", None, videos=CLIPS)
+    catalog = replace(every, items=every.items[:4])  # two batches; test_decoders.py reads all clips
     run = ExtractOptions(tmp_path, weights="random", batch_size=2, dtype="float32")
     report = extract(catalog, ENCODERS[name], run)
     file = FeatureFile(report.path)
@@ -107,7 +108,7 @@ def wait_for_shards(process: subprocess.Popen[bytes], out: Path, count: int) -> 
 
 
 @pytest.mark.slow
-def test_twenty_kills_at_random_moments_change_nothing(folder: Path, tmp_path: Path) -> None:
+def test_ten_kills_at_random_moments_change_nothing(folder: Path, tmp_path: Path) -> None:
     arguments = ["extract", "--data", str(folder), "--encoders", "videomae-tiny,resnet-tiny", "--weights", "random"]
     arguments += ["--dtype", "float32", "--shard-size", "1", "--batch-size", "1", "--out"]
     command = [sys.executable, str(ROOT / "run_pipeline.py"), *arguments]

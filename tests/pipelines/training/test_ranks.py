@@ -21,6 +21,7 @@ from pipelines.recipe.recipe import build_recipe, dump_yaml
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.processes import _device, refuse_recipe, share_model
 from tests.support.ranks_worker import CASES, ROWS, gathered, toy, train
+from tests.support.shared import made_once
 from tests.support.small import item_ids, plain_recipe, recipe, small_dataset, write
 from tests.support.tower_runs import TITLES, changes, losses, trained, write_activations
 from tests.support.toy_towers import FRAMES, ITEMS, WIDTH, Counted, e2e, frames, model
@@ -46,9 +47,12 @@ def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
 @pytest.fixture(scope="module")
 def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found."""
-    folder = tmp_path_factory.mktemp("ranks")
-    done = torchrun("-m", "tests.support.ranks_worker", "exact", str(folder))
-    assert done.returncode == 0, done.stderr
+
+    def make(folder: Path) -> None:
+        done = torchrun("-m", "tests.support.ranks_worker", "exact", str(folder))
+        assert done.returncode == 0, done.stderr
+
+    folder = made_once(tmp_path_factory, "ranks", make)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
 
 
