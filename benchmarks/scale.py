@@ -184,8 +184,10 @@ def _validation(model: Any, split: Any, mask: Any, device: Any) -> float:
 
     def timed(users: int) -> float:
         bounds = whole.seen_offsets[: users + 1]
-        arrays = (whole.users, whole.items, whole.mask, whole.targets)
-        part = EvalPart(*(array[:users] for array in arrays), whole.seen[: int(bounds[-1])], bounds)
+        numbers, items, real, targets = (
+            array[:users] for array in (whole.users, whole.items, whole.mask, whole.targets)
+        )
+        part = EvalPart(numbers, items, real, targets, whole.seen[: int(bounds[-1])], bounds)
         began = time.perf_counter()
         evaluate(model, part, split.train_counts, mask=mask, device=device)
         return time.perf_counter() - began

@@ -107,7 +107,7 @@ def test_text_folders_that_do_not_fit_are_refused(tmp_path: Path) -> None:
         ENCODERS["bert-base"].backend(ENCODERS["bert-base"], str(tmp_path), 0)
     shutil.rmtree(tmp_path)
     tmp_path.mkdir()
-    with pytest.raises(ConfigError, match=r"no folder with config\.json"):
+    with pytest.raises(ConfigError, match=r"not a folder with config\.json"):
         ENCODERS["bert-base"].backend(ENCODERS["bert-base"], str(tmp_path), 0)
 
 

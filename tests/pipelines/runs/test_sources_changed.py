@@ -62,7 +62,7 @@ def test_changed_and_removed_titles_are_counted(here: Path, kind: str, capsys: C
     lines[4] = "003,another title"
     write(here / "data" / "items.csv", "\n".join(lines[:-2]) + "\n")
     said = r"was made from other titles than 'data' holds: 1 titles changed \(first '003'\), "
-    said += r"2 titles are gone \(first '028', '029'\); the same `extract` .* or set features\.0\.changed=keep"
+    said += r"2 titles are gone \(first '028', '029'\); run the same `extract` .* or set features\.0\.changed=keep"
     with pytest.raises(ConfigError, match=said):
         train(here, kind, "bert-tiny")
     assert train(here, kind, "bert-tiny", changed="keep")

@@ -194,7 +194,7 @@ def test_the_command_line_says_what_is_wrong(
     line += ["--out", str(tmp_path / "out")]
     for words, said in (
         (["--pixels", "--dtype", "float16"], "--pixels stores uint8; leave out --dtype float16"),
-        (["--covers", str(stored["videomae-tiny"])], "is a feature file of pixels of videos; as covers"),
+        (["--covers", str(stored["videomae-tiny"])], "holds pixels of videos, not pixels of covers"),
     ):
         capsys.readouterr()
         assert run_pipeline.main([*line, *words]) == 2
