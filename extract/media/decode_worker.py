@@ -42,7 +42,8 @@ SPARE = LARGEST_PIECE + 2**26
 
 
 def main() -> None:
-    """Serve requests until standard input ends."""
+    """Serve requests until standard input ends; the first argument is the pipe that closes when the parent is gone."""
+    _end_with(int(sys.argv[1]))
     replies = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get in among the replies
     _load_libraries()
@@ -56,16 +57,22 @@ def main() -> None:
 
 @contextmanager
 def _time_limits(request: Mapping[str, Any]) -> Iterator[None]:
-    """End the process if its time is up or its parent is gone, even inside C code: the signals have no handlers."""
+    """End the process if its time is up, even inside C code: the signals have no handlers."""
     signal.alarm(math.ceil(request["wall_s"]) + GRACE_S)
     signal.setitimer(signal.ITIMER_PROF, request["time_s"])
-    fcntl.fcntl(0, fcntl.F_SETOWN, os.getpid())
-    flags = fcntl.fcntl(0, fcntl.F_GETFL)
-    fcntl.fcntl(0, fcntl.F_SETFL, flags | os.O_ASYNC)  # SIGIO when the other end closes; no request comes meanwhile
     yield
-    fcntl.fcntl(0, fcntl.F_SETFL, flags)
     signal.setitimer(signal.ITIMER_PROF, 0)
     signal.alarm(0)
+
+
+def _end_with(watched: int) -> None:
+    """Let the kernel end this process (SIGIO, which has no handler) when the other end of a pipe closes.
+
+    Requests must not come by this pipe: the kernel may signal a write after its bytes were read, and a request would
+    end the process that serves it.
+    """
+    fcntl.fcntl(watched, fcntl.F_SETOWN, os.getpid())
+    fcntl.fcntl(watched, fcntl.F_SETFL, fcntl.fcntl(watched, fcntl.F_GETFL) | os.O_ASYNC)
 
 
 def _load_libraries() -> None:

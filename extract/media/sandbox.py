@@ -65,8 +65,12 @@ class Media:
 
 
 def passes(reason: str) -> bool:
-    """Return whether a row's failure may be gone by the next run: its time was up, or its file had disappeared."""
-    return re.search(r": decoding took longer than |: (video|cover) gone since it was listed$", reason) is not None
+    """Return whether a row's failure may be gone by the next run.
+
+    Its time was up, or its file had disappeared, or an earlier release ended its sound decoder (SIGIO).
+    """
+    passing = r": decoding took longer than |: (video|cover) gone since it was listed$|: the decoder crashed \(SIGIO\)"
+    return re.search(passing, reason) is not None
 
 
 def read_media(
@@ -139,14 +143,18 @@ class _Worker:
     def __init__(self, memory_mb: int) -> None:
         self.files = 0
         self.memory_mb = memory_mb
+        watched, held = os.pipe()  # nothing is ever written to it: that it closes tells the worker that we are gone
+        self._held = os.fdopen(held, "wb", buffering=0)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM],
+            [sys.executable, "-c", PROGRAM, str(watched)],
+            pass_fds=(watched,),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
             env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
         )
+        os.close(watched)
         assert self._process.stdin is not None
         assert self._process.stdout is not None
         self._in, self._out = self._process.stdin, self._process.stdout.fileno()
@@ -250,6 +258,7 @@ class _Worker:
         self._process.kill()
         self._process.wait()
         self._in.close()
+        self._held.close()
         if self._process.stdout:
             self._process.stdout.close()
 

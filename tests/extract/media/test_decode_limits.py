@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -48,6 +51,25 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
     yield monkeypatch
     monkeypatch.undo()
     close_idle()
+
+
+def test_what_is_written_while_a_file_is_read_does_not_end_its_worker(
+    tmp_path: Path, decoder: pytest.MonkeyPatch
+) -> None:
+    """The kernel may signal a request after its bytes were read; it did so about once in ten thousand files."""
+    clip = write_clip(tmp_path / "1.mp4", pictures(12))
+    decoder.setattr(sandbox, "PROGRAM", SLEEPING)
+    ask = sandbox._Worker.ask
+
+    def twice(worker: Any, request: dict[str, Any], name: str) -> Iterator[Any]:
+        again = json.dumps(request).encode() + b"\n"
+        later = threading.Timer(0.7, lambda: worker._in.write(again))  # the worker serves the first one for 1.5 s
+        later.start()
+        yield from ask(worker, request, name)
+        later.join()
+
+    decoder.setattr(sandbox._Worker, "ask", twice)
+    assert read_media(clip, Limits(time_s=1), policies=["middle:3"]).total == 12
 
 
 def test_waiting_is_no_failure_and_spinning_is(tmp_path: Path, decoder: pytest.MonkeyPatch) -> None:
@@ -124,6 +146,8 @@ def test_workers_of_a_farm_try_them_again(tmp_path: Path, decoder: pytest.Monkey
         ("a.mp4: decoding took longer than 600 s by the clock, 10 times --decode-seconds", True),
         ("a.mp4: decoding took longer than 60 s (--decode-seconds)", True),  # of files made before
         ("7: video gone since it was listed", True),
+        ("a.mp4: the decoder crashed (SIGIO), perhaps because it needs over 4096 MB (--decode-mb)", True),  # likewise
+        ("a.mp4: the decoder crashed (SIGSEGV), perhaps because it needs over 4096 MB (--decode-mb)", False),
         ("a.mp4: it needs more than 64 MB to decode (--decode-mb)", False),
         ("a.mp4: truncated or damaged after frame 3 of 9; fetch it again", False),
         ("decoding took longer than.mp4: it holds no video stream", False),
