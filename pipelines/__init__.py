@@ -27,25 +27,7 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from pipelines.api import (
-        ConfigError,
-        Dataset,
-        Evaluation,
-        ExtractReport,
-        FeatureFile,
-        Hit,
-        MediaError,
-        Run,
-        StoreError,
-        evaluate,
-        extract_features,
-        open_features,
-        open_run,
-        read_dataset,
-        recommend,
-        similar_items,
-        train,
-    )
+    from pipelines.api import *  # its `__all__`, which a test holds equal to this one
 else:  # hidden from type checkers, which would take any name for one that exists
 
     def __getattr__(name: str) -> object:

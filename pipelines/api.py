@@ -23,11 +23,11 @@ from pipelines.data.load import load_data
 from pipelines.data.tables import Columns
 from pipelines.feature_files.extraction import dataset_catalog, extract_with_bar
 from pipelines.ranking.full_ranking import Evaluation, Mask
-from pipelines.recipe.recipe import build_recipe, load_recipe, recipe_from_data, recipe_to_dict
+from pipelines.recipe.recipe import load_recipe, recipe_from_data
 from pipelines.retrieval import retrieve
 from pipelines.retrieval.retrieve import Hit
 from pipelines.runs import run as runs
-from pipelines.runs.experiment import evaluate_test, run_recipe
+from pipelines.runs.experiment import evaluate_test, evaluated_as, run_recipe
 from pipelines.runs.run import Run
 
 __all__ = [
@@ -192,15 +192,9 @@ def evaluate(
         raise ConfigError(
             f"{run.folder} has no test targets: its dataset has changed since it was trained; train it again"
         )
-    asked = {
-        "at": None if at is None else list(at),
-        "metrics": None if metrics is None else list(metrics),
-        "mask": mask,
-    }
-    plain = recipe_to_dict(run.recipe)
-    plain["evaluate"] |= {name: value for name, value in asked.items() if value is not None}
+    recipe = evaluated_as(run.recipe, at=at, metrics=metrics, mask=mask)
     place = next(chain(run.model.parameters(), run.model.buffers())).device
-    return evaluate_test(run.model, build_recipe(plain), run.data.split, place)
+    return evaluate_test(run.model, recipe, run.data.split, place)
 
 
 def recommend(run: Run, user: str, *, top: int = 10) -> list[Hit]:

@@ -18,6 +18,7 @@ from pipelines.comparing.result_table import Comparison, Row
 from pipelines.comparing.table_files import print_comparison, write_markdown
 from pipelines.console import progress, say
 from pipelines.data.detection import read_dataset
+from pipelines.data.split import Split
 from pipelines.data.synthetic import CorpusSize, make_corpus
 from pipelines.feature_files.extraction import dataset_catalog, extract_with_bar, print_reports
 from pipelines.mmrec.export import export_mmrec
@@ -56,11 +57,11 @@ def run_demo(out: Path, *, seeds: int, items: int, users: int) -> None:
     print_comparison(Comparison(rows, title=title))
     write_markdown(out / "table.md", Comparison(rows))
     say("cold = the target never occurs in training: ids cannot know it, pixels and words can")
-    best = out / "runs" / "id+v-seed0"
-    show_recommended(open_run(best, new_interactions=True), user=_some_user(best), top=5)
+    best = open_run(out / "runs" / "id+v-seed0")
+    show_recommended(best, user=best.data.split.users.ids[0], top=5)
     clips = FeatureFile(paths["videomae-tiny"])
-    show_similar(clips, item=clips.columns.ids[0], top=5, titles=read_dataset(folder).titles)
-    _export(best, paths, out / "mmrec")
+    show_similar(clips, item=clips.columns.ids[0], top=5, titles=best.data.dataset.titles)
+    _export(best.data.split, paths, out / "mmrec")
     _say_where(out, paths)
     say(f"done in {time.perf_counter() - started:.0f} s")
 
@@ -108,12 +109,7 @@ def _train(folder: Path, features: Sequence[Path], out: Path, seeds: int) -> lis
     return compare([build_recipe(recipe) for recipe in plain], seeds, out / "runs")
 
 
-def _some_user(run: Path) -> str:
-    return open_run(run).data.split.users.ids[0]
-
-
-def _export(run: Path, paths: Mapping[str, Path], out: Path) -> None:
-    split = open_run(run).data.split
+def _export(split: Split, paths: Mapping[str, Path], out: Path) -> None:
     report = export_mmrec(
         out,
         "demo",

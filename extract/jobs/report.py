@@ -19,23 +19,23 @@ class ExtractReport:
     encoder: str
     """Name of the encoder."""
     modality: Modality
-    """What it reads."""
+    """What the encoder reads."""
     fingerprint: str
-    """Of the recipe, 64 hex characters."""
+    """Fingerprint of the recipe, 64 hex characters."""
     counts: dict[str, int]
     """Rows in the file by state: 'done', 'missing', 'failed'."""
     new_rows: int
     """Rows made by this run."""
     unchanged: bool
-    """Nothing was to do."""
+    """Whether the file was complete already."""
     bad: list[tuple[str, str, str]]
     """(item id, 'missing' or 'failed', reason) of every row without a vector."""
     cosine_error: CosineError | None
-    """What rounding to the disk's type cost, over the rows that know it."""
+    """What rounding to the type on disk cost, over the rows that have a figure for it."""
     seconds: dict[str, float]
-    """Wall clock of this run: waiting for decoding and resizing of its modality ('decode'; shared with other encoders
-    of the same pass), in 'encode' and in 'write'."""
+    """Wall clock of this run, by stage: 'decode' is the wait for decoded and resized media, which encoders of one
+    modality share; 'encode'; 'write'."""
     warning: str
     """What a user must be told about the weights, or ''."""
     ignored: Ignored = field(default_factory=Ignored)
-    """Files in the folder of this modality that are no item's."""
+    """Files in the folder of this modality that belong to no item."""

@@ -233,11 +233,6 @@ class FeatureJob:
             and self._made.columns.ids == tuple(self.wanted.ids)
         )
 
-    def shards(self, size: int) -> list[list[int]]:
-        """Cut `pending` into lists of at most `size` positions; the same cut after every restart."""
-        pending = self.pending
-        return [pending[start : start + size] for start in range(0, len(pending), size)]
-
     def write(self, rows: FeatureRows, *, dtype: str | None = None, seconds: Mapping[str, float] | None = None) -> None:
         """Store one shard and its record; its name is a hash of its rows, so a shard made again replaces itself.
 

@@ -76,8 +76,9 @@ def run(request: Compare) -> None:
     tests = comparing.run_tests(rows, baseline, test)
     costs = request.costs or any(map(trains_an_encoder, rows))
     place = comparing.row_place([row.name for row in rows], baseline)
-    _show(Comparison(rows, tests, made.title, made.notes, costs), place, groups=request.groups or made.groups)
-    _write(Comparison(rows, tests, made.title, made.notes, costs), request)
+    shown = Comparison(rows, tests, made.title, made.notes, costs)
+    _show(shown, place, groups=request.groups or made.groups)
+    _write(shown, request)
 
 
 def _run_folders(request: Compare) -> list[Path]:

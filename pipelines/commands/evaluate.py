@@ -44,8 +44,7 @@ def run(request: Evaluate) -> None:
     """Rank the test users again and print the metrics."""
     from pipelines.console import print_json
     from pipelines.device import resolve_device
-    from pipelines.recipe.recipe import build_recipe, recipe_to_dict
-    from pipelines.runs.experiment import evaluate_test
+    from pipelines.runs.experiment import evaluate_test, evaluated_as
     from pipelines.runs.results import as_metrics, print_groups, print_metrics
     from pipelines.runs.run import open_run
 
@@ -54,11 +53,9 @@ def run(request: Evaluate) -> None:
     if idle is not None and not (request.groups or request.json):
         raise ConfigError(f"{idle} is for groups of users; add --groups, or --json, which has them")
     opened = open_run(request.run, device=request.device, place=request.data)
-    plain = recipe_to_dict(opened.recipe)
     metrics = request.metrics.split(",") if request.metrics else None
-    asked = {"mask": request.mask, "at": _numbers(request.at, "--at"), "metrics": metrics}
-    plain["evaluate"] |= {name: value for name, value in asked.items() if value}
-    recipe = build_recipe(plain)
+    at = _numbers(request.at, "--at") or None
+    recipe = evaluated_as(opened.recipe, at=at, metrics=metrics, mask=request.mask or None)
     split = opened.data.split
     found = as_metrics(
         evaluate_test(opened.model, recipe, split, resolve_device(request.device)),

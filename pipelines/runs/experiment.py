@@ -15,7 +15,7 @@ A run folder holds:
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -32,9 +32,9 @@ from pipelines.data.load import Data
 from pipelines.data.split import Split
 from pipelines.device import resolve_device
 from pipelines.ranking.full_ranking import Evaluation, evaluate
-from pipelines.recipe.recipe import Recipe, difference, dump_yaml, recipe_to_dict
+from pipelines.recipe.recipe import Recipe, build_recipe, difference, dump_yaml, recipe_to_dict
 from pipelines.runs.costs import files_read, run_costs
-from pipelines.runs.inputs import build, open_features, read_inputs
+from pipelines.runs.inputs import Inputs, build, open_features, read_inputs
 from pipelines.runs.kept_data import ITEM_ROWS, USER_ROWS, keep, write_row_ids
 from pipelines.runs.memory import peaks, start_peaks
 from pipelines.runs.processes import refuse_recipe, share_model
@@ -78,23 +78,14 @@ def run_recipe(
     split = data.split
     if finished is not None:
         return finished
-    if ranks.first and files:
-        refuse_changed(recipe, data.dataset, split.items.ids, files)
-    elif ranks.first:  # kind 'e2e' opens its own files; those that it does not read may be missing
-        there = replace(recipe, features=tuple(one for one in recipe.features if len(one.matches()) == 1))
-        pixels = [FeatureFile(feature.resolve()) for feature in there.features]
-        refuse_changed(there, data.dataset, split.items.ids, pixels)
+    if ranks.first:
+        _refuse_stale(recipe, inputs)
     model, towers = build(recipe, inputs, folder, media)
     start = _start(model, recipe, folder, data)
     share_model(model, recipe, ranks)
     ranks.wait()  # until all processes have read the folder
     if ranks.first:
-        folder.mkdir(parents=True, exist_ok=True)
-        remove_partial(folder)
-        (folder / "metrics.json").unlink(missing_ok=True)  # a run that goes on has one of fewer epochs
-        if not (folder / CHECKPOINT).is_file():  # a new run: files of an older one belong to other weights
-            for name in DERIVED:
-                (folder / name).unlink(missing_ok=True)
+        _clear(folder)
         begin_record(folder, recipe, split, files, inputs.sides, towers.facts, start)
         keep(folder, split)
         write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
@@ -121,6 +112,25 @@ def run_recipe(
         finish_record(folder, fitted, model, place, costs, ranks.world)
         write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
     return metrics
+
+
+def _refuse_stale(recipe: Recipe, inputs: Inputs) -> None:
+    """Raise ConfigError where the media or titles behind feature files have changed since."""
+    files = inputs.files
+    if not files:  # kind 'e2e' opens its own files; those that it does not read may be missing
+        recipe = replace(recipe, features=tuple(one for one in recipe.features if len(one.matches()) == 1))
+        files = [FeatureFile(feature.resolve()) for feature in recipe.features]
+    refuse_changed(recipe, inputs.data.dataset, inputs.data.split.items.ids, files)
+
+
+def _clear(folder: Path) -> None:
+    """Make a run folder, or remove what an earlier training left that this one makes anew."""
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_partial(folder)
+    (folder / "metrics.json").unlink(missing_ok=True)  # a run that goes on has one of fewer epochs
+    if not (folder / CHECKPOINT).is_file():  # a new run: files of an older one belong to other weights
+        for name in DERIVED:
+            (folder / name).unlink(missing_ok=True)
 
 
 def _start(model: Recommender, recipe: Recipe, folder: Path, data: Data) -> Mapping[str, Any] | None:
@@ -152,6 +162,16 @@ def goes_on(before: Recipe, recipe: Recipe) -> bool:
     same = replace(recipe, train=replace(new, epochs=old.epochs, patience=old.patience))
     more = new.epochs > old.epochs or new.patience > old.patience
     return more and new.epochs >= old.epochs and new.patience >= old.patience and same == before
+
+
+def evaluated_as(
+    recipe: Recipe, *, at: Sequence[int] | None, metrics: Sequence[str] | None, mask: str | None
+) -> Recipe:
+    """Return a recipe with other options of `evaluate`, where None keeps its own; ConfigError for impossible ones."""
+    plain = recipe_to_dict(recipe)
+    asked = {"at": None if at is None else list(at), "metrics": None if metrics is None else list(metrics)}
+    plain["evaluate"] |= {name: value for name, value in (asked | {"mask": mask}).items() if value is not None}
+    return build_recipe(plain)
 
 
 def evaluate_test(model: Recommender, recipe: Recipe, split: Split, device: torch.device) -> Evaluation:

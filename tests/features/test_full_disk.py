@@ -18,7 +18,7 @@ import run_pipeline
 from features import atomic
 from features.shards import job as shards
 from features.store import FeatureFile
-from tests.support.media import write_cover
+from tests.support.media import write_cover, write_covers
 from tests.support.small import item_ids, small_dataset, write_vectors
 
 COUNT = 40
@@ -34,11 +34,7 @@ sys.exit(run_pipeline.main(sys.argv[2:]))
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("full") / "data"
-    (folder / "covers").mkdir(parents=True)
-    for number in range(COUNT):
-        write_cover(folder / "covers" / f"{number}.png", kind=number, size=(40, 40))
-    return folder
+    return write_covers(tmp_path_factory.mktemp("full") / "data", COUNT)
 
 
 def extraction(data: Path, out: Path) -> list[str]:

@@ -15,17 +15,7 @@ from features.provenance import Provenance
 from features.shards import records
 from features.shards.job import FeatureJob, Wanted
 from features.store import FeatureFile, State
-from tests.support.stores import FAILING, JOB, MISSING, contents, encode, interrupted, run, wanted
-
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "features.h5"
-
-
-@pytest.fixture
-def unbroken(tmp_path: Path) -> FeatureFile:
-    return run(FeatureJob(tmp_path / "unbroken" / "f.h5", JOB, wanted(range(20))))[0]
+from tests.support.stores import FAILING, JOB, MISSING, contents, cut, encode, interrupted, run, wanted
 
 
 def test_a_whole_run(target: Path) -> None:
@@ -48,7 +38,7 @@ def test_resume_after_any_shards_are_lost(tmp_path_factory, data, first: int, se
     folder = tmp_path_factory.mktemp("resume")
     expected, _ = run(FeatureJob(folder / "whole.h5", JOB, wanted(range(20))))
     job = FeatureJob(folder / "f.h5", JOB, wanted(range(20)))
-    for positions in job.shards(first):
+    for positions in cut(job, first):
         job.write(encode(job, positions))
     for shard in sorted(job.folder.glob("*.h5")):
         harm = data.draw(st.sampled_from(["none", "lost", "record lost", "record cut", "cut", "flipped"]))
@@ -71,9 +61,7 @@ def test_resume_after_any_shards_are_lost(tmp_path_factory, data, first: int, se
 def test_what_counts_is_not_made_again(target: Path, unbroken: FeatureFile) -> None:
     job = interrupted(target, shards=3)
     assert job.pending == list(range(12, 20))
-    assert (
-        job.shards(3) == FeatureJob(target, JOB, wanted(range(20))).shards(3) == [[12, 13, 14], [15, 16, 17], [18, 19]]
-    )
+    assert cut(job, 3) == cut(FeatureJob(target, JOB, wanted(range(20))), 3) == [[12, 13, 14], [15, 16, 17], [18, 19]]
     file, made = run(job)
     assert made == [f"item {n}" for n in range(12, 20)]
     assert contents(file) == contents(unbroken)
@@ -107,7 +95,7 @@ def test_a_shard_damaged_while_the_job_runs_stops_the_merge(target: Path) -> Non
 
 def test_records_go_before_their_shards(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = FeatureJob(target, JOB, wanted(range(20)))
-    for positions in job.shards(4):
+    for positions in cut(job, 4):
         job.write(encode(job, positions))
     monkeypatch.setattr("features.shards.job.shutil.rmtree", lambda *_, **__: None)  # the process dies here
     job.finish()
@@ -164,7 +152,7 @@ def test_failed_rows_stand_unless_asked_for(target: Path) -> None:
 
 def test_failed_rows_of_a_run_that_never_finished_are_made_again_where_asked_for(target: Path) -> None:
     job = FeatureJob(target, JOB, wanted(range(20)))
-    for positions in job.shards(4):
+    for positions in cut(job, 4):
         job.write(encode(job, positions))  # and then too many have failed: no file
     job = FeatureJob(target, JOB, wanted(range(20)), retry_failed=True)
     assert job.pending == []
@@ -206,7 +194,7 @@ def test_rows_whose_source_was_listed_and_not_found_are_made_again_where_asked_f
 
 def test_a_shard_that_another_worker_clears_away_does_not_count(target: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     job = FeatureJob(target, JOB, wanted(range(20)))
-    for positions in job.shards(10):
+    for positions in cut(job, 10):
         job.write(encode(job, positions))
 
     def clear(path: Path) -> str:

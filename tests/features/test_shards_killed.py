@@ -17,17 +17,6 @@ from features.shards.job import FeatureJob
 from features.store import FeatureFile
 from tests.support.stores import JOB, contents, encode, interrupted, run, wanted
 
-
-@pytest.fixture
-def target(tmp_path: Path) -> Path:
-    return tmp_path / "features.h5"
-
-
-@pytest.fixture
-def unbroken(tmp_path: Path) -> FeatureFile:
-    return run(FeatureJob(tmp_path / "unbroken" / "f.h5", JOB, wanted(range(20))))[0]
-
-
 # Disks that fill up, processes that are killed.
 
 

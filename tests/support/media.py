@@ -65,6 +65,14 @@ def write_clip(
     return path
 
 
+def write_covers(folder: Path, count: int) -> Path:
+    """Write a dataset folder of small covers, named 00.png, 01.png and so on."""
+    (folder / "covers").mkdir(parents=True)
+    for number in range(count):
+        write_cover(folder / "covers" / f"{number:02}.png", kind=number, size=(40, 40))
+    return folder
+
+
 def write_sound(path: Path) -> Path:
     """Write an MP4 that holds a second of silence and no video."""
     import av

@@ -15,7 +15,7 @@ def made_once(factory: pytest.TempPathFactory, name: str, make: Callable[[Path],
 
     Args:
         factory: pytest's own.
-        name: of the folder, one per kind of content.
+        name: what the folder is called; two kinds of content need two names.
         make: fills the folder, which is there and empty.
     """
     base = factory.getbasetemp()

@@ -46,6 +46,11 @@ def wanted(numbers: Iterable[int], stamps: Mapping[int, str] | None = None) -> W
     return Wanted([f"item {n}" for n in numbers], [plain[n] for n in numbers])
 
 
+def cut(job: FeatureJob, size: int) -> list[list[int]]:
+    """What is pending, in lists of at most `size` positions."""
+    return [job.pending[start : start + size] for start in range(0, len(job.pending), size)]
+
+
 def encode(job: FeatureJob, positions: Sequence[int], *, mended: bool = False) -> FeatureRows:
     """A stand-in for an encoder: the vector depends on the id and the stamp alone."""
     ids = [job.wanted.ids[row] for row in positions]
@@ -63,7 +68,7 @@ def encode(job: FeatureJob, positions: Sequence[int], *, mended: bool = False) -
 def run(job: FeatureJob, size: int = 4, *, mended: bool = False) -> tuple[FeatureFile, list[str]]:
     """Make what is pending and finish; also return the ids that had to be made."""
     made = [job.wanted.ids[row] for row in job.pending]
-    for positions in job.shards(size):
+    for positions in cut(job, size):
         job.write(encode(job, positions, mended=mended))
     return job.finish(), made
 
@@ -76,6 +81,6 @@ def contents(file: FeatureFile) -> tuple[object, ...]:
 def interrupted(target: Path, shards: int = 3) -> FeatureJob:
     """A job of 20 rows, stopped after some shards of 4."""
     job = FeatureJob(target, JOB, wanted(range(20)))
-    for positions in job.shards(4)[:shards]:
+    for positions in cut(job, 4)[:shards]:
         job.write(encode(job, positions))
     return FeatureJob(target, JOB, wanted(range(20)))

@@ -56,6 +56,10 @@ def test_the_page_runs_as_it_stands(
     assert len(capsys.readouterr().out.splitlines()) == 1 + 5
 
 
+def test_the_package_and_its_module_offer_the_same_names() -> None:
+    assert pipelines.__all__ == api.__all__
+
+
 def test_the_page_shows_every_function_with_its_arguments() -> None:
     text = PAGE.read_text(encoding="utf-8")
     for name in pipelines.__all__:

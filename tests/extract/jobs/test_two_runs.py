@@ -23,7 +23,7 @@ from extract.media.catalog import build_catalog
 from features.errors import ConfigError
 from features.shards.lock import RunLock
 from features.store import FeatureFile
-from tests.support.media import write_cover
+from tests.support.media import write_covers
 from tests.support.toy_media import options
 
 COUNT, SHARD = 24, 3
@@ -48,11 +48,7 @@ sys.exit(run_pipeline.main(sys.argv[2:]))
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("two") / "data"
-    (folder / "covers").mkdir(parents=True)
-    for number in range(COUNT):
-        write_cover(folder / "covers" / f"{number:02}.png", kind=number, size=(40, 40))
-    return folder
+    return write_covers(tmp_path_factory.mktemp("two") / "data", COUNT)
 
 
 def line(data: Path, out: Path, encoders: str = "resnet-tiny") -> list[str]:

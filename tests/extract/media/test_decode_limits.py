@@ -56,7 +56,7 @@ def decoder(monkeypatch: pytest.MonkeyPatch) -> Iterator[pytest.MonkeyPatch]:
 def test_what_is_written_while_a_file_is_read_does_not_end_its_worker(
     tmp_path: Path, decoder: pytest.MonkeyPatch
 ) -> None:
-    """The kernel may signal a request after its bytes were read; it did so about once in ten thousand files."""
+    """The kernel may signal a request after its bytes were read. Now and then it did."""
     clip = write_clip(tmp_path / "1.mp4", pictures(12))
     decoder.setattr(sandbox, "PROGRAM", SLEEPING)
     ask = sandbox._Worker.ask

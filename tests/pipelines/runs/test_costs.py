@@ -23,7 +23,7 @@ from pipelines.runs.experiment import run_recipe
 from pipelines.runs.inputs import build_model
 from pipelines.towers.open_towers import open_towers
 from tests.support.small import ITEMS, item_ids, recipe, write_vectors
-from tests.support.stores import JOB, encode, wanted
+from tests.support.stores import JOB, cut, encode, wanted
 from tests.support.tower_runs import changes, data, media, write_activations
 
 __all__ = ["data"]  # a fixture
@@ -42,10 +42,10 @@ def log(folder: Path) -> list[dict[str, Any]]:
 
 def test_a_finished_file_adds_up_what_its_shards_took(tmp_path: Path) -> None:
     job = FeatureJob(tmp_path / "f.h5", JOB, wanted(range(20)))
-    for positions in job.shards(8)[:2]:
+    for positions in cut(job, 8)[:2]:
         job.write(encode(job, positions), seconds={"decode": 1.5, "encode": 0.25})
     again = FeatureJob(tmp_path / "f.h5", JOB, wanted(range(20)))  # another worker, or the run after a crash
-    for positions in again.shards(8):
+    for positions in cut(again, 8):
         again.write(encode(again, positions), seconds={"decode": 0.5, "encode": 1.0})
     made = again.finish()
     assert made.seconds == FeatureFile(made.path).seconds == {"decode": 3.5, "encode": 1.5}
