@@ -7,9 +7,11 @@ compares them with the library's forward for every encoder and every cut. Betwee
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -245,7 +247,7 @@ def places(encoder: Encoder, steps: Sequence[nn.Module]) -> list[int]:
 
 
 def _packing(encoder: Encoder, parts: Parts, cut: int, tokens: int | None) -> Packing:
-    state = probe(encoder, nn.Sequential(*parts.steps[:cut]))
+    state = _state_after(encoder, parts.steps, cut)
     if isinstance(state, Tokens | Words):
         limit = getattr(encoder.spec.inputs, "max_tokens", 0)
         width = 1 if isinstance(state, Tokens) else state.states.shape[-1]
@@ -261,13 +263,54 @@ def _packing(encoder: Encoder, parts: Parts, cut: int, tokens: int | None) -> Pa
 
 def probe(encoder: Encoder, run: Callable[[Batch], Any]) -> Any:
     """Return what `run` gives for one item. Pixels are fake: nothing is computed, because only shapes are wanted."""
+    mode = _fake(encoder)
+    with mode, torch.no_grad():
+        return run(_one_item(encoder))
+
+
+def _fake(encoder: Encoder) -> Any:
+    """Return the mode in which one item runs through an encoder: titles, which cost little, are computed."""
+    return FakeTensorMode(allow_non_fake_inputs=True) if encoder.tokenizer is None else contextlib.nullcontext()
+
+
+def _one_item(encoder: Encoder) -> Batch:
+    """Return one title's tokens, or black pixels."""
     spec = encoder.spec
     device = next(encoder.model.parameters()).device
     if encoder.tokenizer is not None:
         tokens = encoder.tokenizer.tokenise(["a"])
-        with torch.no_grad():
-            return run(Tokens(tokens.ids.to(device), tokens.mask.to(device)))
+        return Tokens(tokens.ids.to(device), tokens.mask.to(device))
     assert isinstance(spec.inputs, PixelInput)
     frames = () if spec.frames is None else (spec.frames.count,)
-    with FakeTensorMode(allow_non_fake_inputs=True), torch.no_grad():
-        return run(torch.zeros(1, *frames, 3, spec.inputs.size, spec.inputs.size, device=device))
+    return torch.zeros(1, *frames, 3, spec.inputs.size, spec.inputs.size, device=device)
+
+
+@dataclass(frozen=True)
+class _Walk:
+    """One item's way through an encoder, as far as cuts have asked for it."""
+
+    device: torch.device
+    mode: Any
+    states: list[Any]
+    """The batch, and what the first steps have given, one after the other."""
+
+
+_WALKS: WeakKeyDictionary[Encoder, _Walk] = WeakKeyDictionary()
+
+
+def _state_after(encoder: Encoder, steps: Sequence[nn.Module], count: int) -> Any:
+    """Return what the first `count` steps give for one item.
+
+    The way is kept with the encoder: fake BatchNorm costs more than a real one, and training cuts an encoder twice.
+    """
+    device = next(encoder.model.parameters()).device
+    walk = _WALKS.get(encoder)
+    if walk is None or walk.device != device:
+        mode = _fake(encoder)
+        with mode:
+            walk = _WALKS[encoder] = _Walk(device, mode, [_one_item(encoder)])
+    with walk.mode, torch.no_grad():
+        for step in steps[len(walk.states) - 1 : count]:
+            state = walk.states[-1]
+            walk.states.append(step([*state] if isinstance(state, list) else state))  # SlowFast changes its list
+    return walk.states[count]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 from functools import cache
-from typing import Any
 
 import numpy as np
 import pytest
@@ -51,9 +50,13 @@ def user_batch(histories: list[list[int]], length: int = LENGTH) -> UserBatch:
 
 
 @cache
-def trained(name: str, items: str, **options: Any) -> tuple[Recommender, FitResult]:
-    """Return a trained model and the way there. Tests share it, and none may change it."""
-    model = build(name, items, **options)
+def trained(name: str, items: str) -> tuple[Recommender, FitResult]:
+    """Return a trained model and the way there. Tests share it, and none may change it.
+
+    Items nobody has met are not drawn as negatives, which would push them down (tests/models/test_never_met.py).
+    """
+    drawn = getattr(recommenders()[name].config_class(), "loss", None) in DRAWN
+    model = build(name, items, **({"cold_negatives": False} if drawn else {}))
     patience = 10 if name in ("grcn", "youtube") else 5  # these pause before they learn
     config = TrainConfig(epochs=40, batch_size=16, lr=1e-2, patience=patience)
     result = fit(model, checkerboard(), config, seed=0, run=None, mask="hide")
@@ -112,10 +115,7 @@ def test_loss_falls_and_withheld_items_rank_first(name: str, items: str) -> None
 
 @pytest.mark.parametrize(("name", "items"), [case for case in TRAINED if case[1] not in ("id", "none")])
 def test_content_places_items_nobody_has_met(name: str, items: str) -> None:
-    """Unless they are drawn as negatives, which pushes them down (tests/models/test_never_met.py)."""
-    drawn = getattr(recommenders()[name].config_class(), "loss", None) in DRAWN
-    options = {"cold_negatives": False} if drawn else {}
-    (model, _), part = trained(name, items, **options), checkerboard().test
+    (model, _), part = trained(name, items), checkerboard().test
     with torch.no_grad():
         batch = UserBatch(*(torch.from_numpy(array) for array in (part.users, part.items, part.mask)))
         scores = model.scores(batch).numpy()
