@@ -12,10 +12,11 @@ from typing import Any
 from features.errors import ConfigError
 from pipelines.comparing.significance import RESAMPLES, Compared, Interval
 from pipelines.ranking.metrics import METRICS
+from pipelines.recipe.file_origin import Origin
 from pipelines.recipe.oddities import oddities
 from pipelines.recipe.published_data import withheld
 from pipelines.recipe.recipe import PaperResult, Recipe
-from pipelines.runs.origin import Origin, of_run
+from pipelines.runs.origin import of_run
 from pipelines.runs.results import items_in_words, never_met_doubt
 
 ELSEWHERE = "tested on other users, candidates or seen items, or another split"
