@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 VERBS = {
     "demo": "the whole job on a generated corpus: extract, train, compare, recommend, export",
     "data": "what a dataset folder holds: users, items, repeats, ties, and what titles and media join",
+    "init": "a commented recipe for a dataset folder and its feature files",
     "extract": "raw videos, covers and titles into feature files, one per encoder",
     "features": "inspect, verify, merge, import and export feature files",
     "train": "train and test one recipe; goes on where it was stopped; under torchrun on several GPUs",
