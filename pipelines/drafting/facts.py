@@ -53,6 +53,11 @@ class Facts:
     """Whether a user's interactions have an order."""
 
     @property
+    def sequential(self) -> bool:
+        """Return whether a model of sequences has something to learn from."""
+        return self.ordered and self.windows > 0
+
+    @property
     def cold_share(self) -> float:
         """Return the share, in [0, 1], of test targets that occur in no training row."""
         return self.cold_targets / max(1, self.targets)
@@ -76,7 +81,7 @@ def interactions_per_user(dataset: Dataset, config: DataConfig) -> Ints:
 
 def length_of_most(lengths: Ints) -> int:
     """Return the number of interactions (U,) that nine of ten users do not exceed."""
-    return int(np.quantile(lengths, 0.9, method="higher"))
+    return int(np.quantile(lengths, 0.9, method="inverted_cdf"))
 
 
 def gather(dataset: Dataset, report: DataReport, split: Split, lengths: Ints) -> Facts:

@@ -47,7 +47,7 @@ def recipe_text(draft: Draft) -> str:
 
 def recipe_name(dataset: str) -> str:
     """Return a dataset's name as the name of a run folder."""
-    return re.sub(r"[^\w+.-]+", "-", dataset, flags=re.ASCII).strip(".-") or "data"
+    return re.sub(r"[^\w+.-]+", "-", shown(dataset)).strip(".-") or "data"
 
 
 def _data(draft: Draft) -> Iterator[str]:
@@ -147,10 +147,18 @@ def _text(text: str) -> str:
     """Return text as a YAML scalar; ConfigError for a file name whose bytes are not UTF-8, which YAML cannot hold."""
     if shown(text) != text:
         raise ConfigError(f"{shown(text)} holds bytes that are not UTF-8, which a recipe cannot name; rename it")
-    plain = PLAIN.fullmatch(text) and text.lower() not in WORDS
-    return text if plain else json.dumps(text, ensure_ascii=False)
+    if PLAIN.fullmatch(text) and text.lower() not in WORDS:
+        return text
+    return "".join(_escaped(character) for character in json.dumps(text, ensure_ascii=False))
+
+
+def _escaped(character: str) -> str:
+    """Return a character as YAML's double quotes take it."""
+    if character.isprintable():
+        return character
+    return f"\\u{ord(character):04x}" if ord(character) < 2**16 else f"\\U{ord(character):08x}"
 
 
 def _said(text: str) -> str:
-    """Return text for a comment: on one line."""
-    return " ".join(shown(text).split())
+    """Return text for a comment: on one line, without characters that YAML refuses."""
+    return " ".join("".join(c if c.isprintable() else " " for c in shown(text)).split())

@@ -59,9 +59,11 @@ def kind(facts: Facts, *, content: bool) -> Setting:
 
 
 def model(facts: Facts) -> Setting:
-    """Return `model.name`: a model of sequences, unless nothing tells the order of interactions."""
-    if facts.ordered:
+    """Return `model.name`: a model of sequences, unless there is no order, or no sequence, to learn from."""
+    if facts.sequential:
         return Setting("sasrec", "reads a user's history in order")
+    if facts.ordered:
+        return Setting("lightgcn", "no user has two training interactions, which a model of sequences needs")
     return Setting("lightgcn", "the rows have no times, so that a model of sequences would learn the file's order")
 
 
@@ -81,12 +83,12 @@ def batch_size(facts: Facts, *, in_batch: bool) -> Setting:
     examples, (least, most) = _examples(facts), BATCHES
     least = LEAST_NEGATIVES if in_batch else least
     size = min(most, max(least, 2 ** round(math.log2(max(1, examples / STEPS)))))
-    what = "windows of histories" if facts.ordered else "interactions"
+    what = "windows of histories" if facts.sequential else "interactions"
     return Setting(str(size), f"makes {math.ceil(examples / size):,} steps per epoch over {examples:,} {what}")
 
 
 def _examples(facts: Facts) -> int:
-    return facts.windows if facts.ordered else facts.rows
+    return facts.windows if facts.sequential else facts.rows
 
 
 def epochs(facts: Facts) -> Setting:
