@@ -14,7 +14,7 @@ WORDS = ("cat", "football", "rice", "drawing", "night drive", "dance")
 
 
 def own_clips(folder: Path) -> Path:
-    """Write `videos/`, `items.csv` and `interactions.csv`; viewers prefer the clips of one word, and one colour."""
+    """Write `videos/`, `items.csv` and `interactions.csv`; viewers prefer clips of one word."""
     (folder / "videos").mkdir(parents=True)
     names = [f"clip-{number:02}" for number in range(CLIPS)]
     for number, name in enumerate(names):
