@@ -87,7 +87,8 @@ def run(request: Extract) -> None:
     else:
         extraction.print_reports(reports)
         say(extraction.advice(reports, options))
-        say(f"next: python run_pipeline.py init {_init_words(request)}")
+        if options.top_blocks is None and options.layers is None and not options.pixels:
+            say(f"next: python run_pipeline.py init {_init_words(request)}")
 
 
 def _init_words(request: Extract) -> str:

@@ -27,7 +27,7 @@ def recipe_text(draft: Draft) -> str:
     parts = [
         f"# Drafted by `init` from {_said(draft.name)}: {counts}.",
         "# Sizes are starting points chosen from these counts, not tuned; `search` looks for better ones.",
-        "# docs/recipes.md says what every key means.",
+        "# docs/recipes.md says what every key means. Paths count from the folder in which `init` ran.",
         f"name: {_text(recipe_name(draft.name))}",
         "data:",
         *_data(draft),
