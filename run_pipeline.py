@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 VERBS = {
     "demo": "the whole job on a generated corpus: extract, train, compare, recommend, export",
     "data": "what a dataset folder holds: users, items, repeats, ties, and what titles and media join",
+    "init": "a commented recipe for a dataset folder and its feature files",
     "extract": "raw videos, covers and titles into feature files, one per encoder",
     "features": "inspect, verify, merge, import and export feature files",
     "train": "train and test one recipe; goes on where it was stopped; under torchrun on several GPUs",
@@ -34,6 +35,7 @@ VERBS = {
 ID_OPTIONS = ("--user", "--item")  # take an id as the user has it
 NO_IDS = (*ID_OPTIONS, "--top", "--data", "--columns", "--json", "--help", "-h")  # what else may follow them
 EXTRACT = {"torchvision", "transformers", "open_clip", "pytorchvideo", "decord", "lmdb", "av", "PIL", "simplejpeg"}
+BASE = {"torch", "numpy", "h5py", "faiss", "sklearn", "scipy", "polars", "safetensors", "pydantic", "ruamel", "rich"}
 
 
 class Asked(NamedTuple):
@@ -67,9 +69,9 @@ def main(argv: list[str] | None = None) -> int:
         return 2
     except ModuleNotFoundError as error:
         library = (error.name or "").partition(".")[0]
-        if library not in EXTRACT:
+        if library not in EXTRACT | BASE:
             raise
-        sys.stderr.write(f"error: {library} is not installed; media need pip install -e '.[extract]'\n")
+        sys.stderr.write(f"error: {library} is not installed{_where(library)}\n")
         return 2
     except OSError as error:
         if error.filename is None:  # not about a file: our bug, or a library's
@@ -80,6 +82,13 @@ def main(argv: list[str] | None = None) -> int:
         sys.stderr.write("stopped; the same command goes on from here\n")
         return 130
     return 0
+
+
+def _where(library: str) -> str:
+    """Return what to do about a library that is not installed."""
+    if library in EXTRACT:
+        return "; media need pip install -e '.[extract]'"
+    return f" for {sys.executable}; after `make install` say `. .venv/bin/activate` first, else pip install -e ."
 
 
 def _refuse_torchrun() -> None:

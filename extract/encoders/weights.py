@@ -79,7 +79,7 @@ def no_download(name: str, source: WeightsSource, error: Exception) -> ConfigErr
     return ConfigError(
         f"cannot get the weights of {name!r} from {source.place} (revision {source.revision}): "
         f"{shortened(error)}; fetch them on another machine and give their folder or file with "
-        "`--weights PATH` (in a recipe `items.weights: PATH`)"
+        "`--weights PATH` (in a recipe `items.weights: PATH`), or try the machinery with `--weights random`"
     )
 
 

@@ -24,16 +24,13 @@ REQUEST = Data
 
 def run(request: Data) -> None:
     """Print the report of a dataset, and its warnings on standard error."""
-    from pipelines.console import print_json, say, table, warn
+    from pipelines.console import print_json
     from pipelines.data.detection import read_dataset
-    from pipelines.data.report import data_report, report_rows
+    from pipelines.data.report import data_report, print_report
     from pipelines.data.tables import parse_columns
 
     report = data_report(read_dataset(request.data, parse_columns(request.columns)))
     if request.json:
         print_json(asdict(report) | {"warnings": report.warnings()})
         return
-    say(report.layout)
-    table("", ["what", "value"], report_rows(report))
-    for text in report.warnings():
-        warn(text)
+    print_report(report)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 
 from extract.jobs.options import ExtractOptions, parse_names
 from features.errors import ConfigError
+from features.paths import shown
 from pipelines.commands.options import COLUMNS, option
 
 if TYPE_CHECKING:
@@ -57,7 +58,6 @@ def run(request: Extract) -> None:
     """Make the feature files, or a worker's share of them, or write the script that does."""
     from extract.encoders.registry import get_encoder
     from extract.jobs.farm import Order
-    from features.paths import shown
     from pipelines.console import note, print_json, say
     from pipelines.feature_files import extraction
 
@@ -87,6 +87,18 @@ def run(request: Extract) -> None:
     else:
         extraction.print_reports(reports)
         say(extraction.advice(reports, options))
+        if options.top_blocks is None and options.layers is None and not options.pixels:
+            say(f"next: python run_pipeline.py init {_init_words(request)}")
+
+
+def _init_words(request: Extract) -> str:
+    """Return the arguments with which `init` finds the dataset and the feature files."""
+    from pipelines.drafting.found_features import usual_places
+
+    words = [str(request.data)]
+    words += ["--columns", request.columns] if request.columns else []
+    words += [] if request.options.out in usual_places(request.data) else ["--features", str(request.options.out)]
+    return shown(shlex.join(words))
 
 
 def _check_engine(request: Extract) -> None:

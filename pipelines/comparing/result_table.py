@@ -12,9 +12,11 @@ from typing import Any
 from features.errors import ConfigError
 from pipelines.comparing.significance import RESAMPLES, Compared, Interval
 from pipelines.ranking.metrics import METRICS
+from pipelines.recipe.file_origin import Origin
 from pipelines.recipe.oddities import oddities
-from pipelines.recipe.recipe import Recipe
-from pipelines.runs.origin import Origin, of_run
+from pipelines.recipe.published_data import withheld
+from pipelines.recipe.recipe import PaperResult, Recipe
+from pipelines.runs.origin import of_run
 from pipelines.runs.results import items_in_words, never_met_doubt
 
 ELSEWHERE = "tested on other users, candidates or seen items, or another split"
@@ -44,6 +46,16 @@ class Row:
         found = [of_run(folder) for folder in self.folders]
         told = [one for run in found if run is not None for one in run]
         return None if all(run is None for run in found) else list(dict.fromkeys(told))
+
+    @property
+    def paper(self) -> PaperResult | None:
+        """Return the published numbers that may stand beside the row's; None where there are none."""
+        return None if self.withheld else self.recipe.paper
+
+    @property
+    def withheld(self) -> str:
+        """Return why the row's published numbers are left out; '' if there are none, or they fit."""
+        return withheld(self.recipe, self.metrics[0] if self.metrics else {})
 
     def values(self, group: str, metric: str) -> list[float]:
         """Return one value per seed; empty where the group has no users."""
@@ -115,7 +127,7 @@ def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
     """Return header and cells: our metrics with spread; the paper's at the first list length, and ours minus those."""
     shown = columns(rows)
     first = [metric for group, metric in shown if group == "all"][:2]
-    published = any(row.recipe.paper for row in rows)
+    published = any(row.paper for row in rows)
     told = any(row.content for row in rows)
     header = [
         "recipe",
@@ -129,7 +141,7 @@ def comparison(rows: Sequence[Row]) -> tuple[list[str], list[list[str]]]:
         made = [made_from(row)] if told else []
         line = [row.name, *made, str(len(row.metrics)), *(spread(row.values(group, metric)) for group, metric in shown)]
         if published:
-            paper = row.recipe.paper.metrics if row.recipe.paper else {}
+            paper = row.paper.metrics if row.paper else {}
             line += [f"{paper[metric]:.4f}" if metric in paper else "-" for metric in first]
             line += [_against_paper(row, metric) for metric in first]
         cells.append(line)
@@ -143,7 +155,7 @@ def made_from(row: Row) -> str:
 
 def paper_difference(row: Row, metric: str) -> tuple[float, float] | None:
     """Return our mean minus the paper's number, absolute and relative to it; None where one of them is missing."""
-    published = row.recipe.paper.metrics.get(metric) if row.recipe.paper else None
+    published = row.paper.metrics.get(metric) if row.paper else None
     ours = row.values("all", metric)
     if published is None or not ours:
         return None
@@ -275,16 +287,23 @@ def _doubt(row: Row) -> str:
 
 
 def notes(rows: Sequence[Row]) -> list[str]:
-    """Return notes: scale, origins, doubts, each recipe's source and note, and the source's known oddities."""
-    papers = [(row.name, row.recipe.paper) for row in rows if row.recipe.paper]
+    """Return notes: numbers left out, origins, doubts, each recipe's source and note, and the source's oddities."""
+    papers = [(row.name, row.paper) for row in rows if row.paper]
     own = [f"{name}: {'; '.join(filter(None, (paper.source, paper.note)))}" for name, paper in papers]
-    scale = []
-    if papers and any(row.recipe.scale == "small" for row in rows):
-        scale = ["scale=small: narrower and shorter than published, so differences to the paper mean nothing"]
     doubts = [f"{row.name}: {why}" for row in rows if (why := _doubt(row))]
     content = [f"{row.name} is made from {one.line}" for row in rows for one in row.content or ()]
-    return list(
-        dict.fromkeys(
-            [*scale, *content, *doubts, *own, *(note for _, paper in papers for note in oddities(paper.source))]
-        )
-    )
+    odd = [note for _, paper in papers for note in oddities(paper.source)]
+    return list(dict.fromkeys([*_left_out(rows), *content, *doubts, *own, *odd]))
+
+
+def _left_out(rows: Sequence[Row]) -> list[str]:
+    """Return one line for each reason why published numbers are left out, with the rows where not all share it."""
+    published = [row.name for row in rows if row.recipe.paper]
+    names: dict[str, list[str]] = {}
+    for row in rows:
+        if row.withheld:
+            names.setdefault(row.withheld, []).append(row.name)
+    return [
+        f"the published numbers{'' if of == published else ' of ' + ', '.join(of)} are left out: {why}"
+        for why, of in names.items()
+    ]

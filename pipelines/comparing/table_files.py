@@ -164,8 +164,8 @@ def _csv_line(row: Row, group: str, metric: str, tests: Tests | None) -> dict[st
     line |= {"candidates": first["candidates"], "mask": row.recipe.evaluate.mask, "made_from": made_from(row)}
     if group != "all":
         return line
-    if (against := paper_difference(row, metric)) and row.recipe.paper:
-        line |= {"paper": row.recipe.paper.metrics[metric], "source": row.recipe.paper.source}
+    if (against := paper_difference(row, metric)) and (paper := row.paper):
+        line |= {"paper": paper.metrics[metric], "source": paper.source}
         line |= {"difference": against[0], "relative": against[1]}
     return line | _csv_tests(row, metric, tests)
 

@@ -43,6 +43,11 @@ class Dataset:
         """Return whether the dataset came with a split."""
         return "part" in self.interactions.columns
 
+    def counts(self) -> dict[str, int]:
+        """Return the numbers of users, items and interactions, as read."""
+        rows = self.interactions
+        return {"users": rows["user"].n_unique(), "items": rows["item"].n_unique(), "interactions": len(rows)}
+
 
 @dataclass(frozen=True)
 class Reader:

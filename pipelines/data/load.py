@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from features.errors import ConfigError
@@ -24,9 +24,9 @@ def make_split(dataset: Dataset, config: DataConfig, *, catalog_ids: Iterable[st
     """
     if dataset.interactions.is_empty():
         raise ConfigError(f"{config.folder} holds no interactions ({dataset.layout}); training needs a table of them")
-    if config.split == "given" or (config.split == "auto" and dataset.given_split):
-        return given_split(dataset, config)
-    return leave_one_out(dataset, config, catalog_ids)
+    given = config.split == "given" or (config.split == "auto" and dataset.given_split)
+    split = given_split(dataset, config) if given else leave_one_out(dataset, config, catalog_ids)
+    return replace(split, read=dataset.counts())
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipelines.console import note, say, warn
+from pipelines.console import note, say, table, warn
 from pipelines.data.data_config import DataConfig
 from pipelines.data.dataset import Dataset
 
@@ -166,6 +166,14 @@ def tell(dataset: Dataset, config: DataConfig | None = None, *, json: bool = Fal
     for text in report.warnings():
         if not (handled and "data.repeats" in text):
             warn(text)
+
+
+def print_report(report: DataReport) -> None:
+    """Print the report as a table, and its warnings on standard error."""
+    say(report.layout)
+    table("", ["what", "value"], report_rows(report))
+    for text in report.warnings():
+        warn(text)
 
 
 def report_rows(report: DataReport) -> Sequence[Sequence[str]]:

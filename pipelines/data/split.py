@@ -9,7 +9,8 @@ history length. All arrays are numpy. There are no times: sequences are already 
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
 import polars as pl
@@ -103,6 +104,8 @@ class Split:
     """How many items were left out because of too few interactions (`min_item_interactions`)."""
     protocol: str = "leave-one-out"
     """How the split was made: 'leave-one-out' or 'given'."""
+    read: Mapping[str, int] = field(default_factory=dict)
+    """Counts of the dataset as it was read, before any filter: 'users', 'items', 'interactions'. {} if not known."""
 
     def sizes(self) -> dict[str, int]:
         """Return counts of kept users, kept items, items in training, candidates and kept interactions."""

@@ -11,8 +11,9 @@ from features.store import FeatureFile
 from models import recommenders
 from models.items.towers import Tower, towers_of
 from models.shared.representation import CONTENT
+from pipelines.recipe.file_origin import content_of
 from pipelines.recipe.recipe import Recipe
-from pipelines.runs.frozen_vectors import content_for, content_of
+from pipelines.runs.frozen_vectors import content_for
 from pipelines.training.fit import FitResult
 
 

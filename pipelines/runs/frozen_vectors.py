@@ -13,6 +13,7 @@ from features.store import FeatureFile
 from models import recommenders
 from models.shared.representation import CONTENT, ItemsConfig
 from pipelines.data.split import Split
+from pipelines.recipe.file_origin import content_of
 from pipelines.recipe.recipe import Recipe
 
 Tensors: TypeAlias = Mapping[str, Tensor]
@@ -55,13 +56,6 @@ def read_vectors(recipe: Recipe, split: Split, files: Sequence[FeatureFile]) -> 
 def content_for(items: ItemsConfig) -> str:
     """Return what a kind of items that is made from frozen content reads: 'vectors' or 'layers'."""
     return "layers" if items.reads_layers else "vectors"
-
-
-def content_of(file: FeatureFile) -> str:
-    """Return what a file holds per item: 'vectors', 'layers', 'activations' or 'pixels'."""
-    if len(file.shape) != 3:
-        return "vectors" if len(file.shape) == 2 else "pixels"
-    return "layers" if "layers" in file.provenance.recipe else "activations"
 
 
 def _refusal(recipe: Recipe, file: FeatureFile) -> str:

@@ -16,6 +16,7 @@ from pipelines.console import say, table, warn
 from pipelines.data.split import Split
 from pipelines.ranking.full_ranking import Evaluation
 from pipelines.ranking.user_groups import BINS, group_metrics, history_groups, popularity_groups
+from pipelines.recipe.published_data import withheld
 from pipelines.recipe.recipe import Recipe
 
 FAR, LITTLE = 5.0, 0.01  # the factor by which shares may differ, and the share below which they may be chance
@@ -32,7 +33,8 @@ def as_metrics(
 ) -> dict[str, Any]:
     """Return a test's metrics as plain data: 'test' with its groups of users, 'candidates', the split and its 'sizes'.
 
-    'dropped_users' counts users left out for too few interactions. 'test' holds 'all', 'warm' and 'cold' (metric ->
+    'dropped_users' counts users left out for too few interactions. 'read' names the dataset, with its counts before any
+    filter. 'test' holds 'all', 'warm' and 'cold' (metric ->
     mean), 'users' (how many of each), 'groups' ('popularity' and 'history', as `group_metrics` returns them) and, if
     asked for, 'lists' (metrics of what is offered).
     """
@@ -60,23 +62,29 @@ def as_metrics(
         "dropped_users": split.dropped_users,
         "split": split.protocol,
         "tested_on": split.tested_on(),
+        "read": {"dataset": split.dataset, **split.read},
     }
 
 
 def print_metrics(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     """Print test metrics as a table: all, warm and cold targets, and the paper's numbers where there are any."""
     test = metrics["test"]
-    published = recipe.paper.metrics if recipe.paper else {}
+    left_out = withheld(recipe, metrics)
+    paper = None if left_out else recipe.paper
+    published = paper.metrics if paper else {}
     names = sorted({**test["all"], **test.get("lists", {})}, key=lambda name: recipe_order(recipe, name))
     rows = []
     for name in names:
         values = [test[group].get(name) for group in ("all", "warm", "cold")] + [published.get(name)]
         values[0] = values[0] if values[0] is not None else test["lists"][name]
+        values = values if paper else values[:-1]
         rows.append([name, *("-" if value is None else f"{value:.4f}" for value in values)])
     users = test["users"]
-    columns = ["test", f"all ({users['all']})", f"warm ({users['warm']})", f"cold ({users['cold']})", "paper"]
-    table(recipe.name, columns, rows)
+    columns = ["test", f"all ({users['all']})", f"warm ({users['warm']})", f"cold ({users['cold']})"]
+    table(recipe.name, [*columns, *(["paper"] if paper else [])], rows)
     say(protocol(recipe, metrics))
+    if left_out:
+        say(f"the published numbers are left out: {left_out}")
     if found := test.get("never_met"):
         say(never_met_in_words(found))
         if why := never_met_doubt(recipe, found):

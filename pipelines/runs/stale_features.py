@@ -17,8 +17,8 @@ from features.shards.marks import same_source, without_time
 from features.store import FeatureFile, State
 from pipelines.console import note
 from pipelines.data.dataset import Dataset
+from pipelines.recipe.file_origin import content_of
 from pipelines.recipe.recipe import Recipe
-from pipelines.runs.frozen_vectors import content_of
 from pipelines.runs.origin import used
 
 READ_BYTES = 2**30  # of media with another date are read at most, to compare them; a laptop takes seconds

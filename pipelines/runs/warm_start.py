@@ -21,8 +21,9 @@ from models.items.frozen import FrozenItems
 from models.items.towers import TowerItems
 from models.shared.recommender import Recommender
 from models.shared.representation import TOWERS, ItemsConfig
+from pipelines.recipe.file_origin import content_of
 from pipelines.recipe.recipe import Recipe, difference
-from pipelines.runs.frozen_vectors import content_of, read_vectors
+from pipelines.runs.frozen_vectors import read_vectors
 from pipelines.runs.run import Run
 from pipelines.runs.run_files import finished_recipe, read_object
 from pipelines.training.checkpoint import CHECKPOINT

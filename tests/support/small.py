@@ -42,10 +42,18 @@ def small_dataset(folder: Path, *, seed: int = 0) -> Path:
     return folder
 
 
-def write_vectors(path: Path, dataset: str, ids: Sequence[str], *, seed: int = 0, missing: Sequence[str] = ()) -> Path:
-    """Write a feature file of normal vectors."""
+def write_vectors(
+    path: Path,
+    dataset: str,
+    ids: Sequence[str],
+    *,
+    seed: int = 0,
+    missing: Sequence[str] = (),
+    made: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write a feature file of normal vectors; `made` are further entries of its recipe."""
     vectors: NDArray[Any] = np.random.default_rng(seed).normal(size=(len(ids), WIDTH)).astype(np.float32)
-    return _write(path, dataset, ids, vectors, missing, {"encoder": "noise", "seed": seed})
+    return _write(path, dataset, ids, vectors, missing, {"encoder": "noise", "seed": seed, **(made or {})})
 
 
 def write_layers(

@@ -165,6 +165,7 @@ def test_extract_reports_and_does_nothing_twice(here: Path, capsys: Capture) -> 
     first = capsys.readouterr()
     assert "failed  1: " in first.out
     assert "random weights" in first.err
+    assert first.out.splitlines()[-1] == "next: python run_pipeline.py init media"
     assert cli(*extract, "--max-failed", 0.5) == 0
     assert capsys.readouterr().out.count("nothing to do, all rows are there") == 2
     assert cli(*extract, "--max-failed", 0.5, "--json") == 0

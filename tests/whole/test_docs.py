@@ -17,7 +17,7 @@ import pytest
 
 import run_pipeline
 from features.store import FeatureFile
-from pipelines.recipe.recipe import dump_yaml, parse_yaml
+from pipelines.recipe.recipe import parse_yaml
 from tests.support.media import jpeg, pictures, write_clip, write_cover, write_lmdb
 from tests.support.small import write, write_interactions, write_vectors
 
@@ -32,7 +32,7 @@ STAND_INS = {
     "minilm": "minilm-tiny",
 }
 COMMAND = re.compile(r"^(?: {4})?(python run_pipeline\.py .*?)(?: {2,}.*)?$", re.MULTILINE)
-SHELL = ("make", "pip", "rm", "cp", "cd")  # installation, and MMRec's own checkout
+SHELL = ("git", "make", "pip", "rm", "cp", "cd")  # installation, and MMRec's own checkout
 ITEMS, USERS = 20, 12
 
 
@@ -62,11 +62,6 @@ def add_mydata(here: Path) -> None:
     titles = [("item", "title"), *((str(item), f"clip number {item}") for item in range(1, ITEMS + 1))]
     with (here / "mydata" / "items.csv").open("w", newline="") as handle:
         csv.writer(handle).writerows(titles)
-    recipe = parse_yaml((ROOT / "pipelines/recipes/microlens-100k-sasrec-v.yaml").read_text(), "recipe")
-    recipe |= {"name": "mydata", "items": {"kind": "v", "dim": 8}}
-    recipe["data"] = {"folder": "mydata"}
-    recipe["features"] = [{"path": "data/features/mydata.videomae-base.*.h5"}]
-    write(here / "recipe.yaml", dump_yaml(recipe))
 
 
 def add_microlens(here: Path, *, media_too: bool = True) -> None:
@@ -184,8 +179,10 @@ def test_readme(here: Path) -> None:
         else:
             run(arguments, here)
     table = (here / "table2.md").read_text()
-    assert "paper HR@10" in table
+    assert "paper HR@10" not in table
+    assert "Table 2 is about MicroLens-100K (100,000 users" in table  # and not about the stand-in
     assert "microlens-100k-sasrec-id+v" in table
+    assert [feature["path"] for feature in parse_yaml((here / "recipe.yaml").read_text(), "recipe")["features"]]
 
 
 def test_microlens_recipe_page(here: Path) -> None:
@@ -234,6 +231,7 @@ def test_models_page(here: Path) -> None:
 def test_recipes_page(here: Path) -> None:
     add_microlens(here)
     add_amazon(here)
+    write_interactions(here / "DIR", list(sequences()))
     ids = [str(item) for item in range(1, ITEMS + 1)]
     write_vectors(here / "data" / "features" / "MicroLens-100k.videomae-base.0.h5", "MicroLens-100k", ids)
     for arguments in commands(ROOT / "docs" / "recipes.md"):
@@ -246,6 +244,7 @@ def test_recipes_page(here: Path) -> None:
     assert len(rows) == 7 * 3
     assert {"[kind=v]-seed0", "[kind=dnn,layers=3]-seed1", "[kind=e2e,T=all]-seed2"} <= rows
     assert ",costs,train_s_per_epoch," in (here / "axis.csv").read_text()
+    assert (here / "recipe.yaml").is_file()
     assert (here / "runs" / "top" / "metrics.json").is_file()
     assert (here / "runs" / "e2e" / "metrics.json").is_file()
     assert (here / "runs" / "e2e-video" / "metrics.json").is_file()

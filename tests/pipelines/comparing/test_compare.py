@@ -17,6 +17,7 @@ from features.errors import ConfigError
 from pipelines.commands import compare as verb
 from pipelines.comparing.compare import compare, finished_rows, run_tests
 from pipelines.comparing.result_table import (
+    Comparison,
     Row,
     by_popularity,
     comparison,
@@ -27,10 +28,11 @@ from pipelines.comparing.result_table import (
     untested,
 )
 from pipelines.comparing.significance import load_ranks
-from pipelines.comparing.table_files import escape_latex, latex, markdown
+from pipelines.comparing.table_files import escape_latex, latex, markdown, write_csv
 from pipelines.ranking.full_ranking import EvaluateConfig
 from pipelines.ranking.metrics import hit_rate
 from pipelines.recipe.recipe import PaperResult, Recipe, dump_yaml, recipe_to_dict
+from pipelines.runs.results import print_metrics
 from tests.support.small import USERS, recipe, small_dataset, write
 
 PAPER = {"source": "made up, table 1", "metrics": {"HR@10": 0.0496}, "note": "other features"}
@@ -97,6 +99,33 @@ def test_without_published_numbers_there_are_no_columns_for_them(runs: tuple[Pat
     assert {len(line) for line in cells} == {len(header)}
 
 
+def test_published_numbers_stand_beside_no_other_data(
+    runs: tuple[Path, list[Row]], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    _, rows = runs
+    source = PaperResult("arXiv 2309.15379, Table 2", {"HR@10": 0.05}, "of the paper")
+    copied = replace(rows[0], recipe=replace(rows[0].recipe, name="copied", paper=source))
+    header, _ = comparison([copied, rows[1]])
+    assert not [name for name in header if "paper" in name]
+    (said,) = notes([copied, rows[1]])
+    expected = (
+        "Table 2 is about MicroLens-100K (100,000 users, 19,738 items, 719,405 interactions), and small has 40 users"
+    )
+    assert said.startswith("the published numbers are left out: arXiv")
+    assert expected in said
+    header, cells = comparison([copied, rows[0]])  # only the row whose source cannot be checked keeps its number
+    assert [line[header.index("paper HR@10")] for line in cells] == ["-", "0.0496"]
+    assert notes([copied, rows[0]])[0].startswith("the published numbers of copied are left out: arXiv")
+    write_csv(tmp_path / "t.csv", Comparison([copied]))
+    assert not any(line["paper"] for line in csv.DictReader((tmp_path / "t.csv").open()))
+    print_metrics(copied.recipe, copied.metrics[0])
+    printed = capsys.readouterr().out
+    assert "paper" not in printed
+    assert "the published numbers are left out: arXiv 2309.15379, Table 2 is about MicroLens-100K" in printed
+    print_metrics(rows[0].recipe, rows[0].metrics[0])
+    assert "paper" in capsys.readouterr().out
+
+
 def test_the_summary_says_what_the_numbers_are(runs: tuple[Path, list[Row]]) -> None:
     _, rows = runs
     users, sizes = rows[0].metrics[0]["test"]["users"], rows[0].metrics[0]["sizes"]
@@ -143,7 +172,9 @@ def test_known_oddities_of_the_source_are_notes(runs: tuple[Path, list[Row]]) ->
     _, rows = runs
     assert notes(rows) == ["ids: made up, table 1; other features"]
     source = PaperResult("arXiv 2309.15379, Table 6, column frozen", {"HR@10": 0.05})
-    of_table_6 = notes([replace(rows[0], recipe=replace(rows[0].recipe, paper=source))] * 2)
+    read = {"dataset": "MicroLens-100k", "users": 100_000, "items": 19_738, "interactions": 719_405}
+    metrics = tuple(one | {"read": read} for one in rows[0].metrics)
+    of_table_6 = notes([replace(rows[0], recipe=replace(rows[0].recipe, paper=source), metrics=metrics)] * 2)
     assert of_table_6[0] == "ids: arXiv 2309.15379, Table 6, column frozen"
     assert [note.split(" gives")[0].split(":")[0] for note in of_table_6[1:]] == ["MicroLens", "Table 6 of MicroLens"]
 

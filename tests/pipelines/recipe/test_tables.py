@@ -102,7 +102,7 @@ def test_overrides_reach_every_row_and_features_those_that_have_any(here: Path) 
     file = here / "tables" / "group.yaml"
     small = plan([file], ["scale=small"])
     warning = notes([Row(recipe, ()) for recipe in small.recipes])[0]
-    assert warning.startswith("scale=small: narrower and shorter than published")
+    assert warning == "the published numbers are left out: scale=small is narrower and shorter than published"
     assert not any("scale" in note for note in notes([Row(recipe, ()) for recipe in plan([file], []).recipes]))
     assert [(recipe.scale, recipe.items.dim) for recipe in small.recipes] == [("small", 4), ("small", 2), ("small", 8)]
     title = str(here / "title.h5")

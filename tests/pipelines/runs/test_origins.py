@@ -22,9 +22,10 @@ from pipelines.comparing.compare import compare
 from pipelines.comparing.result_table import Comparison, comparison, notes
 from pipelines.comparing.table_files import write_csv
 from pipelines.data.load import load_data
+from pipelines.recipe.file_origin import Origin, origin
 from pipelines.recipe.recipe import build_recipe, dump_yaml, recipe_to_dict
 from pipelines.runs.experiment import run_recipe
-from pipelines.runs.origin import Origin, of_run, origin
+from pipelines.runs.origin import of_run
 from pipelines.runs.run import open_run
 from tests.support.small import item_ids, plain_recipe, recipe, write, write_vectors
 from tests.support.tower_runs import changes, data, write_activations
