@@ -19,7 +19,7 @@ STEPS, ITEMS = 50, 12
 QUICK = ["videomae-tiny", "bert-tiny", "minilm-tiny", "clip-tiny-image", "clip-tiny-text"]
 SLOW = ["resnet-tiny", "swin-tiny", "slowfast-tiny", "mvit-tiny", "swin3d-tiny", "r3d-tiny"]
 SLOW += ["vit-tiny", "vit-mae-tiny", "beit-tiny", "clip-rn-tiny-image"]
-FEWER = dict.fromkeys(SLOW, 20) | {"r3d-tiny": 6}  # torchvision fixes its widths: it is as wide as the full one
+FEWER = dict.fromkeys(SLOW, 12) | {"r3d-tiny": 3}  # torchvision fixes its widths: it is as wide as the full one
 pytestmark = pytest.mark.filterwarnings("ignore:'saved_variables' is deprecated:DeprecationWarning")  # pytorchvideo
 
 

@@ -4,46 +4,28 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import socket
-import subprocess
-import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 import run_pipeline
 from extract.encoders.registry import ENCODERS
-from extract.jobs import turns
+from extract.jobs import sharding, turns
 from extract.jobs.extractor import extract_all, prepare_all
-from extract.jobs.sharding import run_key
+from extract.jobs.sharding import Shard, run_key
 from extract.media.catalog import build_catalog
 from features.errors import ConfigError
 from features.shards.lock import RunLock
 from features.store import FeatureFile
 from tests.support.media import write_covers
+from tests.support.processes import Started
 from tests.support.toy_media import options
 
 COUNT, SHARD = 24, 3
-ROOT = Path(__file__).resolve().parents[3]
-# A command line whose shards are written down, with who makes them, and then wait for a gate to open.
-SLOW = """
-import os, sys, time
-import run_pipeline
-from extract.jobs import sharding
-real = sharding.extract_shard
-def noted(shard):
-    if shard.tasks:
-        with open(sys.argv[1], "a") as log:
-            log.write(f"{os.getpid()} {shard.name}\\n")
-        while not os.path.exists(sys.argv[1] + ".gate"):
-            time.sleep(0.02)
-    yield from real(shard)
-sharding.extract_shard = noted
-sys.exit(run_pipeline.main(sys.argv[2:]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -56,23 +38,31 @@ def line(data: Path, out: Path, encoders: str = "resnet-tiny") -> list[str]:
     return ["extract", "--data", str(data), "--encoders", encoders, "--out", str(out), *rest.split()]
 
 
-def start(log: Path, words: list[str]) -> subprocess.Popen[str]:
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    return subprocess.Popen(
-        [sys.executable, "-c", SLOW, str(log), *words],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
+def noted_run(log: Path, words: list[str]) -> int:
+    """Run a command line whose shards are written down, with who makes them, and then wait for a gate to open."""
+    real = sharding.extract_shard
+
+    def noted(shard: Shard) -> Iterator[int]:
+        if shard.tasks:
+            with log.open("a") as file:
+                file.write(f"{os.getpid()} {shard.name}\n")
+            while not gate(log).exists():
+                time.sleep(0.02)
+        yield from real(shard)
+
+    sharding.extract_shard = noted
+    return run_pipeline.main(words)
+
+
+def start(log: Path, words: list[str]) -> Started:
+    return Started(noted_run, log, words, told=log.with_name(f"told-{time.monotonic_ns()}"))
 
 
 def shards_of(log: Path) -> list[list[str]]:
     return [row.split() for row in log.read_text().splitlines()] if log.exists() else []
 
 
-def until_all_work(log: Path, *processes: subprocess.Popen[str]) -> None:
+def until_all_work(log: Path, *processes: Started) -> None:
     for _ in range(2000):
         if {int(process) for process, _ in shards_of(log)} >= {process.pid for process in processes}:
             return
@@ -80,8 +70,12 @@ def until_all_work(log: Path, *processes: subprocess.Popen[str]) -> None:
     raise AssertionError("a run never began")
 
 
+def gate(log: Path) -> Path:
+    return log.with_name(f"{log.name}.gate")
+
+
 def open_gate(log: Path) -> None:
-    log.with_name(f"{log.name}.gate").touch()
+    gate(log).touch()
 
 
 def sealed(out: Path) -> list[str]:
@@ -102,10 +96,11 @@ def test_the_second_of_two_runs_helps_the_first(tmp_path: Path, data: Path, alon
     second = start(log, line(data, out))
     until_all_work(log, first, second)
     open_gate(log)
-    told = [process.communicate(timeout=100) for process in (first, second)]
-    assert (first.returncode, second.returncode) == (0, 0), told
-    assert f"process {first.pid} on {socket.gethostname()}, since 20" in told[1][0]
-    assert "is at work on" in told[1][0]
+    ends = [process.end() for process in (first, second)]
+    assert [status for status, _ in ends] == [0, 0], ends
+    told = ends[1][1]
+    assert f"process {first.pid} on {socket.gethostname()}, since 20" in told
+    assert "is at work on" in told
     made = shards_of(log)
     assert Counter(name for _, name in made) == {f"{row}-{SHARD}": 1 for row in range(0, COUNT, SHARD)}
     assert {int(process) for process, _ in made} <= {first.pid, second.pid}
@@ -119,11 +114,10 @@ def test_the_second_inherits_from_a_first_that_is_killed(tmp_path: Path, data: P
     until_all_work(log, first)
     second = start(log, line(data, out))
     until_all_work(log, first, second)
-    first.send_signal(signal.SIGKILL)
-    first.communicate()
+    first.kill()
     open_gate(log)
-    told = second.communicate(timeout=100)
-    assert second.returncode == 0, told
+    status, told = second.end()
+    assert status == 0, told
     assert sealed(out) == alone
     assert [path.suffix for path in out.iterdir()] == [".h5"]
 
@@ -133,7 +127,6 @@ def test_a_run_that_was_killed_does_not_stop_the_next(tmp_path: Path, data: Path
     first = start(log, line(data, out))
     until_all_work(log, first)
     first.kill()
-    first.communicate()
     assert list(out.glob(".*.run.claim"))
     assert run_pipeline.main(line(data, out)) == 0
     assert sealed(out) == alone
@@ -154,8 +147,7 @@ def test_a_run_of_other_encoders_says_who_is_at_work(
     )
     assert run_pipeline.main(line(data, out, "clip-tiny-image")) == 0  # no file in common: nothing in the way
     open_gate(log)
-    first.communicate(timeout=100)
-    assert first.returncode == 0
+    assert first.end()[0] == 0
     assert len(sealed(out)) == 2
     assert {path.suffix for path in out.iterdir()} == {".h5"}
 
