@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import sys
 from pathlib import Path
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
@@ -24,6 +25,8 @@ def no_folder(path: Path, advice: str) -> str:
 def write_advice(error: BaseException, room: str = ROOM) -> str:
     """Return the next step after a failed write; it is `room` if the disk is full or no other cause is known."""
     number = getattr(error, "errno", None)
+    if number in FORBIDDEN and sys.platform == "win32":
+        return "close the program that has it open, or check the permissions there"
     if number in FORBIDDEN:
         return "check the permissions there or choose another folder"
     if number in TAKEN:

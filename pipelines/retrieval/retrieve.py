@@ -25,7 +25,7 @@ import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from features.atomic import fsync_file, write_atomic
+from features.atomic import fsync_file, put_in_place, write_atomic
 from features.errors import ConfigError, StoreError, nearest
 from features.provenance import file_sha256
 from features.store import FeatureFile, State
@@ -191,9 +191,10 @@ def _keep(index: Any, ids: str, path: Path, made_from: Mapping[str, str]) -> Non
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.with_suffix(".json").unlink(missing_ok=True)
-        faiss.write_index(index, str(temporary))
+        with temporary.open("wb") as handle:  # FAISS itself opens no path with letters outside Windows' code page
+            faiss.write_index(index, faiss.PyCallbackIOWriter(handle.write))
         fsync_file(temporary)
-        temporary.replace(path)
+        put_in_place(temporary, path)
         write_atomic(path.with_name(ITEM_ROWS), ids)
         write_atomic(path.with_suffix(".json"), json.dumps(made_from))
     except (OSError, RuntimeError, StoreError):  # faiss raises RuntimeError, write_atomic StoreError
@@ -206,8 +207,8 @@ def _keep(index: Any, ids: str, path: Path, made_from: Mapping[str, str]) -> Non
 def _read_index(path: Path, shape: tuple[int, ...]) -> Any:
     """Return the index of a file; ConfigError if it cannot be read or does not hold (I, D) vectors."""
     try:
-        path.open("rb").close()  # faiss does not tell a damaged file from one that may not be read
-        index = faiss.read_index(str(path))
+        with path.open("rb") as handle:
+            index = faiss.read_index(faiss.PyCallbackIOReader(handle.read))
     except PermissionError as error:
         raise ConfigError(f"cannot read {path} (permission denied); check its permissions") from error
     except RuntimeError as error:
