@@ -3,8 +3,9 @@
     python benchmarks/wheels.py            # all dependencies of pyproject.toml but those of `dev`
     python benchmarks/wheels.py decord av  # some packages
 
-It asks `pip index versions` for the newest wheel per package, system and Python; nothing is installed or downloaded
-besides the index pages. pip's index, certificates and constraints are used as they are configured.
+It asks `pip index versions` for the newest wheel per package, system and Python. Nothing is installed, and nothing but
+index pages is downloaded. The index is the one that pip is configured to use. pip must be of release 26 or later: older
+ones (23.2 was tried) count archives of source code as well.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ import tomllib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
+from importlib import metadata
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -37,6 +39,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("packages", nargs="*")
     asked = parser.parse_args().packages
+    if int(metadata.version("pip").partition(".")[0]) < 26:
+        raise SystemExit(f"pip is {metadata.version('pip')}; use 26 or later: python -m pip install --upgrade pip")
     parts = {"packages": asked} if asked else declared()
     print(f"Read on {datetime.now(UTC):%Y-%m-%d}; Python {', '.join(PYTHONS)}.\n")
     for name, packages in parts.items():
