@@ -26,7 +26,7 @@ def fsync_file(path: Path) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut; Windows opens no folders, and keeps a log of renames itself."""
+    """Make a rename inside `folder` survive a power cut; on Windows, which opens no folders, do nothing."""
     if not hasattr(os, "O_DIRECTORY"):
         return
     descriptor = os.open(folder, os.O_RDONLY)

@@ -23,6 +23,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,7 @@ from extract.media.covers.image import read_cover
 from extract.media.decoders import get_decoder
 from extract.media.frames import Begin, Clip, FrameUnion, parse_frame_policy
 from extract.media.lmdb_media import LmdbEntry, cover_of, environment_of, frames_of, read_value
+from extract.media.this_system import STATUS
 from features.errors import FreezeframeError
 
 GRACE_S = 5  # seconds; the parent kills at the limit, and if it is dead itself, the kernel does so this much later
@@ -69,10 +71,19 @@ def _end_with(watched: int) -> None:
     """Let the kernel end this process (SIGIO, which has no handler) when the other end of a pipe closes.
 
     Requests must not come by this pipe: the kernel may signal a write after its bytes were read, and a request would
-    end the process that serves it.
+    end the process that serves it. Systems other than Linux ignore SIGIO by default: there a thread waits for the end,
+    and inside C code that never returns the alarm ends the process.
     """
+    if sys.platform != "linux":
+        threading.Thread(target=_exit_at_end, args=(watched,), daemon=True).start()
+        return
     fcntl.fcntl(watched, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(watched, fcntl.F_SETFL, fcntl.fcntl(watched, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _exit_at_end(watched: int) -> None:
+    os.read(watched, 1)  # nothing is ever written: it returns when the other end closes
+    os._exit(1)
 
 
 def _load_libraries() -> None:
@@ -83,10 +94,11 @@ def _load_libraries() -> None:
 
 
 def _virtual_bytes(field: str) -> int:
-    """Return a size of this process in bytes: VmSize is the current one, VmPeak the largest so far."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) << 10
+    """Return a size of this process in bytes: VmSize is the current one, VmPeak the largest so far; 0 if not told."""
+    with suppress(FileNotFoundError):  # macOS
+        for line in STATUS.read_text(encoding="utf-8").splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) << 10
     return 0
 
 
@@ -123,6 +135,8 @@ class _Worker:
                 environment_of(request["path"])
             self._idle += _virtual_bytes("VmSize") - before
         limit = self._idle + int(request["memory_bytes"])
+        if not self._idle:  # nobody could check it, and a kernel that does not tell sizes does not hold to them either
+            return limit
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         wanted = limit + SPARE if hard == resource.RLIM_INFINITY else min(limit + SPARE, hard)
         resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))

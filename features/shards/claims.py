@@ -132,7 +132,7 @@ def _create(path: Path, told: Mapping[str, str]) -> bool:
     except OSError as error:
         raise StoreError(f"cannot write {path} ({error.strerror}); {write_advice(error)}") from error
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as handle:
             json.dump({"host": socket.gethostname(), "process": os.getpid(), **told}, handle)
     except OSError as error:
         path.unlink(missing_ok=True)
@@ -151,5 +151,5 @@ def _alive(process: int) -> bool:
     except OSError:
         return True
     with suppress(OSError):  # a zombie is dead, but its parent has not noticed yet
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     return True

@@ -30,7 +30,7 @@ class NegativeSampler(nn.Module):
     drawable: Tensor  # (W,) items, ascending
     shifted: Tensor  # (E',) keys for the exact uniform draw
     own: Tensor  # (E' + 1,) keys of the items met, ascending
-    cumulative: Tensor  # (I,) float64, running sum of the popularity weights; on the CPU where the device has no float64
+    cumulative: Tensor  # (I,) float64, running sum of the popularity weights; on the CPU if the device has no float64
 
     def __init__(self, facts: TrainingFacts, how: Sampling = "uniform", *, cold: bool = True) -> None:
         super().__init__()

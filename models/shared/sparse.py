@@ -144,7 +144,7 @@ def _offsets(rows: Tensor, count: int) -> Tensor:
 def _sums(vectors: Tensor, columns: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
     """Return for each row the weighted sum of `vectors` over its columns.
 
-    On devices for which torch may lack the kernel (Apple's GPUs: releases before 2.10), the weighted rows are made first.
+    On other devices than a CPU or CUDA the weighted rows are made first: torch lacked the kernel for Apple's GPUs long.
     """
     if vectors.device.type not in ("cpu", "cuda"):
         counts = offsets.diff()

@@ -129,7 +129,8 @@ def export_mmrec(
         pl.DataFrame(report.filled, schema=FILLED_COLUMNS, orient="row").write_csv(fresh / FILLED, separator="\t")
         for slot, (matrix, _) in vectors.items():
             np.save(fresh / SLOTS[slot], matrix, allow_pickle=False)
-        (fresh / RECORD).write_text(json.dumps(_record(report, split, files), indent=1), encoding="utf-8")
+        record = json.dumps(_record(report, split, files), indent=1)
+        (fresh / RECORD).write_text(record, encoding="utf-8", newline="")
         _publish_config(
             fresh,
             report,
@@ -141,7 +142,7 @@ def export_mmrec(
 def _publish_config(fresh: Path, report: MMRecReport, settings: str) -> None:
     """Check the new folder with its settings before anything is in place; then put the settings in place."""
     draft = fresh / report.config.name
-    draft.write_text(settings, encoding="utf-8")
+    draft.write_text(settings, encoding="utf-8", newline="")
     problems = check_mmrec_folder(fresh, draft)
     if problems:
         raise ConfigError(f"this split and these features cannot go to MMRec: {'; '.join(problems)}")

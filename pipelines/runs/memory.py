@@ -22,7 +22,7 @@ def start_peaks(device: torch.device) -> bool:
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats(device)
     try:
-        (PROC / "clear_refs").write_text(RESET_PEAK)
+        (PROC / "clear_refs").write_text(RESET_PEAK, encoding="ascii", newline="")
     except OSError:
         return False
     return _peak_of_the_run() is not None
@@ -54,7 +54,7 @@ def _peak_of_the_process() -> int | None:
 def _peak_of_the_run() -> int | None:
     """Return VmHWM of this process in bytes; None where the system does not tell it."""
     try:
-        lines = (PROC / "status").read_text().splitlines()
+        lines = (PROC / "status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("VmHWM:")), None)
