@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import sys
-from pathlib import Path
+from pathlib import Path, PureWindowsPath
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 TAKEN = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+# What Windows takes for a device, or does not accept in a name.
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+REFUSED = re.compile(r'[<>:"/\\|?*\x00-\x1f]|[ .]$')
 ROOM = "free some disk space or choose another folder"
 
 
@@ -20,6 +24,34 @@ def no_file(path: Path, advice: str) -> str:
 def no_folder(path: Path, advice: str) -> str:
     """Return the end of an error about a path that is no folder: it is a file, or it does not exist and `advice`."""
     return "is a file; name a folder" if path.is_file() else f"does not exist; {advice}"
+
+
+def readings(text: str) -> list[Path]:
+    r"""Return the paths that a text may mean here: as it stands, and as Windows reads it if it holds a backslash.
+
+    Runs and recipes travel between systems. Windows reads '/' as well; elsewhere a backslash is a letter like others,
+    so the text as it stands comes first.
+
+    >>> [path.as_posix() for path in readings("data\\f.h5")]
+    ['data\\f.h5', 'data/f.h5']
+    """
+    as_windows = Path(PureWindowsPath(text).as_posix())
+    return list(dict.fromkeys([Path(text), as_windows]))
+
+
+def here(text: str) -> Path:
+    """Return the first of a text's `readings` that exists, or the text as it stands."""
+    found = readings(text)
+    return next((path for path in found if path.exists()), found[0])
+
+
+def refused_by_windows(name: str) -> bool:
+    """Return whether a plain name can be no file or folder on Windows, such as 'a:b', 'con' or 'a.'.
+
+    >>> [refused_by_windows(name) for name in ("id+v[T=2]", "a:b", "NUL.txt", "v.")]
+    [False, True, True, True]
+    """
+    return bool(RESERVED.fullmatch(name) or REFUSED.search(name))
 
 
 def write_advice(error: BaseException, room: str = ROOM) -> str:

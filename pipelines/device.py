@@ -61,7 +61,7 @@ def explain_missing_kernels(run: Callable[Given, Made]) -> Callable[Given, Made]
                 raise
             why = str(error).split(" If you want")[0].splitlines()[0][:160]
             raise ConfigError(
-                f"{why} Use --device cpu, or set PYTORCH_ENABLE_MPS_FALLBACK=1, with which torch computes that on the CPU"
+                f"{why} Use --device cpu, or set PYTORCH_ENABLE_MPS_FALLBACK=1 (torch then takes the CPU for it)"
             ) from error
 
     return explained

@@ -114,7 +114,8 @@ class _Worker:
         """Write the frames of a request. Return the last reply: the source's digest, or why there are no frames."""
         path = Path(request["path"])
         limit = self._limit(request)
-        self.tell({"limit_bytes": limit})
+        if limit is not None:
+            self.tell({"limit_bytes": limit})
         try:
             last: dict[str, Any] = {"digest": self._read(path, request)}
         except FileNotFoundError:
@@ -123,10 +124,15 @@ class _Worker:
             last = {"memory": True}
         except (FreezeframeError, OSError, UnicodeError) as error:
             last = {"failed": str(error)}
-        return {"memory": True} if _virtual_bytes("VmPeak") > limit else last
+        return {"memory": True} if limit is not None and _virtual_bytes("VmPeak") > limit else last
 
-    def _limit(self, request: Mapping[str, Any]) -> int:
-        """Set the kernel's limit and return the requested one, both in bytes of address space."""
+    def _limit(self, request: Mapping[str, Any]) -> int | None:
+        """Set the kernel's limit and return the requested one, both in bytes of address space; None if there is none.
+
+        A system that does not tell a process's size, such as macOS, does not hold it to a limit either.
+        """
+        if not self._idle:
+            return None
         if request["key"] is not None and request["path"] not in self._mapped:
             # mapped before the limit is set: an environment of 60 GB takes as much address space, but no memory
             self._mapped.add(request["path"])
@@ -135,8 +141,6 @@ class _Worker:
                 environment_of(request["path"])
             self._idle += _virtual_bytes("VmSize") - before
         limit = self._idle + int(request["memory_bytes"])
-        if not self._idle:  # nobody could check it, and a kernel that does not tell sizes does not hold to them either
-            return limit
         hard = resource.getrlimit(resource.RLIMIT_AS)[1]
         wanted = limit + SPARE if hard == resource.RLIM_INFINITY else min(limit + SPARE, hard)
         resource.setrlimit(resource.RLIMIT_AS, (wanted, hard))

@@ -61,7 +61,7 @@ class NegativeSampler(nn.Module):
 
     def _apply(self, fn: Any, recurse: bool = True) -> Any:
         """Move the module as torch does, and the float64 tensor only where it can go."""
-        moved = super()._apply(fn, recurse)
+        moved = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self.cumulative = self.cumulative.to(float64_device(self.drawable.device))
         return moved
 

@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from features.errors import ConfigError
-from features.paths import shown
+from features.paths import here, shown
 from features.provenance import library_versions, write_atomic
 from features.store import FeatureFile
 from models.items.build import Categories
@@ -55,7 +55,7 @@ def begin_record(
         "dropped_users": split.dropped_users,
         "dropped_items": split.dropped_items,
         "split": split.protocol,
-        "folder": str(Path(recipe.data.folder).absolute()),
+        "folder": str(here(recipe.data.folder).absolute()),
     }
     features = [
         {
