@@ -50,6 +50,7 @@ COMMANDS = [
     "encoders",
     "models",
     "features import x.npy --ids row --unmatched keep --data my/data --name x --out out",
+    "init my/data --out drafted.yaml --features made",
     "features inspect f.h5",
     "features verify made/f.h5",
     "features export f.h5 --format parquet --out f.parquet",
