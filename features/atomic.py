@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import os
 import shutil
+import sys
+import time
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -14,6 +16,8 @@ from typing import Any
 from features.errors import StoreError
 from features.paths import write_advice
 
+WAITS_S = (0.1, 0.2, 0.4, 0.8, 1.6) if sys.platform == "win32" else ()
+
 
 def fsync_file(path: Path) -> None:
     """Make the bytes of a closed file survive a power cut."""
@@ -22,12 +26,38 @@ def fsync_file(path: Path) -> None:
 
 
 def fsync_folder(folder: Path) -> None:
-    """Make a rename inside `folder` survive a power cut."""
+    """Make a rename inside `folder` survive a power cut; on Windows, which opens no folders, do nothing."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def put_in_place(temporary: Path, target: Path) -> None:
+    """Give a finished file or folder the name `target`, in place of an older file of that name.
+
+    Windows refuses this while any program has one of the two open. Virus scanners and indexers open new files for a
+    moment, so it is tried again there for up to three seconds.
+    """
+    for wait_s in WAITS_S:
+        with suppress(PermissionError):
+            temporary.replace(target)
+            return
+        time.sleep(wait_s)
+    temporary.replace(target)
+
+
+def remove(path: Path) -> None:
+    """Delete a file if it is there; on Windows wait for whoever has it open, as `put_in_place` does."""
+    for wait_s in WAITS_S:
+        with suppress(PermissionError):
+            path.unlink(missing_ok=True)
+            return
+        time.sleep(wait_s)
+    path.unlink(missing_ok=True)
 
 
 def write_atomic(path: Path, text: str) -> None:
@@ -40,7 +70,7 @@ def write_atomic(path: Path, text: str) -> None:
     try:
         temporary.write_text(text, encoding="utf-8", newline="")
         fsync_file(temporary)
-        temporary.replace(path)
+        put_in_place(temporary, path)
         fsync_folder(path.parent)
     except OSError as error:
         raise StoreError(f"cannot write {path} ({error}); {write_advice(error)}") from error
@@ -70,12 +100,12 @@ def whole_folder(target: Path, *, replace: bool = True) -> Iterator[Path]:
         if not replace and target.exists():  # if it appears right after this, the rename fails unless it is empty
             raise StoreError(f"{target} was made by someone else meanwhile; choose another folder")
         if target.exists():  # two renames: POSIX cannot exchange folders in one
-            target.rename(older)
-        temporary.rename(target)
+            put_in_place(target, older)
+        put_in_place(temporary, target)
         fsync_folder(target.parent)
     except OSError as error:
         if older.exists() and not target.exists():
-            older.rename(target)
+            put_in_place(older, target)
         raise StoreError(f"cannot write {target} ({error}); {write_advice(error)}") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

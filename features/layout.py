@@ -20,7 +20,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from features.atomic import Sink, fsync_file, fsync_folder
+from features.atomic import Sink, fsync_file, fsync_folder, put_in_place
 from features.errors import StoreError
 from features.feature_rows import FeatureColumns, State, check_shape
 from features.paths import no_file, write_advice
@@ -107,7 +107,7 @@ def _created(path: Path, check: Callable[[Path], None] | None = None) -> Iterato
         fsync_file(temporary)
         if check is not None:
             check(temporary)
-        temporary.replace(path)
+        put_in_place(temporary, path)
         fsync_folder(path.parent)
     except (OSError, RuntimeError) as error:  # h5py reports a full disk as either
         raise StoreError(f"cannot write {path} ({_one_line(error)}); {write_advice(error)}") from error

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import errno
 import os
-from pathlib import Path
+import re
+import sys
+from pathlib import Path, PureWindowsPath
 
 FORBIDDEN = (errno.EACCES, errno.EPERM, errno.EROFS)
 TAKEN = (errno.EEXIST, errno.ENOTDIR, errno.EISDIR)
+# What Windows takes for a device, or does not accept in a name.
+RESERVED = re.compile(r"(con|prn|aux|nul|com\d|lpt\d)(\..*)?", re.IGNORECASE)
+REFUSED = re.compile(r'[<>:"/\\|?*\x00-\x1f]|[ .]$')
 ROOM = "free some disk space or choose another folder"
 
 
@@ -21,9 +26,39 @@ def no_folder(path: Path, advice: str) -> str:
     return "is a file; name a folder" if path.is_file() else f"does not exist; {advice}"
 
 
+def readings(text: str) -> list[Path]:
+    r"""Return the paths that a text may mean here: as it stands, and as Windows reads it if it holds a backslash.
+
+    Runs and recipes travel between systems. Windows reads '/' as well; elsewhere a backslash is a letter like others,
+    so the text as it stands comes first.
+
+    >>> [path.as_posix() for path in readings("data\\f.h5")]
+    ['data\\f.h5', 'data/f.h5']
+    """
+    as_windows = Path(PureWindowsPath(text).as_posix())
+    return list(dict.fromkeys([Path(text), as_windows]))
+
+
+def here(text: str) -> Path:
+    """Return the first of a text's `readings` that exists, or the text as it stands."""
+    found = readings(text)
+    return next((path for path in found if path.exists()), found[0])
+
+
+def refused_by_windows(name: str) -> bool:
+    """Return whether a plain name can be no file or folder on Windows, such as 'a:b', 'con' or 'a.'.
+
+    >>> [refused_by_windows(name) for name in ("id+v[T=2]", "a:b", "NUL.txt", "v.")]
+    [False, True, True, True]
+    """
+    return bool(RESERVED.fullmatch(name) or REFUSED.search(name))
+
+
 def write_advice(error: BaseException, room: str = ROOM) -> str:
     """Return the next step after a failed write; it is `room` if the disk is full or no other cause is known."""
     number = getattr(error, "errno", None)
+    if number in FORBIDDEN and sys.platform == "win32":
+        return "close the program that has it open, or check the permissions there"
     if number in FORBIDDEN:
         return "check the permissions there or choose another folder"
     if number in TAKEN:

@@ -88,14 +88,14 @@ def demo_recipe(kind: str, folder: Path, features: Sequence[Path]) -> dict[str, 
     content = "v" in kind or kind == "dnn"
     recipe: dict[str, Any] = {
         "name": kind,
-        "data": {"folder": str(folder)},
+        "data": {"folder": folder.as_posix()},
         "model": {"name": "popularity"} if kind == "popularity" else {"name": "sasrec", "dropout": 0.1},
         "train": {"epochs": 40, "batch_size": 128, "lr": 2e-3, "patience": 5},
     }
     if kind != "popularity":
         recipe["items"] = {"kind": kind, "dim": 64}
     if content and kind != "popularity":
-        recipe["features"] = [{"path": str(path), "absent": "mean"} for path in features]
+        recipe["features"] = [{"path": path.as_posix(), "absent": "mean"} for path in features]
     return recipe
 
 
@@ -105,7 +105,7 @@ def _train(folder: Path, features: Sequence[Path], out: Path, seeds: int) -> lis
     recipes = out / "recipes"
     recipes.mkdir(parents=True, exist_ok=True)
     for recipe in plain:
-        (recipes / f"{recipe['name']}.yaml").write_text(dump_yaml(recipe))
+        (recipes / f"{recipe['name']}.yaml").write_text(dump_yaml(recipe), encoding="utf-8", newline="")
     return compare([build_recipe(recipe) for recipe in plain], seeds, out / "runs")
 
 

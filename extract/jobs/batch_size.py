@@ -33,7 +33,7 @@ def settled_batch_size(encoder: Encoder, options: ExtractOptions, folder: Path, 
         size = largest_batch(lambda count: _try(encoder, output, options, count))
         folder.mkdir(parents=True, exist_ok=True)
         try:
-            with record.open("x", encoding="ascii") as handle:
+            with record.open("x", encoding="ascii", newline="") as handle:
                 handle.write(f"{size}\n")
         except FileExistsError:  # another worker was first
             pass

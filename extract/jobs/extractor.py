@@ -27,6 +27,7 @@ from extract.media.covers.damage import check_damage_reader
 from extract.media.covers.image import COVER_READER
 from extract.media.decoders import DECODING, get_decoder
 from extract.media.folder_listing import Ignored
+from extract.media.this_system import refuse_system, shortfalls
 from features.errors import ConfigError, MediaError
 from features.provenance import FINGERPRINT_CHARS, Provenance, library_versions
 from features.shards.job import Wanted
@@ -115,6 +116,9 @@ def prepare_all(
 ) -> list[Work]:
     """Load each encoder once and open its job; ConfigError for one given twice. If it raises, nothing is written."""
     options.refuse_absent_device()
+    opens_media = any(spec.modality != "title" for spec in specs)
+    if opens_media:
+        refuse_system()
     if options.frames is not None and all(spec.modality != "video" for spec in specs):
         names = ", ".join(spec.name for spec in specs)
         raise ConfigError(f"--frames {options.frames} is for videos, but {names} read none; leave --frames out")
@@ -125,7 +129,7 @@ def prepare_all(
     _refuse_twice(specs, [work.job.target for work in works])
     check_room(works)
     if tell is not None:
-        for line in announce(works):
+        for line in [*announce(works), *(shortfalls(options.decoder) if opens_media else ())]:
             tell(line)
     return _settled(works, options)
 

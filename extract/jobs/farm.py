@@ -11,6 +11,7 @@ import multiprocessing
 import os
 import shlex
 import signal
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -79,6 +80,8 @@ def extract_locally(
     """
     if processes < 1:
         raise ConfigError(f"--processes is {processes}; give at least 1")
+    if processes > 1 and sys.platform == "win32":  # which tells no process that its parent has died
+        raise ConfigError(f"--processes is {processes}; Windows runs one")
     return extract_by(order, lambda busy: _supervise(order, processes, busy, progress), progress=progress, tell=tell)
 
 

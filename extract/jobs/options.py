@@ -139,6 +139,8 @@ class ExtractOptions:
 
         if self.device.startswith("cuda") and not torch.cuda.is_available():
             raise ConfigError(f"device {self.device!r} is not there: torch sees no GPU; use --device cpu")
+        if torch.device(self.device).type == "mps" and not torch.backends.mps.is_available():
+            raise ConfigError(f"device {self.device!r} is not there: torch sees no Apple GPU; use --device cpu")
 
     @property
     def disk_dtype(self) -> DiskType:

@@ -23,6 +23,7 @@ import os
 import resource
 import signal
 import sys
+import threading
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -34,6 +35,7 @@ from extract.media.covers.image import read_cover
 from extract.media.decoders import get_decoder
 from extract.media.frames import Begin, Clip, FrameUnion, parse_frame_policy
 from extract.media.lmdb_media import LmdbEntry, cover_of, environment_of, frames_of, read_value
+from extract.media.this_system import STATUS
 from features.errors import FreezeframeError
 
 GRACE_S = 5  # seconds; the parent kills at the limit, and if it is dead itself, the kernel does so this much later
@@ -69,10 +71,19 @@ def _end_with(watched: int) -> None:
     """Let the kernel end this process (SIGIO, which has no handler) when the other end of a pipe closes.
 
     Requests must not come by this pipe: the kernel may signal a write after its bytes were read, and a request would
-    end the process that serves it.
+    end the process that serves it. Systems other than Linux ignore SIGIO by default: there a thread waits for the end,
+    and inside C code that never returns the alarm ends the process.
     """
+    if sys.platform != "linux":
+        threading.Thread(target=_exit_at_end, args=(watched,), daemon=True).start()
+        return
     fcntl.fcntl(watched, fcntl.F_SETOWN, os.getpid())
     fcntl.fcntl(watched, fcntl.F_SETFL, fcntl.fcntl(watched, fcntl.F_GETFL) | os.O_ASYNC)
+
+
+def _exit_at_end(watched: int) -> None:
+    os.read(watched, 1)  # nothing is ever written: it returns when the other end closes
+    os._exit(1)
 
 
 def _load_libraries() -> None:
@@ -83,10 +94,11 @@ def _load_libraries() -> None:
 
 
 def _virtual_bytes(field: str) -> int:
-    """Return a size of this process in bytes: VmSize is the current one, VmPeak the largest so far."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) << 10
+    """Return a size of this process in bytes: VmSize is the current one, VmPeak the largest so far; 0 if not told."""
+    with suppress(FileNotFoundError):  # macOS
+        for line in STATUS.read_text(encoding="utf-8").splitlines():
+            if line.startswith(f"{field}:"):
+                return int(line.split()[1]) << 10
     return 0
 
 
@@ -102,7 +114,8 @@ class _Worker:
         """Write the frames of a request. Return the last reply: the source's digest, or why there are no frames."""
         path = Path(request["path"])
         limit = self._limit(request)
-        self.tell({"limit_bytes": limit})
+        if limit is not None:
+            self.tell({"limit_bytes": limit})
         try:
             last: dict[str, Any] = {"digest": self._read(path, request)}
         except FileNotFoundError:
@@ -111,10 +124,15 @@ class _Worker:
             last = {"memory": True}
         except (FreezeframeError, OSError, UnicodeError) as error:
             last = {"failed": str(error)}
-        return {"memory": True} if _virtual_bytes("VmPeak") > limit else last
+        return {"memory": True} if limit is not None and _virtual_bytes("VmPeak") > limit else last
 
-    def _limit(self, request: Mapping[str, Any]) -> int:
-        """Set the kernel's limit and return the requested one, both in bytes of address space."""
+    def _limit(self, request: Mapping[str, Any]) -> int | None:
+        """Set the kernel's limit and return the requested one, both in bytes of address space; None if there is none.
+
+        A system that does not tell a process's size, such as macOS, does not hold it to a limit either.
+        """
+        if not self._idle:
+            return None
         if request["key"] is not None and request["path"] not in self._mapped:
             # mapped before the limit is set: an environment of 60 GB takes as much address space, but no memory
             self._mapped.add(request["path"])

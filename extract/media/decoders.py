@@ -9,6 +9,7 @@ packets of a file first, reads ordinary files with decord and all others with Py
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 
 from extract.media.decoding.errors import one_line
@@ -79,4 +80,8 @@ def get_decoder(name: str) -> Decoder:
         raise ConfigError(f"decoder {name!r} is unknown; {nearest(name, DECODERS)}")
     if name == "torchcodec":
         torchcodec_reader()
+    if name == "decord" and importlib.util.find_spec("decord") is None:
+        raise ConfigError(
+            "decoder 'decord' is not installed (it has no wheels for macOS and arm64); use --decoder auto"
+        )
     return DECODERS[name]

@@ -10,11 +10,10 @@ WAIT times as long. A failure that the machine may have caused can pass (`passes
 from __future__ import annotations
 
 import atexit
-import fcntl
 import json
+import mmap
 import os
 import re
-import resource
 import select
 import signal
 import subprocess
@@ -162,8 +161,7 @@ class _Worker:
         self._waited_s = 0.0
         self._limit_bytes: int | None = None
         os.set_blocking(self._out, False)
-        with suppress(OSError):  # the system also limits all pipes together
-            fcntl.fcntl(self._out, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
+        _widen(self._out)
 
     @property
     def alive(self) -> bool:
@@ -250,8 +248,8 @@ class _Worker:
 
     def _virtual_bytes(self) -> int:
         with suppress(OSError, ValueError, IndexError):  # the process is ending
-            return int(Path(f"/proc/{self._process.pid}/statm").read_text().split()[0]) * resource.getpagesize()
-        return 0
+            return int(Path(f"/proc/{self._process.pid}/statm").read_text(encoding="ascii").split()[0]) * mmap.PAGESIZE
+        return 0  # macOS does not tell it either
 
     def close(self) -> None:
         """End the process, whatever it is doing."""
@@ -261,6 +259,14 @@ class _Worker:
         self._held.close()
         if self._process.stdout:
             self._process.stdout.close()
+
+
+def _widen(pipe: int) -> None:
+    """Let a pipe hold more at a time, where the system offers that; it also limits all pipes together."""
+    with suppress(ImportError, AttributeError, OSError):
+        import fcntl  # absent on Windows, where this module is imported, but starts no worker
+
+        fcntl.fcntl(pipe, fcntl.F_SETPIPE_SZ, PIPE_BYTES)
 
 
 _idle: list[_Worker] = []

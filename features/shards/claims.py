@@ -13,12 +13,14 @@ import json
 import os
 import shutil
 import socket
+import sys
 import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from features.atomic import remove
 from features.errors import StoreError
 from features.paths import write_advice
 
@@ -55,7 +57,7 @@ class Claims:
         finally:
             stop.set()
             heart.join()
-            path.unlink(missing_ok=True)
+            remove(path)
 
     def owner(self, name: str) -> dict[str, object]:
         """Return what the newest claim says: host, process and `told`; {} if it cannot be read."""
@@ -68,7 +70,7 @@ class Claims:
     def drop_dead(self, name: str) -> None:
         """Remove the claims before the newest one, which the caller must hold."""
         for number in self._numbers(name)[:-1]:
-            self._path(name, number).unlink(missing_ok=True)
+            remove(self._path(name, number))
 
     def clear(self) -> None:
         """Remove the folder; call it when everything is made.
@@ -85,9 +87,12 @@ class Claims:
     def _is_stale(self, path: Path) -> bool:
         try:
             age = time.time() - path.stat().st_mtime
+        except OSError:
+            return False  # just given back: its shard is done, or the next round finds it free
+        try:
             owner = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return False  # just given back: its shard is done, or the next round finds it free
+            return False  # likewise
         except (OSError, ValueError):  # being written, or cut off by a crash: only its age counts
             return age > self._stale_s
         if owner.get("host") == socket.gethostname() and not _alive(int(owner.get("process", 0))):
@@ -104,7 +109,7 @@ class Claims:
         if not _create(path, self._told):
             return None
         if self._numbers(name)[-1:] > [mine]:  # its earlier owner, taken for dead, gave it back meanwhile
-            path.unlink(missing_ok=True)
+            remove(path)
             return None
         return path
 
@@ -127,7 +132,7 @@ def _create(path: Path, told: Mapping[str, str]) -> bool:
     except OSError as error:
         raise StoreError(f"cannot write {path} ({error.strerror}); {write_advice(error)}") from error
     try:
-        with os.fdopen(descriptor, "w", encoding="utf-8") as handle:
+        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as handle:
             json.dump({"host": socket.gethostname(), "process": os.getpid(), **told}, handle)
     except OSError as error:
         path.unlink(missing_ok=True)
@@ -136,6 +141,9 @@ def _create(path: Path, told: Mapping[str, str]) -> bool:
 
 
 def _alive(process: int) -> bool:
+    """Return whether a process of this machine runs. On Windows nothing is asked: os.kill(n, 0) is Ctrl-C there."""
+    if sys.platform == "win32":
+        return True
     try:
         os.kill(process, 0)
     except ProcessLookupError:
@@ -143,5 +151,5 @@ def _alive(process: int) -> bool:
     except OSError:
         return True
     with suppress(OSError):  # a zombie is dead, but its parent has not noticed yet
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+        return Path(f"/proc/{process}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[0] != "Z"
     return True

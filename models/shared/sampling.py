@@ -6,11 +6,12 @@ global generator, which a training epoch seeds, as do those of dropout.
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
+from models.shared.float64 import float64_device
 from models.shared.recommender import TrainingFacts, UserItems
 
 Sampling = Literal["uniform", "popularity"]
@@ -29,7 +30,7 @@ class NegativeSampler(nn.Module):
     drawable: Tensor  # (W,) items, ascending
     shifted: Tensor  # (E',) keys for the exact uniform draw
     own: Tensor  # (E' + 1,) keys of the items met, ascending
-    cumulative: Tensor  # (I,) float64, running sum of the popularity weights
+    cumulative: Tensor  # (I,) float64, running sum of the popularity weights; on the CPU if the device has no float64
 
     def __init__(self, facts: TrainingFacts, how: Sampling = "uniform", *, cold: bool = True) -> None:
         super().__init__()
@@ -56,7 +57,13 @@ class NegativeSampler(nn.Module):
         last = users.new_tensor([facts.n_users * facts.n_items])  # above every key: a search never leaves the array
         self.register_buffer("own", torch.cat([users * facts.n_items + self.met.items, last]), persistent=False)
         weights = facts.item_counts.double().clamp(min=1).pow(POWER) * allowed
-        self.register_buffer("cumulative", weights.cumsum(0), persistent=False)
+        self.cumulative = weights.cumsum(0)  # no buffer: `_apply` moves it
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        """Move the module as torch does, and the float64 tensor only where it can go."""
+        moved = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.cumulative = self.cumulative.to(float64_device(self.drawable.device))
+        return moved
 
     def forward(self, users: Tensor, count: int) -> Tensor:
         """Return (Q, count) int64 items that the users (Q,) have not met in training; repeats are possible."""
@@ -85,19 +92,21 @@ class NegativeSampler(nn.Module):
         """
         if self.how == "uniform":
             unmet = len(self.drawable) - (self.met.offsets[users + 1] - self.met.offsets[users])
-            return -unmet.double().log().float()
+            return -unmet.to(self.cumulative.device).double().log().float().to(users.device)
         weights = self.cumulative.diff(prepend=self.cumulative.new_zeros(1))
-        return (weights[items] / self.cumulative[-1]).log().float()
+        return (weights[items.to(weights.device)] / self.cumulative[-1]).log().float().to(users.device)
 
     def _uniform(self, users: Tensor) -> Tensor:
         """Return for each user the r-th item not met, with r uniform: one draw, no rejection."""
         starts = self.met.offsets[users]
         unmet = len(self.drawable) - (self.met.offsets[users + 1] - starts)
         # float64 has 53 bits: the share of an item is exact to 1e-9 at any number of items that fits in memory
-        rank = (torch.rand(users.shape, dtype=torch.float64, device=users.device) * unmet).long()
+        place = self.cumulative.device
+        rank = (torch.rand(users.shape, dtype=torch.float64, device=place) * unmet.to(place)).long().to(users.device)
         below = torch.searchsorted(self.shifted, users * self.met.n_items + rank, right=True) - starts
         return self.drawable[rank + below]
 
     def _popular(self, users: Tensor) -> Tensor:
-        point = torch.rand(users.shape, dtype=torch.float64, device=users.device) * self.cumulative[-1]
-        return torch.searchsorted(self.cumulative, point, right=True).clamp(max=int(self.drawable[-1]))
+        point = torch.rand(users.shape, dtype=torch.float64, device=self.cumulative.device) * self.cumulative[-1]
+        found = torch.searchsorted(self.cumulative, point, right=True).clamp(max=int(self.drawable[-1]))
+        return found.to(users.device)

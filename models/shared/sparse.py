@@ -142,7 +142,15 @@ def _offsets(rows: Tensor, count: int) -> Tensor:
 
 
 def _sums(vectors: Tensor, columns: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:
-    """Return for each row the weighted sum of `vectors` over its columns."""
+    """Return for each row the weighted sum of `vectors` over its columns.
+
+    On other devices than a CPU or CUDA the weighted rows are made first: torch lacked the kernel for Apple's GPUs long.
+    """
+    if vectors.device.type not in ("cpu", "cuda"):
+        counts = offsets.diff()
+        rows = torch.repeat_interleave(counts, output_size=len(columns))
+        sums = vectors.new_zeros(len(counts), vectors.shape[1])
+        return sums.index_add_(0, rows, vectors[columns] * weights[:, None])
     return functional.embedding_bag(
         columns, vectors.contiguous(), offsets, mode="sum", per_sample_weights=weights, include_last_offset=True
     )

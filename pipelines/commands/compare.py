@@ -45,7 +45,7 @@ class Compare:
     csv: Path | None = option(None)
     """Write the tables into this file, too, as CSV, every number unrounded."""
     device: str = option("auto")
-    """Device: auto, cpu, cuda, cuda:1 and so on."""
+    """Device: auto, cpu, cuda, cuda:1, mps and so on."""
 
 
 REQUEST = Compare

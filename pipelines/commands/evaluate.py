@@ -32,7 +32,7 @@ class Evaluate:
     history_edges: str | None = option(None)
     """Least number of seen items of each group, instead of --bins."""
     device: str = option("auto")
-    """Device: auto, cpu, cuda, cuda:1 and so on."""
+    """Device: auto, cpu, cuda, cuda:1, mps and so on."""
     json: bool = option(False)
     """Print the metrics as JSON."""
 
@@ -44,7 +44,7 @@ def run(request: Evaluate) -> None:
     """Rank the test users again and print the metrics."""
     from pipelines.console import print_json
     from pipelines.device import resolve_device
-    from pipelines.runs.experiment import evaluate_test, evaluated_as
+    from pipelines.runs.experiment import evaluate_test, evaluated_as, tell_device
     from pipelines.runs.results import as_metrics, print_groups, print_metrics
     from pipelines.runs.run import open_run
 
@@ -56,9 +56,10 @@ def run(request: Evaluate) -> None:
     metrics = request.metrics.split(",") if request.metrics else None
     at = _numbers(request.at, "--at") or None
     recipe = evaluated_as(opened.recipe, at=at, metrics=metrics, mask=request.mask or None)
-    split = opened.data.split
+    split, place = opened.data.split, resolve_device(request.device)
+    tell_device(request.device, place)
     found = as_metrics(
-        evaluate_test(opened.model, recipe, split, resolve_device(request.device)),
+        evaluate_test(opened.model, recipe, split, place),
         split,
         bins=request.bins,
         popularity_edges=_numbers(request.popularity_edges, "--popularity-edges"),

@@ -148,7 +148,7 @@ def _write_slurm(out: Path, tasks: int) -> None:
     script = slurm_script([sys.executable, *_without_engine(sys.argv)], tasks, Path.cwd())
     path = out / "extract.sbatch"
     out.mkdir(parents=True, exist_ok=True)
-    path.write_text(script, encoding="utf-8")
+    path.write_text(script, encoding="utf-8", newline="")
     say(f"{path} written: {tasks} workers, then the merge. Read it, add what your cluster asks for, and: sbatch {path}")
 
 

@@ -36,7 +36,7 @@ class Search:
     out: Path = option(Path("runs/search"))
     """Folder for the trials' run folders."""
     device: str = option("auto")
-    """Device: auto, cpu, cuda, cuda:1 and so on."""
+    """Device: auto, cpu, cuda, cuda:1, mps and so on."""
     json: bool = option(False)
     """Print as JSON."""
 

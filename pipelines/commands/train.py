@@ -21,7 +21,7 @@ class Train:
     out: Path | None = option(None)
     """Run folder (without it: runs/<name of the recipe>)."""
     device: str = option("auto")
-    """Device: auto, cpu, cuda, cuda:1 and so on."""
+    """Device: auto, cpu, cuda, cuda:1, mps and so on."""
     json: bool = option(False)
     """Print the metrics as JSON."""
 

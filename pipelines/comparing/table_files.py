@@ -185,7 +185,7 @@ def _csv_tests(row: Row, metric: str, tests: Tests | None) -> dict[str, Any]:
 
 def _write(path: Path, text: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(text, encoding="utf-8")
+    path.write_text(text, encoding="utf-8", newline="")
 
 
 WRITERS: dict[str, Callable[[Path, Comparison], None]] = {

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 from features.errors import ConfigError
+from features.paths import here
 from pipelines.data.data_config import DataConfig
 from pipelines.data.dataset import Dataset
 from pipelines.data.detection import read_dataset
@@ -41,7 +41,7 @@ class Data:
 
 def load_data(config: DataConfig) -> Data:
     """Read a dataset folder and split it; errors as `read_dataset` and `make_split`."""
-    dataset = read_dataset(Path(config.folder), config.columns)
+    dataset = read_dataset(here(config.folder), config.columns)
     extra: set[str] = set()
     if config.candidates == "catalog":
         from extract.media.catalog import media_ids

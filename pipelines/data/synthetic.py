@@ -205,7 +205,7 @@ def _break_some(ids: list[str], videos: Path, covers: Path, titles: dict[str, st
     video = [videos / f"{item}.mp4" for item in ids]
     video[0].write_bytes(b"")
     video[1].write_bytes(video[1].read_bytes()[:600])
-    video[2].write_text("<html>404 Not Found</html>")
+    video[2].write_text("<html>404 Not Found</html>", encoding="utf-8", newline="")
     video[3].unlink()
     (covers / f"{ids[4]}.jpg").write_bytes(b"\xff\xd8\xff garbage")
     (covers / f"{ids[5]}.jpg").unlink()

@@ -49,7 +49,7 @@ def draft(folder: Path, dataset: Dataset, report: DataReport, columns: Columns, 
         ConfigError: nothing to train on, or none of `features` fits.
     """
     _refuse_untrainable(folder, dataset, report)
-    config = DataConfig(str(folder), keep_last=None, columns=columns)
+    config = DataConfig(folder.as_posix(), keep_last=None, columns=columns)
     if report.duplicates and not dataset.given_split:
         config = replace(config, repeats="first")
     lengths = interactions_per_user(dataset, config)

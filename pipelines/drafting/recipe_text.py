@@ -111,12 +111,12 @@ def _features(search: Search) -> Iterator[str]:
     yield "features:" if search.chosen else "# features:"
     for found in search.chosen:
         yield f"  # {_said(found.line)}"
-        yield f"  - path: {_text(str(found.path))}"
+        yield f"  - path: {_text(found.path.as_posix())}"
         if found.lacking:
             yield _line("absent", Setting("mean", "items without a vector get the mean of the others"), indent=4)
     for found, why in search.others:
         yield f"  # not read, {_said(why)}: {_said(found.line)}"
-        yield f"  # - path: {_text(str(found.path))}"
+        yield f"  # - path: {_text(found.path.as_posix())}"
 
 
 def _model(draft: Draft) -> Iterator[str]:

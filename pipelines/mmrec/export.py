@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +20,7 @@ from numpy.typing import NDArray
 
 from features.atomic import whole_folder, write_atomic
 from features.errors import ConfigError, StoreError
+from features.paths import refused_by_windows
 from features.store import FeatureFile, State
 from pipelines.data.joining import refuse_foreign
 from pipelines.data.split import Split
@@ -129,7 +131,8 @@ def export_mmrec(
         pl.DataFrame(report.filled, schema=FILLED_COLUMNS, orient="row").write_csv(fresh / FILLED, separator="\t")
         for slot, (matrix, _) in vectors.items():
             np.save(fresh / SLOTS[slot], matrix, allow_pickle=False)
-        (fresh / RECORD).write_text(json.dumps(_record(report, split, files), indent=1), encoding="utf-8")
+        record = json.dumps(_record(report, split, files), indent=1)
+        (fresh / RECORD).write_text(record, encoding="utf-8", newline="")
         _publish_config(
             fresh,
             report,
@@ -141,7 +144,7 @@ def export_mmrec(
 def _publish_config(fresh: Path, report: MMRecReport, settings: str) -> None:
     """Check the new folder with its settings before anything is in place; then put the settings in place."""
     draft = fresh / report.config.name
-    draft.write_text(settings, encoding="utf-8")
+    draft.write_text(settings, encoding="utf-8", newline="")
     problems = check_mmrec_folder(fresh, draft)
     if problems:
         raise ConfigError(f"this split and these features cannot go to MMRec: {'; '.join(problems)}")
@@ -153,6 +156,8 @@ def _publish_config(fresh: Path, report: MMRecReport, settings: str) -> None:
 def _check_arguments(name: str, split: Split, files: Mapping[str, FeatureFile]) -> None:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", name):
         raise ConfigError(f"MMRec dataset name {name!r} becomes a folder; use letters, digits, '_', '-' and '.'")
+    if sys.platform == "win32" and refused_by_windows(name):
+        raise ConfigError(f"MMRec dataset name {name!r} becomes a folder, which Windows refuses; choose another")
     if not files:
         raise ConfigError("give features for the image slot, the text slot or both: MMRec stops without any")
     for slot, file in files.items():

@@ -340,7 +340,7 @@ def _many_ranks(
     counted = [ranks(scores[piece], wanted[:, None]) for piece, wanted in pieces]
     places, ties = _hidden_last(torch.cat([a for a, _ in counted]), torch.cat([b for _, b in counted]), hidden)
     order = torch.argsort(places, stable=True)
-    order = order[torch.argsort(rows[order], stable=True)]
+    order = order[torch.argsort(rows.to(places.device)[order], stable=True)]
     return places[order], ties[order]
 
 
@@ -348,6 +348,7 @@ def _hidden_last(places: Tensor, ties: Tensor, hidden: Tensor | None) -> Counted
     """Return (r,) places and ties in which hidden targets have place inf and tie with nothing."""
     if hidden is None:
         return places, ties
+    hidden = hidden.to(places.device)
     return places.masked_fill_(hidden, torch.inf), ties.masked_fill_(hidden, 1)
 
 

@@ -21,6 +21,7 @@ import torch
 from numpy.typing import NDArray
 
 from features.errors import ConfigError, nearest
+from models.shared.float64 import float64_device
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]
@@ -30,6 +31,8 @@ EXACT_NORM = 2**21  # up to so many items the square of a float32 norm still cou
 
 def ranks(scores: torch.Tensor, target_scores: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
     """Return each target's best place, (N,) float64, and how many items tie with it, itself included, (N,) int64.
+
+    Both lie on the device of the scores, or on the CPU if that device has no float64.
 
     The best place is 1 + the number of items scored higher. The target takes any of `ties` places from there on, each
     with equal probability. The metrics below are means over all orders of tied items, so that neither the order of rows
@@ -41,11 +44,12 @@ def ranks(scores: torch.Tensor, target_scores: torch.Tensor) -> tuple[torch.Tens
     """
     # The signs sum to higher - lower, their absolute values to higher + lower = I - tied. Exact up to 2^24 items.
     signs = scores.sub_(target_scores).sign_()
-    difference = signs.sum(1, dtype=torch.float32).double()
+    place = float64_device(scores.device)
+    difference = signs.sum(1, dtype=torch.float32).to(place).double()
     if scores.shape[1] <= EXACT_NORM:  # one pass that writes nothing takes half the time of summing absolute values
-        untied = torch.linalg.vector_norm(signs, dim=1).double().square_().round_()
+        untied = torch.linalg.vector_norm(signs, dim=1).to(place).double().square_().round_()
     else:
-        untied = signs.abs_().sum(1, dtype=torch.float32).double()
+        untied = signs.abs_().sum(1, dtype=torch.float32).to(place).double()
     return (difference + untied) / 2 + 1, (scores.shape[1] - untied).long()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from itertools import product
@@ -121,4 +122,4 @@ def _name(name: str, chosen: Mapping[str, Any]) -> str:
 
 def _word(value: Any) -> str:
     """Return a value as text; a path becomes its last part, because the name of a row names a folder."""
-    return value.rpartition("/")[2] if isinstance(value, str) else json.dumps(value)
+    return re.split(r"[/\\]", value)[-1] if isinstance(value, str) else json.dumps(value)

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from features.errors import ConfigError
+from features.paths import readings
 from features.store import AbsentPolicy
 
 ChangedPolicy = Literal["error", "keep"]
@@ -36,11 +37,13 @@ class FeatureConfig:
 
     def matches(self) -> list[Path]:
         """Return the files that `path` names."""
-        pattern = Path(self.path)
-        if pattern.is_file():  # even if its name holds characters with a meaning in patterns
-            return [pattern]
-        pieces = Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor)))
-        return sorted(path for path in pieces if path.is_file())
+        for pattern in readings(self.path):
+            if pattern.is_file():  # even if its name holds characters with a meaning in patterns
+                return [pattern]
+            pieces = Path(pattern.anchor or ".").glob(str(pattern.relative_to(pattern.anchor)))
+            if found := sorted(path for path in pieces if path.is_file()):
+                return found
+        return []
 
     def resolve(self) -> Path:
         """Return the one file that `path` names; ConfigError if there are none or several."""

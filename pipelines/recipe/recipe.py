@@ -11,6 +11,7 @@ import copy
 import io
 import json
 import re
+import sys
 import typing
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
@@ -21,7 +22,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from features.errors import ConfigError, nearest, shortened
-from features.paths import no_file
+from features.paths import no_file, refused_by_windows
 from models import recommenders
 from models.shared.representation import TOWERS, ItemsConfig
 from pipelines.data.data_config import DataConfig
@@ -101,6 +102,8 @@ class Recipe:
         """Refuse a name that cannot name a folder, and a seed that torch does not take."""
         if Path(self.name).name != self.name or self.name.startswith("."):
             raise ConfigError(f"name {self.name!r} becomes a run folder; use a plain name without / or a leading dot")
+        if sys.platform == "win32" and refused_by_windows(self.name):
+            raise ConfigError(f"name {self.name!r} becomes a run folder, which Windows refuses; use letters and digits")
         if not 0 <= self.seed <= MOST_SEED:
             raise ConfigError(f"seed is {self.seed}; it must be from 0 to 2**63 - 1")
 

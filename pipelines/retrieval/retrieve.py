@@ -19,13 +19,12 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import polars as pl
 import torch
 from numpy.typing import NDArray
 
-from features.atomic import fsync_file, write_atomic
+from features.atomic import fsync_file, put_in_place, write_atomic
 from features.errors import ConfigError, StoreError, nearest
 from features.provenance import file_sha256
 from features.store import FeatureFile, State
@@ -33,8 +32,12 @@ from models.shared.recommender import Recommender, UserBatch
 from pipelines.console import note, print_json, say, table
 from pipelines.data.filters import newest, without_repeats
 from pipelines.data.split import Sequences, histories
+from pipelines.retrieval.exact_index import USES_FAISS, ExactIndex, scale_to_length_1
 from pipelines.runs.kept_data import ITEM_ROWS, id_lines
 from pipelines.runs.run import Run
+
+if USES_FAISS:
+    import faiss
 
 Floats = NDArray[np.float32]
 
@@ -50,6 +53,8 @@ class Hit:
 
 def build_index(vectors: Floats) -> Any:
     """Return an exact inner-product index over (I, D) float32 vectors; row = item."""
+    if not USES_FAISS:
+        return ExactIndex(vectors)
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(np.ascontiguousarray(vectors, dtype=np.float32))
     return index
@@ -151,6 +156,8 @@ def _run_index(run: Run) -> Any:
     """Return the index in a run's folder; build it on first use, and again where its vectors or ids have changed."""
     path = run.folder / "index.faiss"
     vectors, ids = item_vectors(run.model), id_lines(run.data.split.items.ids)
+    if not USES_FAISS:
+        return build_index(vectors)
     made_from = {
         "vectors_sha256": hashlib.sha256(np.ascontiguousarray(vectors).data).hexdigest(),
         "items_sha256": hashlib.sha256(ids.encode()).hexdigest(),
@@ -191,9 +198,10 @@ def _keep(index: Any, ids: str, path: Path, made_from: Mapping[str, str]) -> Non
     temporary = path.with_name(f".{path.name}.{uuid.uuid4().hex}.tmp")
     try:
         path.with_suffix(".json").unlink(missing_ok=True)
-        faiss.write_index(index, str(temporary))
+        with temporary.open("wb") as handle:  # FAISS itself opens no path with letters outside Windows' code page
+            faiss.write_index(index, faiss.PyCallbackIOWriter(handle.write))  # type: ignore[attr-defined]
         fsync_file(temporary)
-        temporary.replace(path)
+        put_in_place(temporary, path)
         write_atomic(path.with_name(ITEM_ROWS), ids)
         write_atomic(path.with_suffix(".json"), json.dumps(made_from))
     except (OSError, RuntimeError, StoreError):  # faiss raises RuntimeError, write_atomic StoreError
@@ -206,8 +214,8 @@ def _keep(index: Any, ids: str, path: Path, made_from: Mapping[str, str]) -> Non
 def _read_index(path: Path, shape: tuple[int, ...]) -> Any:
     """Return the index of a file; ConfigError if it cannot be read or does not hold (I, D) vectors."""
     try:
-        path.open("rb").close()  # faiss does not tell a damaged file from one that may not be read
-        index = faiss.read_index(str(path))
+        with path.open("rb") as handle:
+            index = faiss.read_index(faiss.PyCallbackIOReader(handle.read))  # type: ignore[attr-defined]
     except PermissionError as error:
         raise ConfigError(f"cannot read {path} (permission denied); check its permissions") from error
     except RuntimeError as error:
@@ -231,7 +239,7 @@ def similar(file: FeatureFile, item: str, top: int) -> list[Hit]:
     if item not in done:
         raise StoreError(f"{file.path} has no vector of item {item!r}{_why(file, item, done)}")
     vectors = file.read(done)
-    faiss.normalize_L2(vectors)
+    faiss.normalize_L2(vectors) if USES_FAISS else scale_to_length_1(vectors)
     row = done.index(item)
     hits = search(build_index(vectors), vectors[row : row + 1], [[row]], top)[0]
     return [Hit(done[found], score) for found, score in hits]

@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -27,10 +28,10 @@ from features.provenance import write_atomic
 from features.store import FeatureFile
 from models.shared.process_group import ALONE, Ranks
 from models.shared.recommender import Recommender
-from pipelines.console import progress
+from pipelines.console import note, progress
 from pipelines.data.load import Data
 from pipelines.data.split import Split
-from pipelines.device import resolve_device
+from pipelines.device import explain_missing_kernels, resolve_device, why_device
 from pipelines.ranking.full_ranking import Evaluation, evaluate
 from pipelines.recipe.recipe import Recipe, build_recipe, difference, dump_yaml, recipe_to_dict
 from pipelines.runs.costs import files_read, run_costs
@@ -52,6 +53,7 @@ RANKS = ("ranks.npy", "rank_ties.npy", "rank_offsets.npy", "lists.npy")
 DERIVED = ("index.faiss", "index.json", *RANKS, USER_ROWS, ITEM_ROWS, "log.jsonl")
 
 
+@explain_missing_kernels
 def run_recipe(
     recipe: Recipe,
     folder: Path,
@@ -80,6 +82,7 @@ def run_recipe(
         return finished
     if ranks.first:
         _refuse_stale(recipe, inputs)
+    tell_device(device, place)
     model, towers = build(recipe, inputs, folder, media)
     start = _start(model, recipe, folder, data)
     share_model(model, recipe, ranks)
@@ -109,9 +112,16 @@ def run_recipe(
         write_atomic(folder / "log.jsonl", log)
         metrics["files"] = save_ranks(folder, result) | write_row_ids(folder, split)
         costs = run_costs(fitted, model, files_read(recipe, files, towers.towers), peaks(place, own_peak))
-        finish_record(folder, fitted, model, place, costs, ranks.world)
+        finish_record(folder, fitted, model, place, costs, ranks.world, device)
         write_atomic(folder / "metrics.json", json.dumps(metrics, indent=2))
     return metrics
+
+
+@cache
+def tell_device(asked: str, device: torch.device) -> None:
+    """Say once in a process which device 'auto' gave, and why."""
+    if asked == "auto":
+        note(why_device(asked, device))
 
 
 def _refuse_stale(recipe: Recipe, inputs: Inputs) -> None:
@@ -174,6 +184,7 @@ def evaluated_as(
     return build_recipe(plain)
 
 
+@explain_missing_kernels
 def evaluate_test(model: Recommender, recipe: Recipe, split: Split, device: torch.device) -> Evaluation:
     """Rank a split's test targets with the options of a recipe."""
     options = recipe.evaluate

@@ -23,7 +23,7 @@ import numpy as np
 
 from features.atomic import write_atomic
 from features.errors import ConfigError, StoreError
-from features.paths import write_advice
+from features.paths import here, write_advice
 from pipelines.data.dataset import Dataset
 from pipelines.data.split import EvalPart, Split, TrainWindows
 from pipelines.data.vocabulary import Vocabulary
@@ -123,7 +123,7 @@ def placed(recipe: Recipe, folder: Path, data: Path | None) -> Recipe:
     there, files = _recorded(folder / "record.json")
     if data is not None:
         recipe = replace(recipe, data=replace(recipe.data, folder=str(data)))
-    elif there is not None and not Path(recipe.data.folder).is_dir() and there.is_dir():
+    elif there is not None and not here(recipe.data.folder).is_dir() and there.is_dir():
         recipe = replace(recipe, data=replace(recipe.data, folder=str(there)))
     found = []
     for number, feature in enumerate(recipe.features):

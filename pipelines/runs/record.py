@@ -18,7 +18,7 @@ import torch
 from torch import nn
 
 from features.errors import ConfigError
-from features.paths import shown
+from features.paths import here, shown
 from features.provenance import library_versions, write_atomic
 from features.store import FeatureFile
 from models.items.build import Categories
@@ -26,6 +26,7 @@ from models.items.frozen import LayerMix
 from models.items.towers import TowerItems
 from pipelines.data.side_features import fingerprint
 from pipelines.data.split import Split
+from pipelines.device import device_name, why_device
 from pipelines.recipe.recipe import Recipe
 from pipelines.runs.origin import described
 from pipelines.runs.run_files import read_object
@@ -54,7 +55,7 @@ def begin_record(
         "dropped_users": split.dropped_users,
         "dropped_items": split.dropped_items,
         "split": split.protocol,
-        "folder": str(Path(recipe.data.folder).absolute()),
+        "folder": str(here(recipe.data.folder).absolute()),
     }
     features = [
         {
@@ -131,8 +132,12 @@ def finish_record(
     device: torch.device,
     costs: Mapping[str, Any],
     processes: int = 1,
+    asked: str = "auto",
 ) -> None:
-    """Add how training went, and its `run_costs`; with several processes, those of the first."""
+    """Add how training went, and its `run_costs`; with several processes, those of the first.
+
+    `asked` is the name that gave the device.
+    """
     path = folder / RECORD
     trained = {name: list(value.shape) for name, value in model.named_parameters() if value.requires_grad}
     record = read_object(path) | {
@@ -140,7 +145,8 @@ def finish_record(
         "command": [shown(word) for word in sys.argv],
         "finished": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
         "libraries": library_versions(LIBRARIES),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else f"cpu x {torch.get_num_threads()}",
+        "device": device_name(device),
+        "device_why": why_device(asked, device),
         "processes": processes,
         "trained_parameters": trained,
         "parameter_counts": parameter_counts(model),

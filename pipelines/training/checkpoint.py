@@ -13,9 +13,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from features.atomic import fsync_folder, put_in_place
 from features.errors import ConfigError, StoreError
 from features.paths import write_advice
-from features.provenance import fsync_folder
 
 CHECKPOINT = "checkpoint.pt"
 Metrics = dict[str, float]
@@ -101,7 +101,7 @@ def save(
             torch.save(content, handle)
             handle.flush()
             os.fsync(handle.fileno())
-        temporary.replace(path)
+        put_in_place(temporary, path)
         fsync_folder(path.parent)
     except (OSError, RuntimeError) as error:
         cause = _of_the_system(error)

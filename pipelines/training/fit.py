@@ -94,6 +94,11 @@ def fit(
             config, split or model.
     """
     device = torch.device(device)
+    if config.optimizer == "lazy" and device.type not in ("cpu", "cuda"):
+        raise ConfigError(
+            f"train.optimizer 'lazy' needs sparse gradients, which device {str(device)!r} lacks; use 'adamw', or "
+            "--device cpu"
+        )
     model.to(device)
     optimizer = build_optimizer(model, config.optimizer, config.lr, config.weight_decay)
     if optimizer is None:

@@ -3,6 +3,9 @@
 What runs under `pretend_gpu` computes on the CPU, but an operation over tensors of both places fails, as on CUDA. That
 shows mixed-up devices on machines without a GPU, and nothing about kernels, precision or memory. The device is
 'lazy:0', a name of torch's that neither needs a driver nor is used here otherwise; branches for 'cuda' are not taken.
+
+It lacks what Apple's GPUs (torch's 'mps') lack in some release of torch or macOS that the product may meet: float64,
+sparse tensors and the kernel of `embedding_bag`.
 """
 
 from __future__ import annotations
@@ -20,10 +23,12 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode, return_and_correct_aliasing
 
 from extract.jobs import reading
+from models.shared import float64
 
 GPU = torch.device("lazy", 0)
 aten = torch.ops.aten
 BETWEEN = {aten.copy_.default, aten._to_copy.default}  # take tensors of two places
+LACKING = {aten._embedding_bag.default, aten._embedding_bag_forward_only.default}
 BY_INDEX = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
 
 
@@ -77,6 +82,8 @@ class _Pretend(TorchDispatchMode):
         if not on_gpu and (asked is None or asked.type != GPU.type):
             return function(*args, **kwargs)
         _refuse_mixed(function, args, leaves, on_gpu)
+        if function in LACKING:
+            raise NotImplementedError(f"{function} is not there on {GPU}")
         if asked is not None:
             kwargs["device"] = torch.device("cpu")
         inner_args, inner_kwargs = pytree.tree_map_only(OnGpu, lambda leaf: leaf.held, (args, kwargs))
@@ -86,6 +93,7 @@ class _Pretend(TorchDispatchMode):
             return args[0]
         if not goes:
             return inner
+        _refuse_lacking(function, inner)
         known = {id(leaf.held): leaf for leaf in on_gpu}
         outer = pytree.tree_map_only(Tensor, lambda leaf: known[id(leaf)] if id(leaf) in known else OnGpu(leaf), inner)
         kwargs.pop("device", None)
@@ -103,6 +111,15 @@ def _refuse_mixed(function: Any, args: Any, leaves: list[Tensor], on_gpu: list[O
     if on_gpu and elsewhere:
         shapes = [tuple(leaf.shape) for leaf in elsewhere]
         raise RuntimeError(f"{function}: expected all tensors to be on {GPU}, but {shapes} are on the CPU")
+
+
+def _refuse_lacking(function: Any, made: Any) -> None:
+    """Raise as torch does on 'mps' where a tensor would be float64 or sparse."""
+    for leaf in pytree.tree_leaves(made):
+        if isinstance(leaf, Tensor) and leaf.dtype in (torch.float64, torch.complex128):
+            raise TypeError(f"{function}: {GPU} has no {leaf.dtype}")
+        if isinstance(leaf, Tensor) and leaf.layout != torch.strided:
+            raise NotImplementedError(f"{function}: {GPU} has no tensors of layout {leaf.layout}")
 
 
 @contextmanager
@@ -135,6 +152,7 @@ def pretend_gpu() -> Iterator[str]:
     torch.__future__.set_swap_module_params_on_conversion(True)  # parameters stay the objects that optimisers hold
     try:
         with (
+            mock.patch.object(float64, "WITHOUT_FLOAT64", {"mps", GPU.type}),
             mock.patch.object(nn.Module, "load_state_dict", load),
             mock.patch.object(torch, "autocast", without),
             mock.patch.object(torch, "as_tensor", moved),

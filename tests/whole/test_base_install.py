@@ -1,7 +1,11 @@
-"""What `pip install -e .` alone can do: train, evaluate, retrieve and export; no video or encoder library is needed."""
+"""What `pip install -e .` alone can do: train, evaluate, retrieve and export, without a video or encoder library.
+
+It also does so on systems other than Linux, as far as a Linux machine can show it (tests/support/other_system.py).
+"""
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -36,6 +40,8 @@ SCRIPT = """
 import sys
 for name in {modules}:
     sys.modules[name] = None  # importing it fails as if it were not installed
+from tests.support.other_system import pretend_windows
+pretend_windows()
 import run_pipeline
 for line in {commands}:
     assert run_pipeline.main(line) == 0, line
@@ -43,16 +49,17 @@ for line in {commands}:
 COMMANDS = [
     "encoders",
     "models",
-    "features import x.npy --ids row --unmatched keep --data data --name x --out out",
+    "features import x.npy --ids row --unmatched keep --data my/data --name x --out out",
+    "init my/data --out drafted.yaml --features made",
     "features inspect f.h5",
-    "features verify f.h5",
+    "features verify made/f.h5",
     "features export f.h5 --format parquet --out f.parquet",
     "train r.yaml --out run --device cpu train.epochs=1",
     "evaluate run --device cpu --groups",
     "compare r.yaml --seeds 1 --out runs --set train.epochs=1 --device cpu",
     "recommend run --user u03 --top 4",
-    "similar f.h5 --item 001 --data data",
-    "export mmrec --data data --text f.h5 --name toy --out mmrec",
+    "similar f.h5 --item 001 --data my/data",
+    "export mmrec --data my/data --text f.h5 --name toy --out mmrec",
 ]
 
 
@@ -74,16 +81,24 @@ def test_the_extras_are_those_listed_here() -> None:
 
 
 @pytest.mark.slow
-def test_features_made_elsewhere_need_no_library_of_the_extras(tmp_path: Path) -> None:
-    small_dataset(tmp_path / "data")
-    write_vectors(tmp_path / "f.h5", "data", item_ids())
-    np.save(tmp_path / "x.npy", np.ones((30, 4), dtype=np.float32))
-    changes = {"items": {"kind": "id+v", "dim": 8}, "features": [{"path": "f.h5"}]}
-    write(tmp_path / "r.yaml", dump_yaml(plain_recipe(Path("data"), changes)))
+def test_features_made_elsewhere_need_no_library_of_the_extras_and_no_linux(tmp_path: Path) -> None:
+    here = tmp_path / "back\\slash \u00e9"
+    small_dataset(here / "my" / "data")
+    for name in ("f.h5", "made/f.h5"):
+        write_vectors(here / name, "data", item_ids())
+    np.save(here / "x.npy", np.ones((30, 4), dtype=np.float32))
+    changes = {"items": {"kind": "id+v", "dim": 8}, "features": [{"path": "made\\f*.h5"}]}  # as written on Windows
+    changes["data"] = {"folder": "my\\data"}
+    write(here / "r.yaml", dump_yaml(plain_recipe(Path("data"), changes)))
     code = SCRIPT.format(modules=sorted(MODULES.values()), commands=[line.split() for line in COMMANDS])
     path = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=path, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code], cwd=here, env=path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+    record = json.loads((here / "run" / "record.json").read_text(encoding="utf-8"))
+    assert record["costs"]["peak_memory_bytes"] is None
+    assert record["device_why"].startswith("device cpu x 1 (as asked: cpu)")
+    for file in [*here.rglob("*.yaml"), *here.rglob("*.json"), *here.rglob("*.txt"), *here.rglob("*.inter")]:
+        assert b"\r" not in file.read_bytes()
 
 
 @pytest.mark.parametrize("library", ["transformers", "av"])

@@ -17,7 +17,11 @@ from extract.encoders.inputs import Batch, Tokens
 from extract.encoders.registry import ENCODERS
 from extract.jobs.extractor import extract
 from extract.media.catalog import Catalog
+from features.errors import ConfigError
 from features.store import FeatureFile
+from models.shared.recommender import TrainingFacts
+from models.shared.sampling import NegativeSampler
+from pipelines.ranking.full_ranking import _many_ranks
 from pipelines.retrieval.retrieve import recommend
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.run import open_run
@@ -72,6 +76,57 @@ def test_a_pretended_gpu_takes_no_tensor_of_the_cpu() -> None:
                 mixed()
         with pytest.raises(RuntimeError, match="numpy"):
             there.numpy()
+
+
+def test_a_pretended_gpu_lacks_what_apples_lacks() -> None:
+    bags = torch.tensor([0, 2]), torch.ones(3, 2), torch.tensor([0, 1, 2])
+    with pretend_gpu() as name:
+        there = torch.ones(3, device=name)
+        for made in (there.double, lambda: torch.zeros(2, dtype=torch.float64, device=name)):
+            with pytest.raises(TypeError, match="float64"):
+                made()
+        with pytest.raises(NotImplementedError, match="embedding_bag"):
+            torch.nn.functional.embedding_bag(*(tensor.to(name) for tensor in bags), include_last_offset=True)
+        with pytest.raises(NotImplementedError, match="layout"):
+            there.to_sparse()
+
+
+@pytest.mark.parametrize("how", ["uniform", "popularity"])
+def test_negatives_are_the_same_where_float64_is_not(how: Any) -> None:
+    edges = torch.tensor([[0, 0, 1, 2, 2, 2], [0, 3, 3, 1, 3, 4]])
+    facts = TrainingFacts(3, 6, torch.bincount(edges[1], minlength=6), edges)
+    users = torch.arange(3).repeat(4)
+
+    def drawn(device: str) -> list[Any]:
+        sampler = NegativeSampler(facts, how).to(device)
+        torch.manual_seed(0)
+        items = sampler(users.to(device), 9)
+        return [items.tolist(), sampler.log_probability(users[:, None].to(device), items).tolist()]
+
+    with pretend_gpu() as name:
+        assert drawn(name) == drawn("cpu")
+
+
+def test_ranks_of_several_targets_are_the_same_where_float64_is_not() -> None:
+    scores = torch.tensor([[1.0, 3, 2, 2, 0], [5, 5, 5, 1, 2]])
+    rows, items = torch.tensor([0, 0, 0, 1, 1]), torch.tensor([4, 2, 1, 3, 0])
+    hidden = torch.tensor([True, False, False, False, False])
+
+    def ranked(device: str) -> list[Any]:
+        there = scores.clone().to(device)
+        found = _many_ranks(there, scores[rows, items].to(device), (rows.to(device), items), hidden.to(device))
+        return [one.tolist() for one in found]
+
+    with pretend_gpu() as name:
+        assert ranked(name) == ranked("cpu") == [[1, 2, np.inf, 1, 5], [1, 2, 1, 3, 1]]
+
+
+def test_a_device_without_sparse_tensors_takes_no_lazy_optimiser(device: str, tmp_path: Path) -> None:
+    if device == "cuda":
+        pytest.skip("CUDA has them")
+    config = TrainConfig(epochs=1, optimizer="lazy")
+    with pytest.raises(ConfigError, match=r"'lazy' needs sparse gradients, which device 'lazy:0' lacks; use 'adamw'"):
+        fit(build("sasrec", "id"), SPLIT, config, seed=0, run=tmp_path, mask="hide", device=device)
 
 
 @pytest.mark.parametrize(("name", "items"), SOME, ids=[f"{name}-{items}" for name, items in SOME])

@@ -87,6 +87,21 @@ def test_item_ids_stand_beside_the_index_and_are_made_again_with_it(run: Run, ca
     assert not capsys.readouterr().err
 
 
+def test_without_faiss_the_same_is_found(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = FeatureFile(write_vectors(tmp_path / "f.h5", "small", item_ids()))
+    path = run.folder / "index.faiss"
+    searches = (lambda: recommend(run, "u01", 5), lambda: similar(file, "003", 7))
+    expected = [ask() for ask in searches]
+    stamp = path.stat().st_mtime_ns
+    monkeypatch.setattr(retrieve, "USES_FAISS", False)  # as on macOS
+    monkeypatch.delattr(retrieve, "faiss")
+    for ask, wanted in zip(searches, expected, strict=True):
+        found = ask()
+        assert [hit.item for hit in found] == [hit.item for hit in wanted]
+        assert [hit.score for hit in found] == pytest.approx([hit.score for hit in wanted], abs=1e-5)
+    assert path.stat().st_mtime_ns == stamp
+
+
 @pytest.mark.parametrize("wrong", ["width", "items", "bytes"])
 def test_an_index_of_another_run_is_refused(run: Run, wrong: str) -> None:
     recommend(run, "u01", 5)
@@ -137,8 +152,7 @@ def test_an_index_one_may_not_read_is_not_to_be_deleted(run: Run, monkeypatch: p
         recommend(run, "u01", 5)
 
 
-def half_written(index: Any, path: str) -> None:
-    Path(path).write_bytes(b"half")
+def half_written(index: Any, writer: Any) -> None:  # the file is open by now
     raise RuntimeError("Error in faiss: could not write")
 
 

@@ -15,11 +15,11 @@ import torch
 from features.errors import ConfigError, StoreError
 from features.store import FeatureFile
 from pipelines.data.load import load_data
-from pipelines.device import resolve_device
+from pipelines.device import resolve_device, why_device
 from pipelines.ranking.full_ranking import evaluate
 from pipelines.recipe.recipe import build_recipe, load_recipe
 from pipelines.runs import experiment, memory
-from pipelines.runs.experiment import run_recipe
+from pipelines.runs.experiment import run_recipe, tell_device
 from pipelines.runs.run import open_run
 from tests.support.small import USERS, item_ids, plain_recipe, recipe, small_dataset, write, write_vectors
 
@@ -293,6 +293,35 @@ def test_a_device_that_is_not_there(data: Path, tmp_path: Path, name: str) -> No
     with pytest.raises(ConfigError, match=rf"device '{name}' cannot be used here \(.+\); try auto"):
         run_recipe(recipe(data), tmp_path / "run", device=name)
     assert not (tmp_path / "run").exists()
+
+
+def test_why_a_device_was_taken_is_told_and_recorded(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    tell_device.cache_clear()
+    quick = recipe(data, {"train": {"epochs": 1}})
+    for name in ("one", "two"):
+        run_recipe(quick, tmp_path / name)
+    told = why_device("auto", torch.device("cpu"))
+    assert capsys.readouterr().err.count(told) == 1  # once for all runs of a process
+    assert json.loads((tmp_path / "two" / "record.json").read_text())["device_why"] == told
+    assert "(auto: " in told
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
+    assert "; --device mps takes the Apple GPU" in why_device("auto", torch.device("cpu"))
+
+
+def test_an_operation_that_an_apple_gpu_lacks_is_one_line(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def lacking(*_: object, **__: object) -> None:
+        raise NotImplementedError("The operator 'aten::x' is not currently implemented for the MPS device. If you want")
+
+    monkeypatch.setattr("pipelines.runs.experiment.fit", lacking)
+    with pytest.raises(
+        ConfigError, match=r"^The operator 'aten::x' is .+ MPS device\. Use --device cpu, or set PYTORCH_"
+    ):
+        run_recipe(recipe(data), tmp_path / "run", device="cpu")
 
 
 def test_auto_is_a_device() -> None:
