@@ -11,7 +11,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -43,6 +43,16 @@ class Progress:
     """Steps per epoch."""
     record: EpochRecord | None
     """Result of the epoch at its end; None after a step."""
+    rows: int = 0
+    """Windows or pairs per epoch."""
+    trains_on: str = "windows"
+    """What the rows are: 'windows' of histories, or 'pairs'."""
+    history: Sequence[EpochRecord] = ()
+    """Results of the epochs that have ended, those before a resume among them."""
+    best_epoch: int = 0
+    """Number of the best epoch so far; 0 before the first validation."""
+    best: Metrics = field(default_factory=dict)
+    """Validation metrics of the best epoch so far."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +129,7 @@ def fit(
             f"process {ranks.rank} does not see the checkpoint in {run} that the first process sees; share the folder"
         )
     ranks.start_alike(model)
-    train = _Epochs(model, optimizer, split, config, seed, device, progress or _silent, ranks)
+    train = _Epochs(model, optimizer, split, config, seed, device, progress or _silent, ranks, state)
     take_meters(model)  # resets what was counted before training
     while state.epoch < config.epochs and not state.out_of_patience(config.patience):
         epoch = state.epoch + 1
@@ -137,7 +147,7 @@ def fit(
         state.add(record, model, config.monitor)
         if path is not None and ranks.first:
             save(path, model, optimizer, state, identity)
-        train.progress(Progress(epoch, train.steps, train.steps, record))
+        train.report(epoch, train.steps, record)
     model.load_state_dict(state.best_weights)
     seconds = sum(record.train_s + record.valid_s for record in state.history)
     return FitResult(tuple(state.history), state.best_epoch, state.best, seconds, state.epoch < config.epochs)
@@ -186,8 +196,9 @@ class _Epochs:
         device: torch.device,
         progress: Callable[[Progress], None],
         ranks: Ranks,
+        state: State,
     ) -> None:
-        self.model, self.optimizer, self.config = model, optimizer, config
+        self.model, self.optimizer, self.config, self.state = model, optimizer, config, state
         self.seed, self.device, self.progress, self.ranks = seed, device, progress, ranks
         windows, edges = split.train, split.train_edges
         pairs = model.trains_on == "pairs"
@@ -215,8 +226,14 @@ class _Epochs:
                 self._look_ahead(later[step - 1 : step])
                 loss, count = self._step(rows, epoch, step)
                 total, positions = total + loss * count, positions + count
-                self.progress(Progress(epoch, step, self.steps, None))
+                self.report(epoch, step, None)
         return total / max(positions, 1), time.perf_counter() - began
+
+    def report(self, epoch: int, step: int, record: EpochRecord | None) -> None:
+        """Tell how far training is."""
+        state, rows, kind = self.state, len(self.arrays[0]), self.model.trains_on
+        told = Progress(epoch, step, self.steps, record, rows, kind, state.history, state.best_epoch, state.best)
+        self.progress(told)
 
     def _look_ahead(self, following: Sequence[Tensor]) -> None:
         """Tell the encoders which items the next batch holds; negatives that a loss draws are not known yet."""
