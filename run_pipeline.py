@@ -11,7 +11,8 @@ import importlib
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, NamedTuple
 
 # Only the standard library up here, and only the verb that is asked for: `--help` does not wait for torch.
@@ -33,7 +34,17 @@ VERBS = {
     "models": "the recommenders there are",
 }
 ID_OPTIONS = ("--user", "--item")  # take an id as the user has it
-NO_IDS = (*ID_OPTIONS, "--top", "--data", "--columns", "--json", "--help", "-h")  # what else may follow them
+NO_IDS = (
+    *ID_OPTIONS,
+    "--top",
+    "--data",
+    "--columns",
+    "--json",
+    "--quiet",
+    "--wide",
+    "--help",
+    "-h",
+)  # what else may follow them
 EXTRACT = {"torchvision", "transformers", "open_clip", "pytorchvideo", "decord", "lmdb", "av", "PIL", "simplejpeg"}
 BASE = {"torch", "numpy", "h5py", "faiss", "sklearn", "scipy", "polars", "safetensors", "pydantic", "ruamel", "rich"}
 
@@ -63,7 +74,8 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if not asked.shares and "TORCHELASTIC_RUN_ID" in os.environ:
             _refuse_torchrun()
-        asked.run(read_request(asked.request, asked.found))
+        with _manner(asked.found):
+            asked.run(read_request(asked.request, asked.found))
     except FreezeframeError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
@@ -89,6 +101,15 @@ def _where(library: str) -> str:
     if library in EXTRACT:
         return "; media need pip install -e '.[extract]'"
     return f" for {sys.executable}; after `make install` say `. .venv/bin/activate` first, else pip install -e ."
+
+
+def _manner(found: Mapping[str, Any]) -> AbstractContextManager[None]:
+    """Return what makes a verb show as much as it was asked to; nothing is imported where that is the usual."""
+    if not (found["quiet"] or found["wide"]):
+        return nullcontext()
+    from pipelines.console import Manner, in_manner
+
+    return in_manner(Manner(quiet=found["quiet"], wide=found["wide"]))
 
 
 def _refuse_torchrun() -> None:
@@ -138,7 +159,7 @@ def parser_of(words: Sequence[str]) -> argparse.ArgumentParser:
 
 def _fill(parser: argparse.ArgumentParser, name: str) -> None:
     """Give a verb's parser the options that its module declares, or one parser for each of its actions."""
-    from pipelines.commands.options import Help, add_options
+    from pipelines.commands.options import Help, Shown, add_options
 
     module = importlib.import_module(f"pipelines.commands.{name}")
     shares = getattr(module, "SHARES", False)
@@ -148,10 +169,12 @@ def _fill(parser: argparse.ArgumentParser, name: str) -> None:
             told = declared.what
             one = actions.add_parser(action, help=told, description=told, formatter_class=Help, allow_abbrev=False)
             add_options(one, declared.request)
+            add_options(one, Shown)
             one.set_defaults(asked_request=declared.request, asked_run=declared.run, asked_shares=shares)
         return
     parser.formatter_class = Help
     add_options(parser, module.REQUEST)
+    add_options(parser, Shown)
     parser.set_defaults(asked_request=module.REQUEST, asked_run=module.run, asked_shares=shares)
 
 

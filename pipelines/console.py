@@ -1,28 +1,54 @@
-"""Output for people: tables, progress bars, notes and warnings. Bars are drawn on a terminal only."""
+"""Output for people: tables, notes and warnings. Bars and lines of progress are in pipelines/progress.py."""
 
 from __future__ import annotations
 
 import json
-import re
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from rich.console import Console
+from rich.file_proxy import FileProxy
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn, TimeRemainingColumn
 from rich.table import Table
-from rich.text import Text
 
 from features.paths import shown
-
-NUMBER = re.compile(r"-|[-+<]?[\d.]+( ± [\d.]+)?( [(\[][-+\d., x%]+[)\]])?")
-Advance = Callable[[int, int], None]
+from pipelines.table_layout import Column, fold, lay_out
 
 # emoji=False: rich would turn an id such as ":smile:" into a picture
 OUT = Console(soft_wrap=True, highlight=False, emoji=False)
 ERR = Console(stderr=True, soft_wrap=True, highlight=False, emoji=False)
+
+
+@dataclass(frozen=True)
+class Manner:
+    """How much is shown."""
+
+    quiet: bool = False
+    """Whether progress and notes are left out."""
+    wide: bool = False
+    """Whether tables keep all columns side by side in a terminal that is too narrow for them."""
+
+
+_manner = Manner()
+
+
+@contextmanager
+def in_manner(manner: Manner) -> Iterator[None]:
+    """Show things in this manner inside the block."""
+    global _manner
+    before, _manner = _manner, manner
+    try:
+        yield
+    finally:
+        _manner = before
+
+
+def quiet() -> bool:
+    """Return whether nobody is to be told of progress: it was asked for, or another process tells it."""
+    return _manner.quiet or ERR.quiet
 
 
 def silence() -> None:
@@ -30,37 +56,22 @@ def silence() -> None:
     OUT.quiet = ERR.quiet = True
 
 
-class _Rate(ProgressColumn):
-    """The column of a progress bar that shows items per second."""
-
-    def render(self, task: Task) -> Text:
-        """Return the rate, such as '12.3/s'."""
-        return Text(f"{task.speed:.1f}/s" if task.speed else "-/s")
-
-
-@contextmanager
-def progress(title: str) -> Iterator[Advance]:
-    """Yield `advance(done, total)`, which draws a bar with items/s and time left, and nothing without a terminal."""
-    columns = (
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        MofNCompleteColumn(),
-        _Rate(),
-        TimeRemainingColumn(),
-    )
-    with Progress(*columns, console=ERR, disable=not sys.stderr.isatty(), transient=True) as bars:
-        task = bars.add_task(title, total=None)
-        yield lambda done, total: bars.update(task, completed=done, total=total)
-
-
 def say(text: str = "") -> None:
     """Print one line of plain text on standard output."""
-    OUT.print(escape(shown(text)))
+    # while a bar is drawn, rich takes the place of sys.stdout where that is the terminal: the line goes above the bar
+    (ERR if isinstance(sys.stdout, FileProxy) else OUT).print(escape(shown(text)))
+
+
+def explain(text: str) -> None:
+    """Print sentences on standard output, in a terminal wrapped at blanks, so that no number is broken."""
+    width = terminal_width()
+    say(text if width is None else "\n".join(fold(shown(text), width, break_words=False)))
 
 
 def note(text: str) -> None:
     """Print one line on standard error, so that standard output holds only what machines read."""
-    ERR.print(escape(shown(text)))
+    if not _manner.quiet:
+        ERR.print(escape(shown(text)))
 
 
 def warn(text: str) -> None:
@@ -68,16 +79,53 @@ def warn(text: str) -> None:
     ERR.print(f"warning: {escape(shown(text))}", style="yellow")
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "") -> None:
-    """Print a table, with columns of numbers aligned to the right."""
-    drawn = Table(title=escape(title), title_justify="left", caption=escape(note) or None, caption_justify="left")
-    for position, column in enumerate(columns):
-        numbers = all(NUMBER.fullmatch(row[position]) for row in rows)
-        drawn.add_column(escape(column), justify="right" if numbers else "left", overflow="fold", no_wrap=position == 0)
-    for row in rows:
-        drawn.add_row(*(escape(shown(cell)) for cell in row))
-    # a pipe has no width: without one rich would fold rows at 80 columns
-    Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 400).print(drawn)
+def terminal_width() -> int | None:
+    """Return the cells of a line where standard output is a terminal; None where it is not, or all columns are asked
+    for."""
+    return OUT.width if sys.stdout.isatty() and not _manner.wide else None
+
+
+def table(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, note: str = "", keys: int = 1, full: str = ""
+) -> None:
+    """Print a table, with columns of numbers aligned to the right; in a terminal, as pipelines/table_layout.py fits it.
+
+    Args:
+        title: what stands above the table.
+        columns: the headings.
+        rows: the cells of each row.
+        note: what stands below the table.
+        keys: how many columns, from the left, name a row.
+        full: the command that shows one row in full, which is told where columns are left out; without it none are.
+    """
+    width = terminal_width()
+    cells = [[shown(cell) for cell in row] for row in rows]
+    laid = lay_out(columns, cells, width, keys=keys, leave_out=bool(full))
+    if width is None:
+        _draw(laid.blocks[0], title, note)
+        return
+    if title:  # rich would wrap it at the width of the table, which may be narrow
+        OUT.print(escape("\n".join(fold(shown(title), width))), style="table.title")
+    for block in laid.blocks:
+        _draw(block)
+    if laid.left_out:
+        explain(f"left out here: {', '.join(laid.left_out)}. `{full}` shows one in full, --wide all columns.")
+    if note:
+        explain(note)
+
+
+def _draw(block: Sequence[Column], title: str = "", note: str = "") -> None:
+    width = sum(column.width + 3 for column in block) + 1
+    drawn = Table(title=escape(title) or None, title_justify="left", caption=escape(note) or None)
+    drawn.caption_justify = "left"
+    for column in block:
+        drawn.add_column(
+            escape(column.head), justify="right" if column.numbers else "left", width=column.width, no_wrap=True
+        )
+    for row in zip(*(column.cells for column in block), strict=True):
+        drawn.add_row(*map(escape, row))
+    # a console of its own: a pipe has no width, and for rich that means 80
+    Console(highlight=False, emoji=False, width=max(width, OUT.width)).print(drawn)
 
 
 def print_json(value: Any) -> None:

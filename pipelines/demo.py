@@ -16,12 +16,13 @@ from features.store import FeatureFile
 from pipelines.comparing.compare import compare
 from pipelines.comparing.result_table import Comparison, Row
 from pipelines.comparing.table_files import print_comparison, write_markdown
-from pipelines.console import progress, say
+from pipelines.console import say
 from pipelines.data.detection import read_dataset
 from pipelines.data.split import Split
 from pipelines.data.synthetic import CorpusSize, make_corpus
 from pipelines.feature_files.extraction import dataset_catalog, extract_with_bar, print_reports
 from pipelines.mmrec.export import export_mmrec
+from pipelines.progress import progress
 from pipelines.recipe.recipe import build_recipe, dump_yaml
 from pipelines.retrieval.retrieve import show_recommended, show_similar
 from pipelines.runs.run import open_run
@@ -70,7 +71,10 @@ def _extract(folder: Path, features: Path, size: CorpusSize) -> list[ExtractRepo
     if folder.is_dir():
         say(f"1. corpus: {folder} is there already; for one of another size give another --out")
     else:
-        with whole_folder(folder) as fresh, progress("render clips") as advance:  # half a corpus would pass for a whole
+        with (
+            whole_folder(folder) as fresh,
+            progress("render clips", unit="clips") as advance,
+        ):  # half a corpus would pass for a whole
             corpus = make_corpus(fresh, seed=0, size=size, progress=advance)
         say(f"1. corpus: {size.items} items in {folder}, {len(corpus.broken)} of them broken on purpose:")
         for item, what in corpus.broken.items():

@@ -22,8 +22,8 @@ class Telling:
 
     tell: Tell | None = None
     """Called with a line for the user; None tells nobody."""
-    progress: Callable[[int, int], None] | None = None
-    """Called with (done, total); None shows no progress."""
+    progress: Callable[[int, int, int], None] | None = None
+    """Called with (done, total, 0); None shows no progress."""
 
 
 def known_digests(
@@ -48,7 +48,7 @@ def known_digests(
             for value in pool.map(lambda row: digest(catalog.items[row], modality), rows):
                 found.append(value)
                 if heard.progress is not None and len(found) % STEP == 0:
-                    heard.progress(len(found), len(rows))
+                    heard.progress(len(found), len(rows), 0)
         return found
 
     safe = re.sub(r"[^A-Za-z0-9_-]+", "-", catalog.dataset).strip("-")[:80] or "dataset"

@@ -74,8 +74,8 @@ def extract_all(
         catalog: the items, in the order of the rows.
         specs: the entries of the encoders.
         options: how to extract. `options.frames` replaces the frames of all video encoders.
-        progress: called after each batch with (rows made, rows wanted) over all files. What it raises stops the run;
-            the next run goes on after the last finished shard.
+        progress: called after each batch with (rows made, rows wanted, rows that failed in this run) over all files.
+            What it raises stops the run; the next run goes on after the last finished shard.
         tell: called with lines for the user, such as the size of activations to be stored and the free disk space.
 
     Raises:

@@ -28,7 +28,7 @@ from extract.jobs.changed_sources import Tell
 from extract.jobs.extractor import finish, forget_failed, prepare_all, report
 from extract.jobs.options import ExtractOptions
 from extract.jobs.report import ExtractReport
-from extract.jobs.sharding import Progress, Work, claims_of, run_shards
+from extract.jobs.sharding import Progress, Work, claims_of, failed_of, run_shards
 from extract.jobs.turns import in_turn, make_all
 from extract.media.catalog import Catalog
 from features.errors import ConfigError, FreezeframeError
@@ -140,11 +140,11 @@ def _supervise(order: Order, processes: int, works: Sequence[Work], progress: Pr
             process.join()
 
 
-def rows_made(works: Sequence[Work], items: int) -> tuple[int, int]:
-    """Return (rows made, rows wanted); the first counts the rows that `works` found and those of shards made since."""
+def rows_made(works: Sequence[Work], items: int) -> tuple[int, int, int]:
+    """Return (rows made, wanted, failed); made are the rows that `works` found and those of shards made since."""
     total = items * len(works)
     left = sum(len(work.job.pending) - work.job.rows_of_others() for work in works)
-    return min(total, total - left), total
+    return min(total, total - left), total, failed_of(works)
 
 
 def _start(order: Order, number: int) -> SpawnProcess:

@@ -31,8 +31,10 @@ from features.precision import disk_type
 from features.provenance import Provenance
 from features.shards.claims import Claims
 from features.shards.job import FeatureJob, Wanted
+from features.store import State
 
-Progress = Callable[[int, int], None]
+Progress = Callable[[int, int, int], None]
+"""Takes (rows made, rows wanted, rows that failed in this run)."""
 
 
 class Job(FeatureJob):
@@ -68,6 +70,8 @@ class Work:
     """Files in the media folder that belong to no item."""
     seconds: dict[str, float] = field(default_factory=lambda: {"decode": 0.0, "encode": 0.0, "write": 0.0})
     """Wall clock spent so far, by stage."""
+    failed: set[int] = field(default_factory=set)
+    """Rows that this process has tried to make in this run, and that failed."""
 
     @property
     def modality(self) -> Modality:
@@ -179,6 +183,8 @@ def run_shards(
     shards = plan(catalog, works, works[0].options.shard_size)
     total = len(catalog.items) * len(works)
     done, elsewhere = total - sum(shard.count for shard in shards), 0
+    if progress is not None:
+        progress(done, total, failed_of(works))
     for shard in shards:
         with nullcontext(True) if claims is None else claims.take(shard.name) as mine:
             if mine:
@@ -187,12 +193,17 @@ def run_shards(
                 for count, finished in extract_shard(left):
                     done += count
                     if progress is not None and not finished:
-                        progress(done, total)
+                        progress(done, total, failed_of(works))
             else:
                 elsewhere += 1
         if progress is not None and mine:  # after the write, so that rows reported as made are on disk
-            progress(done, total)
+            progress(done, total, failed_of(works))
     return elsewhere
+
+
+def failed_of(works: Sequence[Work]) -> int:
+    """Return how many rows have failed in this run, those that other workers made since it began among them."""
+    return sum(len(work.failed) + work.job.failed_of_others for work in works)
 
 
 def _left(shard: Shard) -> Shard:
@@ -227,6 +238,9 @@ def extract_shard(shard: Shard) -> Iterator[tuple[int, bool]]:
     for work, feeder in feeders.items():
         with work.timed("encode"):
             rows = feeder.finish()
+        work.failed.update(
+            row for row, state in zip(shard.rows(work), rows.states, strict=True) if state == State.FAILED
+        )
         with work.timed("write"):
             work.job.write(rows, dtype=str(work.dtype), seconds=work.since(before[work]))
     yield made, True
@@ -235,6 +249,8 @@ def extract_shard(shard: Shard) -> Iterator[tuple[int, bool]]:
 def _feed(work: Work, feeder: Feeder, task: Task, source: Source, waited: float) -> bool:
     work.seconds["decode"] += waited
     wanted = work.job.wanted
+    if source.state == State.FAILED:
+        work.failed.add(task.row)
     with work.timed("encode"):
         return feeder.add(wanted.ids[task.row], wanted.stamps[task.row], source)
 

@@ -60,6 +60,7 @@ class FeatureJob:
             source changes.
 
     Attributes:
+        failed_of_others: how many of the rows that `rows_of_others` counts have failed.
         others: ids of existing rows that are not wanted now; `finish` drops them.
     """
 
@@ -75,6 +76,7 @@ class FeatureJob:
         self._counted: set[str] = set()  # records whose rows are counted already
         self._seen: dict[str, str] = {}  # records found at the start: name -> sha256 of the shard
         self._others_rows = 0
+        self.failed_of_others = 0
         stamps = dict(zip(wanted.ids, wanted.stamps, strict=True))
         others: dict[str, None] = {}
         self._good: set[str] = set()  # ids with a good row in a shard, which wins: shards are in no order of time
@@ -151,7 +153,9 @@ class FeatureJob:
     def reopened(self, *, retry_failed: bool | None = None) -> Self:
         """Return a new job on the same file, with what is on disk now."""
         retry = self._retry_failed if retry_failed is None else retry_failed
-        return type(self)(self.target, self.provenance, self.wanted, retry_failed=retry)
+        again = type(self)(self.target, self.provenance, self.wanted, retry_failed=retry)
+        again.failed_of_others = self.failed_of_others
+        return again
 
     @property
     def pending(self) -> list[int]:
@@ -186,7 +190,9 @@ class FeatureJob:
         for record in self.folder.glob("*.json"):
             if record.name not in self._counted:
                 self._counted.add(record.name)
-                self._others_rows += int(recorded(record).get("rows", 0))
+                told = recorded(record)
+                self._others_rows += int(told.get("rows", 0))
+                self.failed_of_others += int(told.get("failed", 0))
         return self._others_rows
 
     def forget_finished(self, again: Callable[[str], bool]) -> None:
@@ -242,11 +248,11 @@ class FeatureJob:
         self.folder.mkdir(parents=True, exist_ok=True)
         shard = self._shard_path(rows.ids, rows.stamps)
         write_features(shard, rows, self.provenance, dtype=dtype, seconds=seconds)
-        self._record(shard, len(rows.ids))
+        self._record(shard, len(rows.ids), int((np.asarray(rows.states) == State.FAILED).sum()))
         self._current |= dict.fromkeys(rows.ids, FeatureFile(shard))
 
-    def _record(self, shard: Path, rows: int) -> None:
-        record = {"sha256": file_sha256(shard), "rows": rows}
+    def _record(self, shard: Path, rows: int, failed: int = 0) -> None:
+        record = {"sha256": file_sha256(shard), "rows": rows, "failed": failed}
         write_atomic(shard.with_suffix(".json"), json.dumps(record))
         self._counted.add(shard.with_suffix(".json").name)
 

@@ -96,16 +96,16 @@ def _show(shown: Comparison, place: int, *, groups: bool) -> None:
     """Print the table; `place` is the baseline's row."""
     from pipelines.comparing.result_table import by_popularity, columns, untested
     from pipelines.comparing.table_files import print_comparison
-    from pipelines.console import say, table
+    from pipelines.console import explain, table
 
     print_comparison(shown)
     rows = shown.rows
     if shown.tests is None and (why := untested(rows, rows[place])):
-        say(why)
+        explain(why)
     if groups:
         metric = columns(rows)[0][1]
         table(f"{metric} by popularity", *by_popularity(rows, place, metric))
-        say(f"x = times {rows[place].name}; cold = the target never occurs in training")
+        explain(f"x = times {rows[place].name}; cold = the target never occurs in training")
 
 
 def _write(shown: Comparison, request: Compare) -> None:

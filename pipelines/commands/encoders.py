@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipelines.commands.options import option
+from pipelines.commands.options import argument, option
 
 
 @dataclass(frozen=True)
 class Encoders:
     """What `encoders` is asked for."""
 
+    name: str | None = argument(nargs="?", metavar="NAME")
+    """Encoder to show in full (without it: all of them, in short)."""
     json: bool = option(False)
     """Print as JSON."""
 
@@ -19,13 +21,13 @@ REQUEST = Encoders
 
 
 def run(request: Encoders) -> None:
-    """Print a table of all encoders."""
+    """Print a table of all encoders, or all about one."""
     from extract.encoders.inputs import PixelInput
-    from extract.encoders.registry import ENCODERS
+    from extract.encoders.registry import ENCODERS, get_encoder
     from pipelines.console import print_json, table
 
     rows = []
-    for spec in ENCODERS.values():
+    for spec in ENCODERS.values() if request.name is None else [get_encoder(request.name)]:
         frames = str(spec.frames) if spec.frames else "-"
         size = f"{spec.inputs.size} px" if isinstance(spec.inputs, PixelInput) else f"{spec.inputs.max_tokens} tokens"
         weights = spec.weights
@@ -36,8 +38,10 @@ def run(request: Encoders) -> None:
     header += ["blocks", "weights", "revision", "licence"]
     if request.json:
         print_json([dict(zip(header, row, strict=True)) for row in rows])
+    elif request.name is not None:
+        table("", ["what", "value"], list(zip(header, rows[0], strict=True)))
     else:
-        table("encoders", header, rows)
+        table("encoders", header, rows, full="encoders NAME")
 
 
 def _pinned(revision: str) -> str:

@@ -6,13 +6,16 @@ import dataclasses
 import inspect
 from dataclasses import dataclass
 
-from pipelines.commands.options import option
+from features.errors import ConfigError, nearest
+from pipelines.commands.options import argument, option
 
 
 @dataclass(frozen=True)
 class Models:
     """What `models` is asked for."""
 
+    name: str | None = argument(nargs="?", metavar="NAME")
+    """Recommender to show in full (without it: all of them, in short)."""
     json: bool = option(False)
     """Print as JSON."""
 
@@ -21,7 +24,7 @@ REQUEST = Models
 
 
 def run(request: Models) -> None:
-    """Print a table of all recommenders."""
+    """Print a table of all recommenders, or all about one."""
     from models import recommenders
     from pipelines.console import print_json, table
 
@@ -33,8 +36,14 @@ def run(request: Models) -> None:
         searched = "yes" if model.inner_product else "no"
         rows.append([name, what, model.paper, takes, model.trains_on, searched, settings])
     header = ["model", "what", "paper", "items.kind", "trains on", "searchable", "settings"]
+    if request.name is not None:
+        rows = [row for row in rows if row[0] == request.name]
+        if not rows:
+            raise ConfigError(f"model {request.name!r} is unknown; {nearest(request.name, recommenders())}")
     if request.json:
         print_json([dict(zip(header, row, strict=True)) for row in rows])
+    elif request.name is not None:
+        table("", ["what", "value"], list(zip(header, rows[0], strict=True)))
     else:
-        note = "searchable: the score is an inner product, so that an index can be built; settings: see --json"
-        table("models", header[:-1], [row[:-1] for row in rows], note=note)
+        note = "searchable: the score is an inner product, so that an index can be built; settings: `models NAME`"
+        table("models", header[:-1], [row[:-1] for row in rows], note=note, full="models NAME")

@@ -37,13 +37,23 @@ COLUMNS = "Which columns mean what, e.g. user=uid,item=vid,time=ts; numbers for 
 
 def argument(**metadata: Any) -> Any:
     """Return a field for an argument without a name, which must be given unless `nargs` says otherwise."""
-    default = () if metadata.get("nargs") == "*" else dataclasses.MISSING
+    default = {"*": (), "?": None}.get(metadata.get("nargs", ""), dataclasses.MISSING)
     return dataclasses.field(default=default, metadata={"positional": True, **metadata})
 
 
 def option(default: Any = dataclasses.MISSING, **metadata: Any) -> Any:
     """Return a field for an option; one without a default must be given."""
     return dataclasses.field(default=default, metadata=metadata)
+
+
+@dataclasses.dataclass(frozen=True)
+class Shown:
+    """What every verb takes beside its own options: how much is shown."""
+
+    quiet: bool = option(False)
+    """Show no progress and no notes, only results, warnings and errors."""
+    wide: bool = option(False)
+    """Show all columns of a table side by side, also in a terminal that is too narrow for them."""
 
 
 @dataclasses.dataclass(frozen=True)

@@ -92,7 +92,8 @@ def _print(recipe: Recipe, space: Mapping[str, Any], found: Sequence[Trial]) -> 
         [*(json.dumps(trial.settings[name]) for name in space), "-" if trial.value is None else f"{trial.value:.4f}"]
         for trial in found[:SHOWN]
     ]
-    table(f"{len(found)} trials of {recipe.name}", [*space, f"valid {recipe.train.monitor}"], rows)
+    heads = [*space, f"valid {recipe.train.monitor}"]
+    table(f"{len(found)} trials of {recipe.name}", heads, rows, keys=len(space))
     for trial in found:
         if trial.error:
             warn(f"{in_words(trial.settings)}: {trial.error}")

@@ -31,14 +31,15 @@ REQUEST = Train
 
 def run(request: Train) -> None:
     """Train, or go on, or show what a finished run recorded."""
-    from pipelines.console import print_json, say
+    from pipelines.console import explain, print_json, say
     from pipelines.data.load import load_data
     from pipelines.data.report import tell
     from pipelines.recipe.recipe import load_recipe
     from pipelines.runs.experiment import goes_on, run_recipe
     from pipelines.runs.processes import processes
-    from pipelines.runs.results import print_metrics
-    from pipelines.runs.run_files import read_recipe
+    from pipelines.runs.record import RECORD
+    from pipelines.runs.results import course_in_words, print_metrics
+    from pipelines.runs.run_files import read_object, read_recipe
 
     with processes(request.device) as (ranks, device):
         recipe = load_recipe(request.recipe, request.overrides)
@@ -55,3 +56,5 @@ def run(request: Train) -> None:
         return
     say(f"{folder} was finished before; nothing to train" if done else f"trained {recipe.name}, run folder {folder}")
     print_metrics(recipe, metrics)
+    if (folder / RECORD).is_file():
+        explain(course_in_words(read_object(folder / RECORD)))

@@ -13,6 +13,7 @@ from typing import Any, cast, get_args
 from features.errors import ConfigError, StoreError, nearest
 from pipelines.comparing.result_table import Row, Tests, columns, tested_on
 from pipelines.comparing.significance import Test, compare_with_baseline
+from pipelines.console import note
 from pipelines.data.data_config import DataConfig
 from pipelines.data.load import Data, load_data
 from pipelines.data.report import tell
@@ -43,12 +44,13 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
     data = _read_all(recipes)
     _refuse_starts(recipes, seeds, out)
     rows = []
-    for recipe in recipes:
+    for place, recipe in enumerate(recipes):
         folders = [out / f"{recipe.name}-seed{seed}" for seed in range(seeds)]
-        runs = [
-            run_recipe(replace(recipe, seed=seed), folder, device=device, data=data[recipe.data])
-            for seed, folder in enumerate(folders)
-        ]
+        runs = []
+        for seed, folder in enumerate(folders):
+            if len(recipes) * seeds > 1:
+                note(f"run {place * seeds + seed + 1} of {len(recipes) * seeds}: {recipe.name}, seed {seed}")
+            runs.append(run_recipe(replace(recipe, seed=seed), folder, device=device, data=data[recipe.data]))
         rows.append(Row(recipe, tuple(runs), tuple(folders)))
     return rows
 

@@ -19,7 +19,7 @@ from pipelines.comparing.result_table import (
     significance,
     tests_summary,
 )
-from pipelines.console import say, table
+from pipelines.console import explain, table
 
 GROUPS = ("all", "warm", "cold")
 Cells = Sequence[Sequence[str]]
@@ -29,13 +29,13 @@ def print_comparison(shown: Comparison) -> None:
     """Print the table with its notes, the costs, and the tests."""
     table(shown.title, *comparison(shown.rows))
     for line in shown.lines:
-        say(line)
+        explain(line)
     if shown.costs:
         table("costs", *cost_table(shown.rows))
-        say(cost_summary(shown.rows))
+        explain(cost_summary(shown.rows))
     if shown.tests:
-        table("differences", *significance(shown.tests))
-        say(tests_summary(shown.tests))
+        table("differences", *significance(shown.tests), keys=2)
+        explain(tests_summary(shown.tests))
 
 
 def markdown(header: Sequence[str], cells: Cells) -> str:

@@ -12,8 +12,9 @@ from extract.jobs.farm import Order, extract_locally, work
 from extract.jobs.options import ExtractOptions
 from extract.jobs.report import ExtractReport
 from extract.media.catalog import Catalog, build_catalog, media_ids, natural_key
-from pipelines.console import progress, say, table, warn
+from pipelines.console import say, table, warn
 from pipelines.data.dataset import Dataset
+from pipelines.progress import progress
 
 SHORT_S = 5.0  # below that, starting up is most of it
 LISTED = 20  # bad items printed in full; all of them stand in the feature file
@@ -38,8 +39,8 @@ def extract_with_bar(
     address: str = "",
     tell: Tell | None = None,
 ) -> list[ExtractReport]:
-    """Run the encoders over the catalog in one pass, with a progress bar."""
-    with progress(f"extract {', '.join(spec.name for spec in specs)}") as advance:
+    """Run the encoders over the catalog in one pass, with a progress bar, or a line for every 5 % of the rows."""
+    with progress(f"extract {', '.join(spec.name for spec in specs)}", unit=_unit(len(specs))) as advance:
         if ray:
             from extract.jobs.farm_ray import extract_on_ray
 
@@ -51,9 +52,14 @@ def extract_with_bar(
         return extract_locally(order, processes, progress=advance, tell=tell)
 
 
+def _unit(encoders: int) -> str:
+    """Return what is counted: each encoder makes a row of each item."""
+    return "items" if encoders == 1 else "rows"
+
+
 def be_worker(order: Order) -> None:
     """Make shards as one of many; the merge is another command's."""
-    with progress("worker") as advance:
+    with progress("worker", unit=_unit(len(order.encoders))) as advance:
         left = work(order, progress=advance)
     say(f"nothing left to claim; {left} shards are in other hands. The same command without --engine merges")
 

@@ -3,7 +3,7 @@
 A run folder holds:
 
 - config.yaml: the recipe with every default written out.
-- checkpoint.pt and log.jsonl: weights, and one line per epoch.
+- checkpoint.pt and log.jsonl: weights, and one line per epoch, written as soon as the epoch has ended.
 - metrics.json: the results of the test, and the sha256 of the files that came with them.
 - ranks.npy: the rank of each test target. rank_offsets.npy: where each user's ranks start, if users have several
   targets. rank_ties.npy: how many places each target may take, if targets tie with other items.
@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, replace
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -28,7 +28,7 @@ from features.provenance import write_atomic
 from features.store import FeatureFile
 from models.shared.process_group import ALONE, Ranks
 from models.shared.recommender import Recommender
-from pipelines.console import note, progress
+from pipelines.console import note
 from pipelines.data.load import Data
 from pipelines.data.split import Split
 from pipelines.device import explain_missing_kernels, resolve_device, why_device
@@ -47,10 +47,12 @@ from pipelines.runs.stale_features import refuse_changed
 from pipelines.runs.warm_start import facts_of_start, refuse_start, start_folder, start_from
 from pipelines.towers.open_towers import Media
 from pipelines.training.checkpoint import CHECKPOINT, remove_partial
+from pipelines.training.epoch_log import LOG
 from pipelines.training.fit import fit
+from pipelines.training.watch import watching
 
 RANKS = ("ranks.npy", "rank_ties.npy", "rank_offsets.npy", "lists.npy")
-DERIVED = ("index.faiss", "index.json", *RANKS, USER_ROWS, ITEM_ROWS, "log.jsonl")
+DERIVED = ("index.faiss", "index.json", *RANKS, USER_ROWS, ITEM_ROWS, LOG)
 
 
 @explain_missing_kernels
@@ -92,7 +94,7 @@ def run_recipe(
         begin_record(folder, recipe, split, files, inputs.sides, towers.facts, start)
         keep(folder, split)
         write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
-    with progress(f"train {recipe.name} seed {recipe.seed}") as advance:
+    with watching(f"train {recipe.name} seed {recipe.seed}", recipe.train) as watch:
         fitted = fit(
             model,
             split,
@@ -102,14 +104,12 @@ def run_recipe(
             mask=recipe.evaluate.mask,
             device=place,
             resume=True,
-            progress=lambda at: advance((at.epoch - 1) * at.steps + at.step, recipe.train.epochs * at.steps),
+            progress=watch,
             ranks=ranks,
         )
     result = evaluate_test(model, recipe, split, place)
     metrics = as_metrics(result, split) | {"valid": fitted.best}
     if ranks.first:
-        log = "".join(json.dumps(asdict(epoch)) + "\n" for epoch in fitted.history)
-        write_atomic(folder / "log.jsonl", log)
         metrics["files"] = save_ranks(folder, result) | write_row_ids(folder, split)
         costs = run_costs(fitted, model, files_read(recipe, files, towers.towers), peaks(place, own_peak))
         finish_record(folder, fitted, model, place, costs, ranks.world, device)

@@ -12,14 +12,16 @@ import numpy as np
 from features.errors import StoreError
 from features.paths import write_advice
 from features.provenance import file_sha256
-from pipelines.console import say, table, warn
+from pipelines.console import explain, table, warn
 from pipelines.data.split import Split
+from pipelines.progress import clock
 from pipelines.ranking.full_ranking import Evaluation
 from pipelines.ranking.user_groups import BINS, group_metrics, history_groups, popularity_groups
 from pipelines.recipe.published_data import withheld
 from pipelines.recipe.recipe import Recipe
 
 FAR, LITTLE = 5.0, 0.01  # the factor by which shares may differ, and the share below which they may be chance
+MB = 10**6
 TITLES = {"popularity": "training count of the target", "history": "items seen before"}
 
 
@@ -82,13 +84,32 @@ def print_metrics(recipe: Recipe, metrics: Mapping[str, Any]) -> None:
     users = test["users"]
     columns = ["test", f"all ({users['all']})", f"warm ({users['warm']})", f"cold ({users['cold']})"]
     table(recipe.name, [*columns, *(["paper"] if paper else [])], rows)
-    say(protocol(recipe, metrics))
+    explain(protocol(recipe, metrics))
     if left_out:
-        say(f"the published numbers are left out: {left_out}")
+        explain(f"the published numbers are left out: {left_out}")
     if found := test.get("never_met"):
-        say(never_met_in_words(found))
+        explain(never_met_in_words(found))
         if why := never_met_doubt(recipe, found):
             warn(why)
+
+
+def course_in_words(record: Mapping[str, Any]) -> str:
+    """Return how a run went, as far as its record.json tells: epochs, time, device and peak memory."""
+    costs, parts = record.get("costs", {}), []
+    if (epochs := record.get("epochs")) is not None:
+        parts.append(f"best epoch {record['best_epoch']} of {epochs}" if epochs else "no epochs: nothing is trained")
+    if (seconds := record.get("train_s")) is not None:
+        spent = clock(seconds) if seconds >= 60 else f"{seconds:.1f} s"
+        parts.append(f"{spent} of training and validation")
+    if device := record.get("device"):
+        parts.append(f"on {device}" + (f" in each of {n} processes" if (n := record.get("processes", 1)) > 1 else ""))
+    if peak := costs.get("peak_memory_bytes"):
+        parts.append(
+            f"peak memory {peak / MB:.0f} MB" + ("" if costs["peak_memory_of"] == "run" else " of the process")
+        )
+    if gpu := costs.get("peak_gpu_memory_bytes"):
+        parts.append(f"{gpu / MB:.0f} MB on the GPU")
+    return ", ".join(parts)
 
 
 def never_met_in_words(found: Mapping[str, float]) -> str:

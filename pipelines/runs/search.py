@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from features.errors import ConfigError
-from pipelines.console import say
+from pipelines.console import note, say
 from pipelines.data.load import load_data
 from pipelines.data.report import tell
 from pipelines.recipe.axes import Space
@@ -78,7 +78,9 @@ def search(
     done: list[Trial] = []
     cache: dict[Any, Any] = {}
     proposals = _proposals(space, sampler, seed, done)
-    for settings in itertools.islice(proposals, min(trials, math.prod(len(values) for values in space.values()))):
+    count = min(trials, math.prod(len(values) for values in space.values()))
+    for settings in itertools.islice(proposals, count):
+        note(f"trial {len(done) + 1} of {count}: {in_words(settings)}")
         trial = _try(recipe, [*overrides, *_as_overrides(settings)], settings, out, device, cache)
         done.append(trial)
         value = f"{base.train.monitor} {trial.value:.4f}" if trial.value is not None else f"failed: {trial.error}"
