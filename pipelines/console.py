@@ -7,7 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TextIO
 
 from rich.console import Console
 from rich.file_proxy import FileProxy
@@ -65,24 +65,36 @@ def say(text: str = "") -> None:
 def explain(text: str) -> None:
     """Print sentences on standard output, in a terminal wrapped at blanks, so that no number is broken."""
     width = terminal_width()
-    say(text if width is None else "\n".join(fold(shown(text), width, break_words=False)))
+    say(text if width is None else _wrapped(text, width))
 
 
 def note(text: str) -> None:
-    """Print one line on standard error, so that standard output holds only what machines read."""
+    """Print a sentence on standard error, so that standard output holds only what machines read."""
     if not _manner.quiet:
-        ERR.print(escape(shown(text)))
+        _tell(text)
 
 
 def warn(text: str) -> None:
     """Print a warning on standard error."""
-    ERR.print(f"warning: {escape(shown(text))}", style="yellow")
+    _tell(f"warning: {text}", style="yellow")
+
+
+def _tell(text: str, style: str | None = None) -> None:
+    ERR.print(escape(_wrapped(text, ERR.width) if sys.stderr.isatty() else shown(text)), style=style)
+
+
+def _wrapped(text: str, width: int) -> str:
+    """Return text wrapped at blanks; a long word, such as a path, stays whole."""
+    return "\n".join(fold(shown(text), width, break_words=False))
 
 
 def terminal_width() -> int | None:
-    """Return the cells of a line where standard output is a terminal; None where it is not, or all columns are asked
-    for."""
-    return OUT.width if sys.stdout.isatty() and not _manner.wide else None
+    """Return the cells of a line where results go to a terminal; None where they do not, or all columns are wanted."""
+    return OUT.width if _stream().isatty() and not _manner.wide else None
+
+
+def _stream() -> TextIO:
+    return sys.stderr if OUT.stderr else sys.stdout
 
 
 def table(
@@ -125,7 +137,7 @@ def _draw(block: Sequence[Column], title: str = "", note: str = "") -> None:
     for row in zip(*(column.cells for column in block), strict=True):
         drawn.add_row(*map(escape, row))
     # a console of its own: a pipe has no width, and for rich that means 80
-    Console(highlight=False, emoji=False, width=max(width, OUT.width)).print(drawn)
+    Console(file=_stream(), highlight=False, emoji=False, width=max(width, OUT.width)).print(drawn)
 
 
 def print_json(value: Any) -> None:

@@ -22,7 +22,7 @@ from rich.text import Text
 from pipelines.console import ERR, note, quiet
 
 LINES = 20  # without a terminal: one line per 5 %
-BAR, WIDEST_BAR, TITLE = 6, 40, 10  # cells of the shortest and the longest bar, and of the shortest title
+BAR, WIDEST_BAR, TITLE = 6, 40, 8  # cells of the shortest and the longest bar, and of the shortest title
 Draw = Callable[[int, int, Sequence[str]], None]
 
 
@@ -77,9 +77,9 @@ class _Line(ProgressColumn):
         parts += [clock(task.time_remaining)] if task.time_remaining else []
         fitted = fit_line(task.description, parts, ERR.width)
         line = Table.grid(padding=(0, 1, 0, 0))
-        drawn = ProgressBar(task.total, task.completed, width=fitted.bar, pulse=task.total is None)
-        cells = [Text(fitted.title)] if fitted.title else []
-        line.add_row(*cells, drawn, Text(fitted.text, no_wrap=True))
+        drawn = [ProgressBar(task.total, task.completed, width=fitted.bar)] if fitted.bar else []
+        named = [Text(fitted.title)] if fitted.title else []
+        line.add_row(*named, *drawn, Text(fitted.text, no_wrap=True))
         return line
 
 
@@ -90,7 +90,7 @@ class Line:
     title: str
     """What is done; shortened or left out where there is no room."""
     bar: int
-    """The width of the bar."""
+    """The width of the bar; 0 where there is no room for one."""
     text: str
     """The parts that stand right of the bar."""
 
@@ -99,19 +99,24 @@ def fit_line(title: str, parts: Sequence[str], width: int) -> Line:
     """Return what of a bar's line fits the width: first the parts, from the left, then the bar, then the title.
 
     >>> fit_line("train small seed 0", ["epoch 1/3", "loss 2.3", "9/s"], 40)
-    Line(title='train sma…', bar=6, text='epoch 1/3  loss 2.3')
+    Line(title='train s…', bar=6, text='epoch 1/3  loss 2.3  9/s')
+    >>> fit_line("train small seed 0", ["epoch 1/3", "loss 2.3", "9/s"], 20)
+    Line(title='', bar=0, text='epoch 1/3 loss 2.3')
     """
-    text, room = "", width - 1 - BAR - 1
+    room, kept = width - 1, list[str]()
     for part in parts:
-        joined = f"{text}  {part}" if text else part
-        if cell_len(joined) <= room:
-            text = joined
+        if cell_len(" ".join([*kept, part])) <= room:
+            kept.append(part)
+    text = "  ".join(kept)
+    text = text if cell_len(text) + 1 + BAR <= room else " ".join(kept)
     spare = room - cell_len(text) - 1
-    named = cell_len(title) if cell_len(title) <= spare else max(spare, 0)
+    if spare < BAR:
+        return Line("", 0, text)
+    named = min(cell_len(title), spare - BAR - 1)
     if named < min(TITLE, cell_len(title)):
-        return Line("", min(WIDEST_BAR, BAR + max(spare, 0)), text)
-    short = title if cell_len(title) <= named else set_cell_size(title, named - 1) + "…"
-    return Line(short, min(WIDEST_BAR, BAR + spare - named), text)
+        return Line("", min(WIDEST_BAR, spare), text)
+    short = title if named == cell_len(title) else set_cell_size(title, named - 1) + "…"
+    return Line(short, min(WIDEST_BAR, spare - named - 1), text)
 
 
 class _Lines:

@@ -154,6 +154,7 @@ class FeatureJob:
         """Return a new job on the same file, with what is on disk now."""
         retry = self._retry_failed if retry_failed is None else retry_failed
         again = type(self)(self.target, self.provenance, self.wanted, retry_failed=retry)
+        self.rows_of_others()  # counts what others have made since it was last asked
         again.failed_of_others = self.failed_of_others
         return again
 

@@ -37,9 +37,10 @@ def run(request: Models) -> None:
         rows.append([name, what, model.paper, takes, model.trains_on, searched, settings])
     header = ["model", "what", "paper", "items.kind", "trains on", "searchable", "settings"]
     if request.name is not None:
-        rows = [row for row in rows if row[0] == request.name]
-        if not rows:
-            raise ConfigError(f"model {request.name!r} is unknown; {nearest(request.name, recommenders())}")
+        known = [row[0] for row in rows]
+        if request.name not in known:
+            raise ConfigError(f"model {request.name!r} is unknown; {nearest(request.name, known)}")
+        rows = [rows[known.index(request.name)]]
     if request.json:
         print_json([dict(zip(header, row, strict=True)) for row in rows])
     elif request.name is not None:

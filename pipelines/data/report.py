@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from pipelines.console import note, say, table, warn
+from pipelines.console import explain, note, say, table, warn
 from pipelines.data.data_config import DataConfig
 from pipelines.data.dataset import Dataset
 
@@ -161,7 +161,7 @@ def tell(dataset: Dataset, config: DataConfig | None = None, *, json: bool = Fal
         json: whether standard output is for machines; the line then goes to standard error.
     """
     report = data_report(dataset)
-    (note if json else say)(report.line)
+    (note if json else explain)(report.line)
     handled = config is not None and config.repeats != "keep"
     for text in report.warnings():
         if not (handled and "data.repeats" in text):

@@ -34,12 +34,12 @@ def _parts(at: Progress, config: TrainConfig) -> list[str]:
     """Return what stands beside the bar, the most important first."""
     last, valid = at.last, at.last.valid if at.last else None
     validates = at.step == at.steps and at.record is None and _validated(at.epoch, config)
-    parts = [f"epoch {at.epoch}/{config.epochs}{' validation' if validates else ''}"]
+    parts = [f"epoch {at.epoch}/{config.epochs}"]
     parts += [f"loss {last.loss:.4g}"] if last else []
     parts += [f"{config.monitor} {valid[config.monitor]:.4f}"] if valid else []
     if at.best:
-        parts += [f"best {at.best[config.monitor]:.4f} in {at.best_epoch}", f"patience {_left(at, config)}"]
-    return parts
+        parts += [f"best epoch {at.best_epoch}", f"patience {_left(at, config)}"]
+    return [*parts, "validating"] if validates else parts
 
 
 def _told(at: Progress, config: TrainConfig) -> str:

@@ -46,7 +46,7 @@ def parser_for(words: str) -> argparse.ArgumentParser:
 def test_a_verb_takes_what_its_request_declares_and_nothing_else(words: str) -> None:
     parser = parser_for(words)
     taken = [action for action in parser._actions if action.dest != "help"]
-    fields = list(option_fields(requests()[words]))
+    fields = [*option_fields(requests()[words]), *option_fields(options.Shown)]
     assert [action.dest for action in taken] == [field.name for field in fields]
     assert len({action.dest for action in taken}) == len(taken)
     assert all(action.help and action.help[0].isupper() for action in taken)

@@ -95,7 +95,7 @@ def test_broken_off_and_with_other_workers_the_bytes_are_the_same(tmp_path: Path
     specs = [ENCODERS[name] for name in ("resnet-tiny", "minilm-tiny")]
     hashes = []
 
-    def stop(done: int, total: int) -> None:
+    def stop(done: int, total: int, failed: int) -> None:
         if done >= 6:
             raise KeyboardInterrupt
 

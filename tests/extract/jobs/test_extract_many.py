@@ -81,7 +81,7 @@ def test_many_encoders_give_what_each_gives_alone(
     seen = opened(monkeypatch)
     calls: list[tuple[int, int]] = []
     together = extract_all(
-        catalog, specs, options(tmp_path / "all"), progress=lambda done, total: calls.append((done, total))
+        catalog, specs, options(tmp_path / "all"), progress=lambda done, total, _: calls.append((done, total))
     )
     assert [report.encoder for report in together] == NAMES
     assert hashes(together) == hashes(alone)
@@ -131,7 +131,7 @@ def test_what_rounding_costs_is_measured_and_printed(
 def test_an_interrupted_pass_ends_with_the_same_bytes(tmp_path: Path, catalog: Catalog, stop: int) -> None:
     specs = [ENCODERS["slowfast-tiny"], ENCODERS["clip-tiny-image"]]
 
-    def interrupt(done: int, total: int) -> None:
+    def interrupt(done: int, total: int, failed: int) -> None:
         if done >= stop:
             raise KeyboardInterrupt
 

@@ -141,9 +141,9 @@ def test_a_changed_or_new_source_alone_is_made_again(tmp_path: Path, catalog: Ca
 
 
 def test_progress_counts_up_to_all(tmp_path: Path, catalog: Catalog) -> None:
-    calls: list[tuple[int, int]] = []
-    extract(catalog, ENCODERS["bert-tiny"], options(tmp_path), progress=lambda done, total: calls.append((done, total)))
-    assert calls == [(3, 7), (4, 7), (7, 7)]
+    calls: list[tuple[int, int, int]] = []
+    extract(catalog, ENCODERS["bert-tiny"], options(tmp_path), progress=lambda *told: calls.append(told))
+    assert calls == [(0, 7, 0), (3, 7, 0), (4, 7, 0), (7, 7, 0)]
 
 
 @pytest.mark.parametrize(
@@ -177,8 +177,8 @@ def test_feature_names_are_safe() -> None:
 # ---- crashes
 
 
-def interrupt_after(rows: int) -> Callable[[int, int], None]:
-    def progress(done: int, total: int) -> None:
+def interrupt_after(rows: int) -> Callable[[int, int, int], None]:
+    def progress(done: int, total: int, failed: int) -> None:
         if done >= rows:
             raise KeyboardInterrupt
 
@@ -210,7 +210,7 @@ from extract.jobs.options import ExtractOptions
 
 media, out = Path(sys.argv[1]), Path(sys.argv[2])
 options = ExtractOptions(out, weights="random", batch_size=2, shard_size=2)
-def progress(done, total):
+def progress(done, total, failed):
     print(done, flush=True)
     time.sleep(0.3)
 extract(build_catalog("toy", None, covers=media), ENCODERS["resnet50-tiny"], options, progress=progress)
@@ -228,7 +228,7 @@ def test_kill_9_and_restart(tmp_path: Path, media: Path) -> None:
         env={**os.environ, "OMP_NUM_THREADS": str(torch.get_num_threads())},  # it decides the last bit of a sum
     )
     assert process.stdout is not None
-    assert process.stdout.readline().strip() == b"2"
+    assert [process.stdout.readline().strip() for _ in range(2)] == [b"0", b"2"]
     time.sleep(0.1)
     os.kill(process.pid, signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL

@@ -148,17 +148,17 @@ def test_the_claim_of_a_worker_killed_after_its_shard_is_cleared_away(
 def test_rows_made_before_a_restart_are_counted_once(tmp_path: Path, catalog: Catalog) -> None:
     first = prepare_all(catalog, SPECS, options(tmp_path))
     shards = plan(catalog, first, 3)
-    assert rows_made(first, COUNT) == (0, 2 * COUNT)
+    assert rows_made(first, COUNT) == (0, 2 * COUNT, 0)
     for _ in sharding.extract_shard(shards[3]):  # of one row per encoder
         pass
     again, onlooker = (prepare_all(catalog, SPECS, options(tmp_path)) for _ in range(2))
-    assert rows_made(again, COUNT) == rows_made(onlooker, COUNT) == (2, 2 * COUNT)
+    assert rows_made(again, COUNT) == rows_made(onlooker, COUNT) == (2, 2 * COUNT, 0)
     for _ in sharding.extract_shard(plan(catalog, again, 3)[0]):
         pass
     record = next(onlooker[0].job.folder.glob("*.json"))
     record.with_name("damaged.json").write_text("[")
     for _ in range(2):  # what is counted stays counted
-        assert rows_made(onlooker, COUNT) == rows_made(again, COUNT) == (8, 2 * COUNT)
+        assert rows_made(onlooker, COUNT) == rows_made(again, COUNT) == (8, 2 * COUNT, 0)
 
 
 @pytest.fixture
@@ -203,13 +203,13 @@ def test_an_encoder_given_twice_is_not_built(tmp_path: Path, catalog: Catalog, b
 
 @pytest.mark.slow
 def test_processes_give_the_same_bytes(tmp_path: Path, catalog: Catalog, whole: dict[str, str]) -> None:
-    calls: list[tuple[int, int]] = []
+    calls: list[tuple[int, int, int]] = []
     order = Order(catalog, NAMES, options(tmp_path))
-    reports = extract_locally(order, 2, progress=lambda done, total: calls.append((done, total)))
+    reports = extract_locally(order, 2, progress=lambda *told: calls.append(told))
     assert hashes(tmp_path) == whole
     assert [report.counts["failed"] for report in reports] == [0, 1]
     assert [report.new_rows for report in reports] == [COUNT, COUNT]
-    assert calls[-1] == (2 * COUNT, 2 * COUNT)
+    assert calls[-1] == (2 * COUNT, 2 * COUNT, 1)
     assert [path.suffix for path in tmp_path.iterdir()] == [".h5", ".h5"]
     assert [report.unchanged for report in extract_locally(order, 2)] == [True, True]
 
@@ -218,7 +218,7 @@ def test_processes_give_the_same_bytes(tmp_path: Path, catalog: Catalog, whole: 
 def test_a_killed_process_is_replaced(tmp_path: Path, catalog: Catalog, whole: dict[str, str]) -> None:
     killed = []
 
-    def kill_one(done: int, total: int) -> None:
+    def kill_one(done: int, total: int, failed: int) -> None:
         workers = multiprocessing.active_children()
         if len(killed) < 2 and workers and workers[0].pid not in killed:
             killed.append(workers[0].pid)

@@ -128,7 +128,7 @@ def test_encoders_of_one_contract_share_a_file(tmp_path: Path, catalog: Catalog)
 
 
 def test_broken_off_and_with_other_workers_the_bytes_are_the_same(tmp_path: Path, catalog: Catalog) -> None:
-    def stop(done: int, total: int) -> None:
+    def stop(done: int, total: int, failed: int) -> None:
         if done >= 8:
             raise KeyboardInterrupt
 

@@ -21,6 +21,7 @@ from pipelines.recipe.recipe import build_recipe, load_recipe
 from pipelines.runs import experiment, memory
 from pipelines.runs.experiment import run_recipe, tell_device
 from pipelines.runs.run import open_run
+from pipelines.training.fit import Progress
 from tests.support.small import USERS, item_ids, plain_recipe, recipe, small_dataset, write, write_vectors
 
 
@@ -136,18 +137,15 @@ def test_an_interrupted_run_ends_with_the_metrics_of_an_unbroken_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def stops_in_the_second_epoch(title: str):  # type: ignore[no-untyped-def]
-        steps: list[int] = []
-
-        def advance(done: int, total: int) -> None:
-            steps.append(done)
-            if done > total // 2:
+    def stops_in_the_second_epoch(title: str, config: object):  # type: ignore[no-untyped-def]
+        def tell(at: Progress) -> None:
+            if at.epoch == 2 and at.record is None:
                 raise StoppedError
 
-        yield advance
+        yield tell
 
     unbroken = run_recipe(recipe(data), tmp_path / "unbroken")
-    monkeypatch.setattr(experiment, "progress", stops_in_the_second_epoch)
+    monkeypatch.setattr(experiment, "watching", stops_in_the_second_epoch)
     with pytest.raises(StoppedError):
         run_recipe(recipe(data), tmp_path / "broken")
     with pytest.raises(ConfigError, match=r"broken is no finished run .*train a recipe first"):
