@@ -142,7 +142,7 @@ class _Lines:
             speed = (done - self.at_first) / (now - self.began)
             left = f", {clock((total - done) / speed)} left" if done < total else ""
             rest = f", {rate(speed, self.unit)}{left}"
-        note(f"{self.title}: {done} of {total} {self.unit} ({done / total:.0%}), {failed} failed{rest}")
+        note(f"{self.title}: {done} of {total} {self.unit} ({100 * done // total} %), {failed} failed{rest}")
 
 
 def rate(speed: float, unit: str) -> str:

@@ -144,12 +144,12 @@ def test_the_bar_tells_of_training_and_leaves_nothing_behind(seen: Seen) -> None
     assert max(map(cell_len, lines)) <= 80
     drawn = [line for line in lines if "epoch " in line and "best epoch" in line and "patience" in line]
     assert any(
-        re.search(r"epoch 3/3 +loss \d\.\d+ +NDCG@10 0\.\d{4} +best epoch [12] +patience \d", one) for one in drawn
+        re.search(r"epoch 3/3 +loss \d\.\d+ +NDCG@10 0\.\d{4} +best epoch [123] +patience \d", one) for one in drawn
     )
     assert any("steps/s" in line for line in lines)
     left = screen(text)
     assert not [line for line in left if "epoch 3/3" in line or "steps/s" in line]
-    assert [line for line in left if line][1].startswith("trained small, run folder watched")
+    assert "trained small, run folder watched" in left
 
 
 def test_many_runs_say_which_one_it_is(seen: Seen) -> None:
