@@ -47,7 +47,7 @@ from pipelines.runs.stale_features import refuse_changed
 from pipelines.runs.warm_start import facts_of_start, refuse_start, start_folder, start_from
 from pipelines.towers.open_towers import Media
 from pipelines.training.checkpoint import CHECKPOINT, remove_partial
-from pipelines.training.epoch_log import LOG
+from pipelines.training.epoch_log import LOG, EpochLog
 from pipelines.training.fit import fit
 from pipelines.training.watch import watching
 
@@ -94,7 +94,8 @@ def run_recipe(
         begin_record(folder, recipe, split, files, inputs.sides, towers.facts, start)
         keep(folder, split)
         write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
-    with watching(f"train {recipe.name} seed {recipe.seed}", recipe.train) as watch:
+    log = EpochLog(folder if ranks.first else None)
+    with watching(f"train {recipe.name} seed {recipe.seed}", recipe.train, log.hear) as watch:
         fitted = fit(
             model,
             split,
@@ -109,6 +110,7 @@ def run_recipe(
         )
     result = evaluate_test(model, recipe, split, place)
     metrics = as_metrics(result, split) | {"valid": fitted.best}
+    log.write(fitted.history)  # whole also where nothing was left to train
     if ranks.first:
         metrics["files"] = save_ranks(folder, result) | write_row_ids(folder, split)
         costs = run_costs(fitted, model, files_read(recipe, files, towers.towers), peaks(place, own_peak))

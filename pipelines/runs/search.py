@@ -80,8 +80,8 @@ def search(
     proposals = _proposals(space, sampler, seed, done)
     count = min(trials, math.prod(len(values) for values in space.values()))
     for settings in itertools.islice(proposals, count):
-        note(f"trial {len(done) + 1} of {count}: {in_words(settings)}")
-        trial = _try(recipe, [*overrides, *_as_overrides(settings)], settings, out, device, cache)
+        told = f"trial {len(done) + 1} of {count}: {in_words(settings)}"
+        trial = _try(recipe, [*overrides, *_as_overrides(settings)], settings, out, device, cache, told)
         done.append(trial)
         value = f"{base.train.monitor} {trial.value:.4f}" if trial.value is not None else f"failed: {trial.error}"
         report(f"trial {len(done)}: {in_words(settings)}: {value}")
@@ -92,9 +92,16 @@ def search(
 
 
 def _try(
-    path: Path, overrides: Sequence[str], settings: Mapping[str, Any], out: Path, device: str, cache: dict[Any, Any]
+    path: Path,
+    overrides: Sequence[str],
+    settings: Mapping[str, Any],
+    out: Path,
+    device: str,
+    cache: dict[Any, Any],
+    told: str,
 ) -> Trial:
     recipe = load_recipe(path, overrides)
+    note(told)
     folder = out / f"{recipe.name}-{hashlib.sha256(json.dumps(recipe_to_dict(recipe)).encode()).hexdigest()[:12]}"
     if recipe.data not in cache:
         cache[recipe.data] = load_data(recipe.data)

@@ -11,6 +11,7 @@ from features.errors import StoreError
 from features.paths import write_advice
 from features.provenance import write_atomic
 from pipelines.training.checkpoint import EpochRecord
+from pipelines.training.fit import Progress
 
 LOG = "log.jsonl"
 
@@ -24,15 +25,25 @@ class EpochLog:
 
     def __init__(self, folder: Path | None) -> None:
         self.path = None if folder is None else folder / LOG
+        self._begun = False
 
-    def start(self, history: Sequence[EpochRecord]) -> None:
-        """Begin with the epochs of the checkpoint: lines that a killed run wrote or did not write no longer matter."""
+    def hear(self, at: Progress) -> None:
+        """Append an epoch that has ended; StoreError if it cannot be written.
+
+        The first time the log begins with the epochs of the checkpoint: what a killed run wrote no longer matters.
+        """
+        if not self._begun:
+            self.write(at.history)
+        elif at.record is not None:
+            self._append(at.record)
+
+    def write(self, history: Sequence[EpochRecord]) -> None:
+        """Write these epochs in place of what is there."""
+        self._begun = True
         if self.path is not None:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
             write_atomic(self.path, "".join(map(_line, history)))
 
-    def add(self, record: EpochRecord) -> None:
-        """Append an epoch; StoreError if it cannot be written."""
+    def _append(self, record: EpochRecord) -> None:
         if self.path is None:
             return
         try:

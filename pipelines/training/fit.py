@@ -27,7 +27,6 @@ from models.shared.recommender import PairBatch, Recommender, TrainBatch
 from pipelines.data.split import Split
 from pipelines.ranking.full_ranking import Mask, evaluate
 from pipelines.training.checkpoint import CHECKPOINT, EpochRecord, Metrics, State, load, save
-from pipelines.training.epoch_log import EpochLog
 from pipelines.training.optimizers import build_optimizer, clip_gradients
 from pipelines.training.train_config import TrainConfig
 
@@ -48,8 +47,8 @@ class Progress:
     """Windows or pairs per epoch."""
     trains_on: str = "windows"
     """What the rows are: 'windows' of histories, or 'pairs'."""
-    last: EpochRecord | None = None
-    """Result of the newest epoch that has ended, before a resume too; None in the first epoch."""
+    history: Sequence[EpochRecord] = ()
+    """Results of the epochs that have ended, those before a resume among them."""
     best_epoch: int = 0
     """Number of the best epoch so far; 0 before the first validation."""
     best: Metrics = field(default_factory=dict)
@@ -92,8 +91,7 @@ def fit(
         split: gives the training windows or pairs and the validation part.
         config: the settings of training.
         seed: seed for the order of windows and for dropout.
-        run: folder of the checkpoint, which is written after every epoch, and of log.jsonl, which then grows by a line;
-            None = neither.
+        run: folder of the checkpoint, which is written after every epoch; None = no checkpoint.
         mask: which seen items validation hides (see pipelines/ranking/full_ranking.py).
         device: where to train.
         resume: whether to resume from the checkpoint in `run`; without one, training starts from the beginning.
@@ -112,10 +110,8 @@ def fit(
             "--device cpu"
         )
     model.to(device)
-    log = EpochLog(run if ranks.first else None)
     optimizer = build_optimizer(model, config.optimizer, config.lr, config.weight_decay)
     if optimizer is None:
-        log.start(())
         metrics, seconds = _validate(model, split, config, mask, device)
         return FitResult((), 0, metrics, seconds, False)
     if not len(split.train_edges[0] if model.trains_on == "pairs" else split.train.users):
@@ -133,7 +129,6 @@ def fit(
             f"process {ranks.rank} does not see the checkpoint in {run} that the first process sees; share the folder"
         )
     ranks.start_alike(model)
-    log.start(state.history)
     train = _Epochs(model, optimizer, split, config, seed, device, progress or _silent, ranks, state)
     take_meters(model)  # resets what was counted before training
     while state.epoch < config.epochs and not state.out_of_patience(config.patience):
@@ -152,7 +147,6 @@ def fit(
         state.add(record, model, config.monitor)
         if path is not None and ranks.first:
             save(path, model, optimizer, state, identity)
-        log.add(record)
         train.report(epoch, train.steps, record)
     model.load_state_dict(state.best_weights)
     seconds = sum(record.train_s + record.valid_s for record in state.history)
@@ -237,10 +231,9 @@ class _Epochs:
 
     def report(self, epoch: int, step: int, record: EpochRecord | None) -> None:
         """Tell how far training is."""
-        state, rows = self.state, len(self.arrays[0])
-        last = state.history[-1] if state.history else None
-        kind = self.model.trains_on
-        self.progress(Progress(epoch, step, self.steps, record, rows, kind, last, state.best_epoch, state.best))
+        state, rows, kind = self.state, len(self.arrays[0]), self.model.trains_on
+        told = Progress(epoch, step, self.steps, record, rows, kind, state.history, state.best_epoch, state.best)
+        self.progress(told)
 
     def _look_ahead(self, following: Sequence[Tensor]) -> None:
         """Tell the encoders which items the next batch holds; negatives that a loss draws are not known yet."""

@@ -12,16 +12,18 @@ from pipelines.training.train_config import TrainConfig
 
 
 @contextmanager
-def watching(title: str, config: TrainConfig) -> Iterator[Callable[[Progress], None]]:
+def watching(title: str, config: TrainConfig, log: Callable[[Progress], None]) -> Iterator[Callable[[Progress], None]]:
     """Yield what `fit` takes as `progress`.
 
     Args:
         title: what is trained.
         config: the settings of training.
+        log: hears of everything before it is shown.
     """
     with bar(title, "steps") as draw:
 
         def tell(at: Progress) -> None:
+            log(at)
             if draw is not None:
                 draw((at.epoch - 1) * at.steps + at.step, config.epochs * at.steps, _parts(at, config))
             elif at.record is not None:
@@ -32,11 +34,11 @@ def watching(title: str, config: TrainConfig) -> Iterator[Callable[[Progress], N
 
 def _parts(at: Progress, config: TrainConfig) -> list[str]:
     """Return what stands beside the bar, the most important first."""
-    last, valid = at.last, at.last.valid if at.last else None
+    last = at.history[-1] if at.history else None
     validates = at.step == at.steps and at.record is None and _validated(at.epoch, config)
     parts = [f"epoch {at.epoch}/{config.epochs}"]
     parts += [f"loss {last.loss:.4g}"] if last else []
-    parts += [f"{config.monitor} {valid[config.monitor]:.4f}"] if valid else []
+    parts += [f"{config.monitor} {last.valid[config.monitor]:.4f}"] if last and last.valid else []
     if at.best:
         parts += [f"best epoch {at.best_epoch}", f"patience {_left(at, config)}"]
     return [*parts, "validating"] if validates else parts
@@ -59,5 +61,4 @@ def _validated(epoch: int, config: TrainConfig) -> bool:
 
 def _left(at: Progress, config: TrainConfig) -> int:
     """Return how many more epochs may pass without a better one."""
-    ended = at.last.epoch if at.last else 0
-    return max(0, config.patience - (ended - at.best_epoch))
+    return max(0, config.patience - (len(at.history) - at.best_epoch))

@@ -338,7 +338,7 @@ USAGE = [
     ["features"],
     ["evaluate", "run", "--no"],
     ["train", "r.yaml", "--lr=3"],
-    ["encoders", "a=b"],
+    ["demo", "a=b"],
 ]
 
 

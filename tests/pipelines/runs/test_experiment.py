@@ -137,7 +137,7 @@ def test_an_interrupted_run_ends_with_the_metrics_of_an_unbroken_one(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     @contextmanager
-    def stops_in_the_second_epoch(title: str, config: object):  # type: ignore[no-untyped-def]
+    def stops_in_the_second_epoch(*_: object):  # type: ignore[no-untyped-def]
         def tell(at: Progress) -> None:
             if at.epoch == 2 and at.record is None:
                 raise StoppedError

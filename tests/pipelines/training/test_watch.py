@@ -42,6 +42,7 @@ def test_the_log_grows_while_the_run_goes(data: Path, tmp_path: Path, monkeypatc
 
     def watched(*args: Any, progress: Any, **options: Any) -> Any:
         def tell(at: Progress) -> None:
+            progress(at)
             if at.record is not None:
                 seen.append(logged(tmp_path / "run"))
                 if stop and at.epoch == 2:
@@ -62,12 +63,12 @@ def test_the_log_grows_while_the_run_goes(data: Path, tmp_path: Path, monkeypatc
 
 
 def test_a_log_that_cannot_be_written_says_so(tmp_path: Path) -> None:
-    log = EpochLog(tmp_path / "run")
-    log.start(())
-    (tmp_path / "run" / LOG).unlink()
-    (tmp_path / "run" / LOG).mkdir()
+    log = EpochLog(tmp_path)
+    log.write(())
+    (tmp_path / LOG).unlink()
+    (tmp_path / LOG).mkdir()
     with pytest.raises(StoreError, match=r"cannot write .*log\.jsonl"):
-        log.add(EpochRecord(1, 0.5, 1.0, 0.0, None))
+        log.hear(Progress(1, 1, 1, EpochRecord(1, 0.5, 1.0, 0.0, None)))
 
 
 def test_one_line_per_epoch_and_a_summary(data: Path, tmp_path: Path, capsys: Capture) -> None:
@@ -118,7 +119,8 @@ def test_many_runs_say_which_one_it_is(data: Path, tmp_path: Path, capsys: Captu
 def test_the_bar_tells_the_best_epoch_and_the_patience_left() -> None:
     config = TrainConfig(epochs=9, patience=4, eval_every=2)
     last = EpochRecord(3, 1.23456, 1.0, 0.0, {"NDCG@10": 0.5})
-    at = Progress(4, 2, 7, None, last=last, best_epoch=2, best={"NDCG@10": 0.6})
+    before = [EpochRecord(n, 2.0, 1.0, 0.0, None) for n in (1, 2)]
+    at = Progress(4, 2, 7, None, history=[*before, last], best_epoch=2, best={"NDCG@10": 0.6})
     assert _parts(at, config) == ["epoch 4/9", "loss 1.235", "NDCG@10 0.5000", "best epoch 2", "patience 3"]
     assert _parts(Progress(1, 7, 7, None), config) == ["epoch 1/9"]  # not validated
     assert _parts(Progress(2, 7, 7, None), config)[-1] == "validating"
