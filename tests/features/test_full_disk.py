@@ -47,7 +47,7 @@ def refused(line: list[str], limit: int = 0) -> str:
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(limit), *line], capture_output=True, text=True, env=environment
+        [sys.executable, "-c", LIMITED, str(limit), *line, "--quiet"], capture_output=True, text=True, env=environment
     )
     code, told = done.returncode, done.stderr
     assert code == 2, (code, told)
