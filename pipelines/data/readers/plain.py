@@ -19,7 +19,7 @@ from pipelines.data.dataset import (
     subfolder,
     unique_titles,
 )
-from pipelines.data.tables import TABLES, Columns, find_column, ids_of, read_table
+from pipelines.data.tables import NO_TIME, TABLES, Columns, find_column, ids_of, read_table
 
 
 def _table(folder: Path, stem: str) -> Path | None:
@@ -77,6 +77,7 @@ def _read(folder: Path, names: Columns) -> Dataset:
         videos=subfolder(folder, "videos"),
         covers=subfolder(folder, "covers"),
         tags=tags,
+        timed=names.time != NO_TIME,
     )
 
 
