@@ -50,9 +50,9 @@ class DataConfig:
     item_filter: Literal["once", "iterate"] = "once"
     """'once' removes items, then users; 'iterate' repeats both until every item and user left meets its bound."""
     split: SplitName = "auto"
-    """'given' uses the split that came with the dataset (MMRec's x_label, or a file per part). 'column' uses the table's
-    column of train, valid and test. 'time' cuts all interactions at two times, 'ratio' each user's interactions by
-    shares. 'user-folds' holds whole users out. 'auto' uses a given split if there is one, else leave-one-out.
+    """'given' uses the split that came with the dataset (MMRec's x_label, or a file per part). 'column' uses the
+    table's column of train, valid and test. 'time' cuts all interactions at two times, 'ratio' each user's by shares.
+    'user-folds' holds whole users out. 'auto' uses a given split if there is one, else leave-one-out.
     docs/evaluation.md has their rules, and which of these options apply to them."""
     valid_share: float | None = None
     """Share of validation, in (0, 1); null is 0.1. In 'time' a share of all interactions, in 'ratio' of each user's."""

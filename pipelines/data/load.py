@@ -27,8 +27,8 @@ def make_split(dataset: Dataset, config: DataConfig, *, catalog_ids: Iterable[st
 
     Raises:
         ConfigError: the dataset has no interactions, no user or item has enough of them, a user is short and
-            `short_users` is 'error', the config asks for a given split and there is none, one of its parts is empty, or the
-            dataset lacks what the split goes by.
+            `short_users` is 'error', the config asks for a given split and there is none, one of its parts is empty, or
+            the dataset lacks what the split goes by.
     """
     if dataset.interactions.is_empty():
         raise ConfigError(f"{config.folder} holds no interactions ({dataset.layout}); training needs a table of them")

@@ -39,7 +39,7 @@ def own_split(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[str] =
     trained = by_part(everything, [0]).select("user").unique()
     kept = everything.join(trained, on="user", how="semi", maintain_order="left")
     valid, test = later_parts(kept)
-    column = config.split == "column"
+    column = config.split == "column" or config.columns.split is not None
     gone = everything["user"].n_unique() - len(trained)
     return assemble(
         dataset,
