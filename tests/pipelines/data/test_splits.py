@@ -25,6 +25,7 @@ from pipelines.data.detection import read_dataset
 from pipelines.data.load import load_data, make_split
 from pipelines.data.side_features import LEVELS, popularity_levels
 from pipelines.data.split import EvalPart, Split
+from pipelines.data.tables import Columns
 from pipelines.ranking.full_ranking import evaluate
 from pipelines.ranking.user_groups import group_metrics, history_groups, popularity_groups
 from pipelines.recipe.data_settings import data_settings
