@@ -104,9 +104,7 @@ def recbole(request: RecBole) -> None:
         kind = "sequential models" if file.endswith("-sequential.yaml") else "models of users and items"
         say(f"  {file}: settings for {kind}; data_path is {request.out}")
     for suffix, (told, absent) in report.vectors.items():
-        say(
-            f"  {request.name}.{suffix}: {told}" + (f"; {absent} items have no vector, zeros in RecBole" * (absent > 0))
-        )
+        say(f"  {request.name}.{suffix}: {told}" + (f"; {absent} items have none, zeros in RecBole" * (absent > 0)))
     if report.numbered:
         say("  ids are numbers: RecBole cannot hold all of them as they are; user_ids.tsv and item_ids.tsv tell which")
 

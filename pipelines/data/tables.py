@@ -27,7 +27,7 @@ NO_TIME = "none"  # given as the time column: there are no times, and rows are i
 # column is refused.
 NAMES = {
     "user": ("user", "userid", "uid", "reviewerid", "visitorid"),
-    "item": ("item", "itemid", "iid", "asin", "videoid", "movieid"),
+    "item": ("item", "itemid", "iid", "asin", "parentasin", "videoid", "movieid"),
     "time": ("timestamp", "time", "ts", "datetime", "unixreviewtime"),
     "title": ("title", "itemtitle", "movietitle", "name"),
     "split": ("split", "part", "set", "subset", "xlabel"),

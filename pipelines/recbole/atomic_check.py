@@ -41,17 +41,21 @@ def _by_settings(folder: Path, name: str, options: Mapping[str, Any]) -> Iterato
     parts = options.get("benchmark_filename")
     names = [f"{name}.{part}.inter" for part in parts] if parts else [f"{name}.inter"]
     tables: dict[str, Table] = {}
+    misshapen: list[str] = []
     for file in [*names, f"{name}.item", *(f"{name}.{suffix}" for suffix in options.get("additional_feat_suffix", []))]:
         try:
             tables[file] = read_atomic_file(folder / file)
         except (OSError, ValueError) as error:
             yield f"{file} cannot be read: {error}"
             return
-        yield from _shape(file, tables[file])
+        misshapen += _shape(file, tables[file])
+    if misshapen:
+        yield from misshapen
+        return
     items = {row[0] for row in tables[f"{name}.item"][1]}
     for file in names:
         yield from _interactions(file, tables[file], items, options)
-    if parts and tuple(parts) == PARTS:
+    if parts and tuple(parts) == PARTS and all(USER in tables[file][0] for file in names):
         yield from _known_users(names, tables)
     for file in tables.keys() - {*names, f"{name}.item"}:
         yield from _vectors(file, tables[file], items)

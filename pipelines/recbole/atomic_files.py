@@ -17,9 +17,8 @@ PARTS = ("train", "valid", "test")
 SEQUENCES = "_sequences"  # after a part's name: rows with their histories, for sequential models
 # What pandas takes for a missing value, which RecBole then drops or turns into its padding.
 MISSING = frozenset(
-    ["", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA"]
-    + ["NULL", "NaN", "None", "n/a", "nan", "null"]
-)
+    ("", "#N/A", "#N/A N/A", "#NA", "-1.#IND", "-1.#QNAN", "-NaN", "-nan", "1.#IND", "1.#QNAN", "<NA>", "N/A", "NA")
+) | {"NULL", "NaN", "None", "n/a", "nan", "null"}
 UNSAFE = re.compile(r"[\s\"\x00]")  # ends a cell, a line or an entry of a sequence, or opens a quoted cell
 PADDING = "[PAD]"  # RecBole's own item 0
 

@@ -22,7 +22,7 @@ def _inter(folder: Path) -> list[Path]:
     """Return NAME.inter, or the files of its parts; nothing if the folder has none with typed columns.
 
     Raises:
-        ConfigError: there are several datasets, a dataset both whole and in parts, or not all three parts.
+        ConfigError: there are several datasets, a dataset both whole and in parts, a part twice, or no training part.
     """
     files = [path for path in sorted(folder.glob("*.inter")) if ":token" in first_line(path)]
     parts = [path for path in files if _part(path) is not None]
@@ -36,12 +36,12 @@ def _inter(folder: Path) -> list[Path]:
             f"{folder} can be read as {whole[0].name} (no split) or as {' and '.join(path.name for path in parts)} (a "
             "given split); move one of them elsewhere"
         )
-    lacking = {0, 1, 2} - {_part(path) for path in parts}
-    if parts and (lacking or len(parts) > 3):
+    numbers = [_part(path) for path in parts]
+    if parts and (0 not in numbers or len(set(numbers)) < len(numbers)):
         told = ", ".join(path.name for path in parts)
         raise ConfigError(
-            f"{folder} holds {told}; a given split needs one file each for train, valid and test: add them, or give "
-            f"one {names[0]}.inter"
+            f"{folder} holds {told}; a given split has one file for each of train, valid and test: add or rename them, "
+            f"or give one {names[0]}.inter"
         )
     return whole or parts
 
@@ -82,7 +82,7 @@ def _interactions(files: list[Path], names: Columns) -> tuple[pl.DataFrame, str]
                 f"{path} holds a history in every row ({HISTORY}), as RecBole's files for sequential models do, and "
                 "not interactions; give the files without that column"
             )
-    if len(files) == 1:
+    if len(files) == 1 and _part(files[0]) is None:
         return typed_interactions(tables[0], files[0], names)
     marked = [
         table.with_columns(pl.lit(str(_part(path))).alias(FILE_SPLIT))
