@@ -18,7 +18,8 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +51,20 @@ def main() -> None:
     if arguments.load:
         sys.stdout.write("\n" + json.dumps(loaded(arguments.load, arguments.model)) + "\n")
         return
-    rows = [compared(arguments, title, options) for title, options in SPLITS.items()]
     header = ["split", "model", "RecBole", "users", "items", "interactions", "valid / test targets", "loss", "NDCG@10"]
-    lines = [header, ["---"] * len(header), *(row for found in rows for row in found)]
-    table = "".join(f"| {' | '.join(line)} |\n" for line in lines)
-    sys.stdout.write(table)
+    table = ""
+    for line in chain(
+        [header, ["---"] * len(header)], chain.from_iterable(compared(arguments, *one) for one in SPLITS.items())
+    ):
+        table += f"| {' | '.join(line)} |\n"
+        sys.stdout.write(f"| {' | '.join(line)} |\n")
+        sys.stdout.flush()
     if arguments.out:
         arguments.out.write_text(table, encoding="utf-8")
 
 
-def compared(arguments: argparse.Namespace, title: str, options: dict[str, Any]) -> list[list[str]]:
-    """Export one split, let RecBole read it with each model, and return a row of the table for each."""
+def compared(arguments: argparse.Namespace, title: str, options: dict[str, Any]) -> Iterator[list[str]]:
+    """Export one split, let RecBole read it with each model, and yield a row of the table for each."""
     from features.store import FeatureFile
     from pipelines.data.data_config import DataConfig
     from pipelines.data.detection import read_dataset
@@ -76,7 +80,6 @@ def compared(arguments: argparse.Namespace, title: str, options: dict[str, Any])
             Path(place), NAME, split, max_length=config.max_length, titles=dataset.titles, features=files
         )
         assert not report.numbered, "give a dataset whose ids RecBole can hold as they are"
-        rows = []
         for model, settings in MODELS.items():
             if settings not in report.settings:
                 continue
@@ -84,8 +87,7 @@ def compared(arguments: argparse.Namespace, title: str, options: dict[str, Any])
             check(found, split, report, files, with_histories=split.protocol != "leave-one-out" and model == "SASRec")
             counts = [str(found[what]) for what in ("users", "items", "interactions")]
             targets = f"{found['valid']['count']} / {found['test']['count']}"
-            rows.append([title, model, found["version"], *counts, targets, f"{found['loss']:.4f}", str(found["ndcg"])])
-    return rows
+            yield [title, model, found["version"], *counts, targets, f"{found['loss']:.4f}", f"{found['ndcg']:.4f}"]
 
 
 def in_its_process(recbole: Path, folder: Path, model: str) -> dict[str, Any]:
