@@ -52,10 +52,9 @@ def main() -> None:
         sys.stdout.write("\n" + json.dumps(loaded(arguments.load, arguments.model)) + "\n")
         return
     header = ["split", "model", "RecBole", "users", "items", "interactions", "valid / test targets", "loss", "NDCG@10"]
+    rows = chain.from_iterable(compared(arguments, title, options) for title, options in SPLITS.items())
     table = ""
-    for line in chain(
-        [header, ["---"] * len(header)], chain.from_iterable(compared(arguments, *one) for one in SPLITS.items())
-    ):
+    for line in chain([header, ["---"] * len(header)], rows):
         table += f"| {' | '.join(line)} |\n"
         sys.stdout.write(f"| {' | '.join(line)} |\n")
         sys.stdout.flush()
