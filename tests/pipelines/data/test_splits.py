@@ -224,6 +224,17 @@ def test_users_and_items_first_met_after_the_cut_are_counted() -> None:
     assert (split.dropped_users, split.sizes()["interactions"]) == (1, 4)
 
 
+def test_rare_items_and_repeats_before_a_cut() -> None:
+    items = ["00", "01", "00", "02", "00", "01", "00", "03"]  # the cuts stand before the fifth and the seventh
+    rows = [(user, item, time, 0) for user in "ab" for time, item in enumerate(items)]
+    cut = {"valid_from": 4, "test_from": 6}
+    kept = make_split(dataset_of(rows), config_of("time", min_item_interactions=3, min_interactions=1, **cut))
+    assert (kept.items.ids, kept.dropped_items, set(edges(kept))) == (("00",), 3, {("a", "00"), ("b", "00")})
+    assert kept.sizes()["interactions"] == 8
+    first = make_split(dataset_of(rows), config_of("time", repeats="last", **cut))
+    assert edges(first)[:3] == [("a", "01"), ("a", "00"), ("a", "02")]  # the last before the cut, whatever comes later
+
+
 @pytest.mark.parametrize("unit", [1, 10**3, 10**6, 10**9])
 def test_dates_cut_times_of_any_unit(unit: int) -> None:
     day = 86_400 * unit
