@@ -33,7 +33,7 @@ REQUEST = Data
 
 def run(request: Data) -> None:
     """Print the report of a dataset and of its split, and its warnings on standard error."""
-    from pipelines.console import print_json
+    from pipelines.console import print_json, say, table
     from pipelines.data.detection import read_dataset
     from pipelines.data.load import columns_to_read
     from pipelines.data.report import data_report, print_report
@@ -49,7 +49,11 @@ def run(request: Data) -> None:
         facts = {"split": split_facts(split) if split else None} | ({"no_split": why} if why else {})
         print_json(asdict(report) | facts | {"warnings": report.warnings()})
         return
-    print_report(report, split_rows(split) if split else (), why or (split.told if split else ""))
+    print_report(report)
+    if split is not None:
+        table(f"split: {split.protocol}", ["what", "value"], split_rows(split))
+    if told := why or (split.told if split else ""):
+        say(told)
 
 
 def _split(dataset: Dataset, config: DataConfig, *, asked: bool) -> tuple[Split | None, str]:

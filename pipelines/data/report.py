@@ -168,12 +168,10 @@ def tell(dataset: Dataset, config: DataConfig | None = None, *, json: bool = Fal
             warn(text)
 
 
-def print_report(report: DataReport, more: Sequence[Sequence[str]] = (), told: str = "") -> None:
-    """Print the report as a table with `more` rows, what is `told` below, and its warnings on standard error."""
+def print_report(report: DataReport) -> None:
+    """Print the report as a table, and its warnings on standard error."""
     say(report.layout)
-    table("", ["what", "value"], [*report_rows(report), *more])
-    if told:
-        say(told)
+    table("", ["what", "value"], report_rows(report))
     for text in report.warnings():
         warn(text)
 

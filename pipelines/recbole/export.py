@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import re
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -19,6 +20,7 @@ import numpy as np
 
 from features.atomic import whole_folder
 from features.errors import ConfigError, StoreError
+from features.paths import refused_by_windows
 from features.store import FeatureFile
 from pipelines.data.joining import refuse_foreign
 from pipelines.data.split import EvalPart, Split
@@ -109,11 +111,13 @@ def export_recbole(
             numbered=numbered,
         )
         for file, options in settings.items():
-            (fresh / file).write_text(_yaml(name, split, options, vectors, max_length), encoding="utf-8")
+            (fresh / file).write_text(_yaml(name, split, options, vectors, max_length), encoding="utf-8", newline="\n")
         if numbered:
             _write_ids(fresh / "user_ids.tsv", split.users.ids)
             _write_ids(fresh / "item_ids.tsv", split.items.ids)
-        (fresh / RECORD).write_text(json.dumps(_record(report, split, features), indent=1), encoding="utf-8")
+        (fresh / RECORD).write_text(
+            json.dumps(_record(report, split, features), indent=1), encoding="utf-8", newline="\n"
+        )
         problems = check_recbole_folder(fresh, name)
         if problems:
             raise ConfigError(f"this split and these features cannot go to RecBole: {'; '.join(problems)}")
@@ -124,6 +128,8 @@ def _check_arguments(name: str, split: Split, features: Sequence[FeatureFile]) -
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name) or name in BUNDLED:
         why = "RecBole reads its own copy of that one" if name in BUNDLED else "use letters, digits, '_' and '-'"
         raise ConfigError(f"RecBole dataset name {name!r} becomes a folder and the names of its files; {why}")
+    if sys.platform == "win32" and refused_by_windows(name):
+        raise ConfigError(f"RecBole dataset name {name!r} becomes a folder, which Windows refuses; choose another")
     for file in features:
         refuse_foreign(file, split.items.ids, split.dataset)
         if len(file.shape) != 2:
@@ -231,7 +237,8 @@ def _write_vectors(
 
 
 def _write_ids(path: Path, ids: Sequence[str]) -> None:
-    path.write_text("".join(f"{number}\t{json.dumps(one)}\n" for number, one in enumerate(ids)), encoding="utf-8")
+    text = "".join(f"{number}\t{json.dumps(one)}\n" for number, one in enumerate(ids))
+    path.write_text(text, encoding="utf-8", newline="\n")
 
 
 def _yaml(

@@ -28,7 +28,6 @@ def split_rows(split: Split) -> Sequence[Sequence[str]]:
     """Return the rows of the same as a table: what is counted, and its value."""
     facts = split_facts(split)
     rows = [
-        ("split", split.protocol),
         ("training", f"{facts['training_rows']} rows of {facts['users']} users and {facts['trained_items']} items"),
     ]
     for name in ("valid", "test"):
