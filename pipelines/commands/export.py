@@ -57,4 +57,59 @@ def mmrec(request: MMRec) -> None:
     say(f"  in MMRec's data/{name} delete {CACHES} of earlier exports: it would use the graphs of old features")
 
 
-ACTIONS = {"mmrec": Action("a folder that MMRec trains on", MMRec, mmrec)}
+@dataclass(frozen=True)
+class RecBole:
+    """What `export recbole` is asked for."""
+
+    data: Path = option()
+    """Dataset folder."""
+    name: str = option()
+    """Dataset name in RecBole."""
+    out: Path = option()
+    """Folder to write into: RecBole's data_path."""
+    columns: str | None = option(None, help=COLUMNS)
+    features: tuple[Path, ...] = option((), nargs="*")
+    """Feature files of items, one vector each, for models that take RecBole's preload_weight."""
+    overrides: tuple[str, ...] = option((), flag="--set", nargs="*", metavar="key=value")
+    """Settings of a recipe's section `data`, such as data.split=time data.keep_last=null."""
+    overwrite: bool = option(False)
+    """Replace an earlier export."""
+
+
+def recbole(request: RecBole) -> None:
+    """Split a dataset, write RecBole's atomic files and settings, and say what is in them."""
+    from features.store import FeatureFile
+    from pipelines.console import say
+    from pipelines.data.detection import read_dataset
+    from pipelines.data.load import columns_to_read, make_split
+    from pipelines.data.tables import parse_columns
+    from pipelines.recbole.export import export_recbole
+    from pipelines.recipe.data_settings import data_settings
+
+    config = data_settings(request.data, request.overrides, parse_columns(request.columns))
+    dataset = read_dataset(request.data, columns_to_read(config))
+    split = make_split(dataset, config)
+    report = export_recbole(
+        request.out,
+        request.name,
+        split,
+        max_length=config.max_length,
+        titles=dataset.titles,
+        features=[FeatureFile(path) for path in request.features],
+        overwrite=request.overwrite,
+    )
+    say(f"{report.folder}: {report.users} users, {report.items} items, train / valid / test rows {report.rows}")
+    say(f"  split: {split.told or split.protocol}")
+    for file in report.settings:
+        kind = "sequential models" if file.endswith("-sequential.yaml") else "models of users and items"
+        say(f"  {file}: settings for {kind}; data_path is {request.out}")
+    for suffix, (told, absent) in report.vectors.items():
+        say(f"  {request.name}.{suffix}: {told}" + (f"; {absent} items have none, zeros in RecBole" * (absent > 0)))
+    if report.numbered:
+        say("  ids are numbers: RecBole cannot hold all of them as they are; user_ids.tsv and item_ids.tsv tell which")
+
+
+ACTIONS = {
+    "mmrec": Action("a folder that MMRec trains on", MMRec, mmrec),
+    "recbole": Action("a folder that RecBole trains on", RecBole, recbole),
+}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -253,9 +253,15 @@ def _protocol(row: Row) -> str:
     met = f" ({items_in_words(sizes)} in {sizes['interactions']} interactions)" if sizes else ""
     return (
         f"{users['all']} test users, {users['warm']} warm and {users['cold']} cold targets, "
-        f"{metrics['candidates']} candidates{met}, seen items: {row.recipe.evaluate.mask}"
-        + (", the dataset's own split" if metrics.get("split") == "given" else "")
+        f"{metrics['candidates']} candidates{met}, seen items: {row.recipe.evaluate.mask}" + own_split_in_words(metrics)
     )
+
+
+def own_split_in_words(metrics: Mapping[str, Any]) -> str:
+    """Return what a split other than leave-one-out goes by, after a comma; '' for leave-one-out."""
+    if told := metrics.get("split_told"):
+        return f", {told}"
+    return ", the dataset's own split" if metrics.get("split") == "given" else ""
 
 
 def tests_summary(tests: Tests) -> str:

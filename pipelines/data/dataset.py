@@ -9,9 +9,20 @@ from pathlib import Path
 import polars as pl
 
 from features.errors import ConfigError
-from pipelines.data.tables import NO_TIME, Columns, find_column, ids_of, read_lines, read_table, times_of
+from pipelines.data.tables import (
+    ANY_SPLIT,
+    NO_TIME,
+    Columns,
+    find_column,
+    ids_of,
+    parts_of,
+    read_lines,
+    read_table,
+    times_of,
+)
 
 COLUMNS = ("user", "item", "timestamp")
+FILE_SPLIT = "(file)"  # the split column that a reader adds to the rows of a file per part
 
 
 @dataclass(frozen=True)
@@ -37,6 +48,11 @@ class Dataset:
     """All item ids, in order, if the folder itself lists them; else empty."""
     ordered: bool = True
     """Whether the file says in which order a user's interactions happened."""
+    timed: bool = True
+    """Whether timestamps are times, which compare between users; else they are places in a user's sequence."""
+    validation_seen: bool = True
+    """Whether, in a split that came with the dataset, validation rows belong to the history at test. In MMRec's they do
+    not."""
 
     @property
     def given_split(self) -> bool:
@@ -67,15 +83,19 @@ def subfolder(folder: Path, *names: str) -> Path | None:
 
 
 def interactions_from_table(path: Path, columns: Columns) -> tuple[pl.DataFrame, str]:
-    """Return user, item and timestamp, and which column was read as what.
+    """Return user, item and timestamp of a table file, and which column was read as what; as `typed_interactions`."""
+    return typed_interactions(read_table(path, header=not columns.numbered), path, columns)
+
+
+def typed_interactions(table: pl.DataFrame, path: Path, columns: Columns) -> tuple[pl.DataFrame, str]:
+    """Return user, item and timestamp of a table as read, and which column was read as what.
 
     Rows are sorted by time within users; ties keep the order of the file. The text about columns is '' if the columns
-    have our names.
+    have our names. If `columns` names a split column, the result has `part`, too: 0 train, 1 validation, 2 test.
 
     Raises:
         ConfigError: no rows, a missing column, or bad cells.
     """
-    table = read_table(path, header=not columns.numbered)
     if not table.width:
         raise ConfigError(f"{path} holds no interactions; one row per interaction is needed")
     names = {what: find_column(table, what, getattr(columns, what), path) for what in ("user", "item")}
@@ -95,10 +115,15 @@ def interactions_from_table(path: Path, columns: Columns) -> tuple[pl.DataFrame,
             f"{path} has {len(bad)} rows with an empty cell or a time that is neither a number nor an ISO 8601 date, "
             f"first in line {line} ({_shown(table.row(bad[0]))}); repair or remove them"
         )
+    kept = [*COLUMNS]
+    if columns.split is not None:
+        asked = None if columns.split == ANY_SPLIT else columns.split
+        names["split"] = find_column(table, "split", asked, path)
+        typed, kept = typed.with_columns(parts_of(table, names["split"], path).alias("part")), [*COLUMNS, "part"]
     ours = {"user": "user", "item": "item", "time": "timestamp"}
-    told = [f"{what} = {name}" for what, name in names.items() if name != ours[what]]
+    told = [f"{what} = {name}" for what, name in names.items() if name != ours.get(what, FILE_SPLIT)]
     told += ["no times, rows in file order"] if "time" not in names else []
-    return typed.sort("user", "timestamp", "exact", maintain_order=True).select(COLUMNS), ", ".join(told)
+    return typed.sort("user", "timestamp", "exact", maintain_order=True).select(kept), ", ".join(told)
 
 
 def _shown(cells: Sequence[object]) -> str:

@@ -13,6 +13,13 @@ from pipelines.data.detection import read_dataset
 from pipelines.data.given_split import given_split
 from pipelines.data.leave_one_out import leave_one_out
 from pipelines.data.split import Split
+from pipelines.data.splits.own_split import own_split
+from pipelines.data.splits.ratio_split import ratio_split
+from pipelines.data.splits.time_split import time_split
+from pipelines.data.splits.user_folds import user_folds
+from pipelines.data.tables import ANY_SPLIT, Columns
+
+SPLITS = {"time": time_split, "ratio": ratio_split, "column": own_split, "user-folds": user_folds}
 
 
 def make_split(dataset: Dataset, config: DataConfig, *, catalog_ids: Iterable[str] = ()) -> Split:
@@ -20,13 +27,30 @@ def make_split(dataset: Dataset, config: DataConfig, *, catalog_ids: Iterable[st
 
     Raises:
         ConfigError: the dataset has no interactions, no user or item has enough of them, a user is short and
-            `short_users` is 'error', the config asks for a given split and there is none, or one of its parts is empty.
+            `short_users` is 'error', the config asks for a given split and there is none, one of its parts is empty, or
+            the dataset lacks what the split goes by.
     """
     if dataset.interactions.is_empty():
         raise ConfigError(f"{config.folder} holds no interactions ({dataset.layout}); training needs a table of them")
-    given = config.split == "given" or (config.split == "auto" and dataset.given_split)
-    split = given_split(dataset, config) if given else leave_one_out(dataset, config, catalog_ids)
-    return replace(split, read=dataset.counts())
+    return replace(_split(dataset, config, catalog_ids), read=dataset.counts())
+
+
+def _split(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[str]) -> Split:
+    """Return the split that the config names, or the dataset brings."""
+    if config.split in SPLITS:
+        return SPLITS[config.split](dataset, config, catalog_ids)
+    if config.split == "given" or (config.split == "auto" and dataset.given_split):
+        if dataset.given_split and dataset.validation_seen:
+            return own_split(dataset, config, catalog_ids)
+        return given_split(dataset, config)
+    return leave_one_out(dataset, config, catalog_ids)
+
+
+def columns_to_read(config: DataConfig) -> Columns:
+    """Return the columns that a dataset is read with: for `split: column` that of the split, named or not."""
+    if config.split == "column" and config.columns.split is None:
+        return replace(config.columns, split=ANY_SPLIT)
+    return config.columns
 
 
 @dataclass(frozen=True)
@@ -41,7 +65,7 @@ class Data:
 
 def load_data(config: DataConfig) -> Data:
     """Read a dataset folder and split it; errors as `read_dataset` and `make_split`."""
-    dataset = read_dataset(here(config.folder), config.columns)
+    dataset = read_dataset(here(config.folder), columns_to_read(config))
     extra: set[str] = set()
     if config.candidates == "catalog":
         from extract.media.catalog import media_ids

@@ -1,6 +1,6 @@
 """Splits as arrays: training windows, and each user's targets for validation and test.
 
-leave_one_out.py makes them, or given_split.py if the dataset came with a split.
+leave_one_out.py makes them, given_split.py if the dataset came with a split, or a module of splits/.
 
 Letters: U users, I items, E interactions, W windows, N users of a part, R targets of a part, S seen items of a part, L
 history length. All arrays are numpy. There are no times: sequences are already in order.
@@ -103,13 +103,18 @@ class Split:
     dropped_items: int = 0
     """How many items were left out because of too few interactions (`min_item_interactions`)."""
     protocol: str = "leave-one-out"
-    """How the split was made: 'leave-one-out' or 'given'."""
+    """How the split was made: 'leave-one-out', 'given', 'column', 'time', 'ratio' or 'user-folds'."""
     read: Mapping[str, int] = field(default_factory=dict)
     """Counts of the dataset as it was read, before any filter: 'users', 'items', 'interactions'. {} if not known."""
+    told: str = ""
+    """How the split was made, in words with its numbers; '' for leave-one-out, and for a split given by MMRec."""
+    strangers: bool = False
+    """Whether the users of validation and test have no training rows, so that only their histories tell about them."""
 
     def sizes(self) -> dict[str, int]:
         """Return counts of kept users, kept items, items in training, candidates and kept interactions."""
-        met = np.concatenate([self.train_edges[1], self.valid.targets, self.test.targets])
+        given = [self.valid.seen, self.test.seen] if self.strangers else []  # no other part holds these rows
+        met = np.concatenate([self.train_edges[1], self.valid.targets, self.test.targets, *given])
         return {
             "users": len(self.users),
             "items": len(np.unique(met)),

@@ -27,9 +27,17 @@ NO_TIME = "none"  # given as the time column: there are no times, and rows are i
 # column is refused.
 NAMES = {
     "user": ("user", "userid", "uid", "reviewerid", "visitorid"),
-    "item": ("item", "itemid", "iid", "asin", "videoid", "movieid"),
+    "item": ("item", "itemid", "iid", "asin", "parentasin", "videoid", "movieid"),
     "time": ("timestamp", "time", "ts", "datetime", "unixreviewtime"),
     "title": ("title", "itemtitle", "movietitle", "name"),
+    "split": ("split", "part", "set", "subset", "xlabel"),
+}
+ANY_SPLIT = "any common name"  # given as the split column: whichever has a common name
+# Words for the parts of a split, compared without case: 0 training, 1 validation, 2 test.
+PART_WORDS = {
+    **dict.fromkeys(("train", "training", "tr", "0"), 0),
+    **dict.fromkeys(("valid", "validation", "val", "dev", "1"), 1),
+    **dict.fromkeys(("test", "testing", "te", "2"), 2),
 }
 HEAD_BYTES = 2**16  # of a file, in which its first line ends
 WHOLE = 2**53  # up to here floats represent every whole number
@@ -49,13 +57,15 @@ class Columns:
     """The time column of the interactions. 'none' if there is none and rows are in the order of events."""
     title: str | int | None = None
     """The title column of the items."""
+    split: str | int | None = None
+    """The column of the interactions that says train, valid or test; None = there is none, or it is not used."""
 
     __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
 
     @property
     def numbered(self) -> bool:
         """Return whether a column is given by its number, which means that tables have no header."""
-        return any(isinstance(name, int) for name in (self.user, self.item, self.time, self.title))
+        return any(isinstance(name, int) for name in vars(self).values())
 
 
 def parse_columns(text: str | None) -> Columns:
@@ -281,6 +291,20 @@ def times_of(table: pl.DataFrame, column: str) -> tuple[pl.Series, pl.Series]:
     if times.dtype.is_float():
         whole = exact.floor().cast(pl.Int64, strict=False)
     return pl.select(pl.coalesce(whole, exact.floor().cast(pl.Int64, strict=False))).to_series(), exact
+
+
+def parts_of(table: pl.DataFrame, column: str, path: Path) -> pl.Series:
+    """Return a split column as int8: 0 training, 1 validation, 2 test; ConfigError for any other word."""
+    words = table[column].cast(pl.String, strict=False).str.strip_chars().str.to_lowercase()
+    parts = words.replace_strict(PART_WORDS, default=None, return_dtype=pl.Int8)
+    bad = parts.is_null()
+    if bad.any():
+        shown = table[column].filter(bad)[0]
+        raise ConfigError(
+            f"{path} column {column!r} holds {bad.sum()} cells that name no part of a split, first {shown!r}; known: "
+            f"{', '.join(PART_WORDS)}"
+        )
+    return parts
 
 
 def _dates(times: pl.Series) -> pl.Series:

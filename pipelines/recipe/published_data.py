@@ -76,6 +76,9 @@ def _other_data(source: str, metrics: Mapping[str, Any]) -> str:
     if not read and "sizes" in metrics:  # a run of an earlier version, which recorded only this
         read = {"users": metrics["sizes"]["users"] + metrics.get("dropped_users", 0)}
     expected = _datasets(source)
+    split = metrics.get("split", "leave-one-out")
+    if expected and split not in ("leave-one-out", "given"):
+        return f"{source} tests leave-one-out, and this run tests by data.split={split}"
     if not read or not expected or any(one.fits(read) for one in expected):
         return ""
     of = " or ".join(f"{one.name} ({_told(one.counts())})" for one in expected)

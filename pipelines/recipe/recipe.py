@@ -25,7 +25,7 @@ from features.errors import ConfigError, nearest, shortened
 from features.paths import no_file, refused_by_windows
 from models import recommenders
 from models.shared.representation import TOWERS, ItemsConfig
-from pipelines.data.data_config import DataConfig
+from pipelines.data.data_config import DataConfig, dates_as_text
 from pipelines.ranking.full_ranking import EvaluateConfig
 from pipelines.recipe.feature_config import FeatureConfig
 from pipelines.recipe.structure import structure
@@ -186,6 +186,8 @@ def _scaled(raw: dict[str, Any], overrides: Sequence[str], path: Path | None = N
 def build_recipe(raw: Mapping[str, Any]) -> Recipe:
     """Turn plain data, as in a YAML file, into a Recipe; ConfigError names the dotted path of what is wrong."""
     sections = dict(raw)
+    if isinstance(sections.get("data"), dict):
+        sections["data"] = dates_as_text(sections["data"])
     model = sections.pop("model", None)
     if not isinstance(model, dict) or not isinstance(model.get("name"), str):
         raise ConfigError("model.name is missing; write e.g. `model: {name: sasrec}`")
@@ -195,6 +197,7 @@ def build_recipe(raw: Mapping[str, Any]) -> Recipe:
     settings = {key: value for key, value in model.items() if key != "name"}
     recipe: Recipe = structure(Recipe, sections | {"model": {"name": model["name"]}}, "")
     _refuse_items(model["name"], recipe.items)
+    _refuse_strangers(model["name"], recipe.data)
     kind = known[model["name"]].config_class
     if "max_length" in {entry.name for entry in fields(kind)}:  # one length for the data and the model
         settings.setdefault("max_length", recipe.data.max_length)
@@ -223,6 +226,17 @@ def _refuse_items(name: str, items: ItemsConfig) -> None:
         if model.uses_items and value not in known:
             why = f"{name} cannot work with" + (f" ({model.refuses_towers})" if value in TOWERS else "")
             raise ConfigError(f"items.{key} is {value!r}, which {why}; it takes {', '.join(known)}")
+
+
+def _refuse_strangers(name: str, data: DataConfig) -> None:
+    """Raise ConfigError for held-out users and a model that learns a vector for each user."""
+    known = recommenders()
+    if data.split == "user-folds" and not known[name].reads_history:
+        able = ", ".join(sorted(other for other, model in known.items() if model.reads_history))
+        raise ConfigError(
+            f"data.split is 'user-folds', but {name} learns a vector for each user and has none for a held-out one; "
+            f"use another split, or a model that reads histories: {able}"
+        )
 
 
 def recipe_to_dict(recipe: Recipe) -> dict[str, Any]:

@@ -129,14 +129,16 @@ def _known_history(run: Run, user: str) -> list[int]:
 def _history(run: Run, user: str) -> list[int]:
     """Return a user's whole history, oldest item first: training, validation and test interactions alike.
 
-    Only items that the model knows count. In leave-one-out repeats are treated as the split treats them, and only the
+    Only items that the model knows count. Repeats are treated as the split treats them; in leave-one-out only the
     newest `keep_last` items count.
     """
     split, config = run.data.split, run.recipe.data
     known = pl.col("item").is_in(list(split.items.ids))
     had = run.data.dataset.interactions.filter((pl.col("user") == user) & known)
+    if split.protocol in ("leave-one-out", "time", "ratio", "user-folds"):
+        had = without_repeats(had, config)
     if split.protocol == "leave-one-out":
-        had = newest(without_repeats(had, config), config)
+        had = newest(had, config)
     return split.items.known(had["item"])
 
 

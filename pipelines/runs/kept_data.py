@@ -99,6 +99,7 @@ def kept_split(folder: Path, dataset: Dataset) -> Split | None:
         dropped_users=facts["dropped_users"],
         dropped_items=facts.get("dropped_items", 0),
         protocol=facts.get("split", "leave-one-out"),
+        told=facts.get("split_told", ""),
     )
 
 

@@ -55,6 +55,7 @@ def begin_record(
         "dropped_users": split.dropped_users,
         "dropped_items": split.dropped_items,
         "split": split.protocol,
+        **({"split_told": split.told} if split.told else {}),
         "folder": str(here(recipe.data.folder).absolute()),
     }
     features = [

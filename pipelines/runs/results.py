@@ -63,6 +63,7 @@ def as_metrics(
         "sizes": split.sizes(),
         "dropped_users": split.dropped_users,
         "split": split.protocol,
+        **({"split_told": split.told} if split.told else {}),
         "tested_on": split.tested_on(),
         "read": {"dataset": split.dataset, **split.read},
     }
@@ -153,9 +154,12 @@ def protocol(recipe: Recipe, metrics: Mapping[str, Any]) -> str:
     parts = [f"{metrics['candidates']} candidates", f"seen items: {recipe.evaluate.mask}"]
     if sizes := metrics.get("sizes"):
         parts.insert(0, f"{sizes['users']} users, {items_in_words(sizes)}, {sizes['interactions']} interactions")
+    told = metrics.get("split_told", "")
     if dropped := metrics.get("dropped_users"):
-        parts.append(f"{dropped} users left out for too few interactions")
-    if metrics.get("split") == "given":
+        parts.append(f"{dropped} users left out" + ("" if told else " for too few interactions"))
+    if told:
+        parts.append(told)
+    elif metrics.get("split") == "given":
         parts.append("the dataset's own split, only training items count as seen")
     return ", ".join(parts)
 

@@ -60,6 +60,7 @@ COMMANDS = [
     "recommend run --user u03 --top 4",
     "similar f.h5 --item 001 --data my/data",
     "export mmrec --data my/data --text f.h5 --name toy --out mmrec",
+    "export recbole --data my/data --features f.h5 --name toy --out recbole --set data.split=ratio",
 ]
 
 

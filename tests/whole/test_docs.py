@@ -265,12 +265,14 @@ def test_format_pages(here: Path) -> None:
     add_loose_files(here)
     for part in ("first.h5", "second.h5"):
         shutil.copy(here / "features.h5", here / part)
-    for name in ("feature-files.md", "mmrec.md"):
+    for name in ("feature-files.md", "mmrec.md", "recbole.md"):
         lines = commands(ROOT / "docs" / name)
         assert lines
         for arguments in lines:
             run(arguments, here)
     assert (here / "mmrec" / "data" / "micro-v" / "micro-v.inter").is_file()
+    assert (here / "recbole" / "mine" / "mine.itememb2").is_file()
+    assert (here / "recbole" / "mine-by-time" / "mine-by-time.valid.inter").is_file()
     checked = 0
     for name in ("feature-files.md", "mmrec.md"):
         for code in re.findall(r"```python\n(.*?)```", (ROOT / "docs" / name).read_text(), re.DOTALL):

@@ -50,6 +50,7 @@ def _read(folder: Path, names: Columns) -> Dataset:
         titles=read_titles(items),
         videos=subfolder(folder, "videos"),
         covers=subfolder(folder, "covers"),
+        timed=False,
     )
 
 

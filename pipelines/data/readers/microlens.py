@@ -14,7 +14,7 @@ from pipelines.data.dataset import (
     subfolder,
     unique_titles,
 )
-from pipelines.data.tables import Columns, read_lines, refuse_names
+from pipelines.data.tables import NO_TIME, Columns, read_lines, refuse_names
 
 TITLES = ("*_title_en.csv", "*_titles.csv", "*_title.csv")
 
@@ -85,6 +85,7 @@ def _read(folder: Path, names: Columns) -> Dataset:
         videos=subfolder(folder, f"{name}_videos", "videos"),
         covers=subfolder(folder, f"{name}_covers", "covers"),
         tags={item: found for item, title in titles.items() if (found := hashtags(title))},
+        timed=pairs.suffix == ".csv" and names.time != NO_TIME,
     )
 
 

@@ -94,6 +94,8 @@ def _read(folder: Path, names: Columns) -> Dataset:
         covers=subfolder(folder, "covers"),
         catalog=tuple(map(str, range(int(interactions["item"].cast(pl.Int64).to_numpy().max()) + 1))),
         ordered=timed,
+        timed=timed,
+        validation_seen=False,
     )
 
 

@@ -19,10 +19,11 @@ from pipelines.data.dataset import (
     subfolder,
     unique_titles,
 )
-from pipelines.data.tables import TABLES, Columns, find_column, ids_of, read_table
+from pipelines.data.tables import NO_TIME, TABLES, Columns, find_column, ids_of, read_table
 
 
-def _table(folder: Path, stem: str) -> Path | None:
+def table_of(folder: Path, stem: str) -> Path | None:
+    """Return the table of a folder with this stem; ConfigError if there are several."""
     files = [folder / f"{stem}{suffix}" for suffix in TABLES if (folder / f"{stem}{suffix}").is_file()]
     if len(files) > 1:
         raise ConfigError(f"{folder} holds {files[0].name} and {files[1].name}; keep one")
@@ -30,7 +31,7 @@ def _table(folder: Path, stem: str) -> Path | None:
 
 
 def _detect(folder: Path) -> str | None:
-    return ", ".join(path.name for stem in ("interactions", "items") if (path := _table(folder, stem))) or None
+    return ", ".join(path.name for stem in ("interactions", "items") if (path := table_of(folder, stem))) or None
 
 
 def _detect_media(folder: Path) -> str | None:
@@ -63,7 +64,7 @@ def read_items(path: Path, names: Columns) -> tuple[dict[str, str], dict[str, tu
 
 
 def _read(folder: Path, names: Columns) -> Dataset:
-    interactions, items = _table(folder, "interactions"), _table(folder, "items")
+    interactions, items = table_of(folder, "interactions"), table_of(folder, "items")
     titles, tags = read_items(items, names) if items else ({}, {})
     table, told = pl.DataFrame(schema=dict(zip(COLUMNS, (pl.String, pl.String, pl.Int64), strict=True))), ""
     if interactions:
@@ -77,6 +78,7 @@ def _read(folder: Path, names: Columns) -> Dataset:
         videos=subfolder(folder, "videos"),
         covers=subfolder(folder, "covers"),
         tags=tags,
+        timed=names.time != NO_TIME,
     )
 
 

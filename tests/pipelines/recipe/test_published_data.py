@@ -66,3 +66,9 @@ def test_a_run_of_an_earlier_version_is_known_by_its_users() -> None:
 def test_a_known_dataset_is_recognised() -> None:
     assert [known_dataset(one.counts()) for one in DATASETS] == list(DATASETS)
     assert known_dataset({"users": 100_000, "items": 19_738, "interactions": 5}) is None
+
+
+def test_published_numbers_are_left_out_beside_another_split() -> None:
+    found = withheld(published(TABLE_2), {"read": {"dataset": "m", **OF_100K}, "split": "time"})
+    assert found.endswith("tests leave-one-out, and this run tests by data.split=time")
+    assert withheld(published("my own paper"), {"split": "time"}) == ""

@@ -1,0 +1,1 @@
+"""RecBole's dataset folders: how they are written from a split and features, and how they are checked."""
