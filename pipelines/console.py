@@ -30,6 +30,16 @@ def silence() -> None:
     OUT.quiet = ERR.quiet = True
 
 
+@contextmanager
+def saying_aside() -> Iterator[None]:
+    """Say on standard error, inside the block, what is otherwise said on standard output: that holds only JSON."""
+    OUT.stderr = True
+    try:
+        yield
+    finally:
+        OUT.stderr = False
+
+
 class _Rate(ProgressColumn):
     """The column of a progress bar that shows items per second."""
 
@@ -77,7 +87,8 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], *, 
     for row in rows:
         drawn.add_row(*(escape(shown(cell)) for cell in row))
     # a pipe has no width: without one rich would fold rows at 80 columns
-    Console(highlight=False, emoji=False, width=None if sys.stdout.isatty() else 400).print(drawn)
+    stream = sys.stderr if OUT.stderr else sys.stdout
+    Console(file=stream, highlight=False, emoji=False, width=None if stream.isatty() else 400).print(drawn)
 
 
 def print_json(value: Any) -> None:

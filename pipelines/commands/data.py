@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipelines.commands.options import COLUMNS, argument, option
+from pipelines.commands.options import COLUMNS, argument, json_option, option
 
 
 @dataclass(frozen=True)
@@ -15,8 +15,7 @@ class Data:
     data: Path = argument()
     """Dataset folder (docs/datasets.md)."""
     columns: str | None = option(None, help=COLUMNS)
-    json: bool = option(False)
-    """Print as JSON."""
+    json: bool = json_option()
 
 
 REQUEST = Data

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipelines.commands.options import option
+from pipelines.commands.options import json_option
 
 
 @dataclass(frozen=True)
 class Encoders:
     """What `encoders` is asked for."""
 
-    json: bool = option(False)
-    """Print as JSON."""
+    json: bool = json_option()
 
 
 REQUEST = Encoders

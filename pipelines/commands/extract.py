@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from extract.jobs.options import ExtractOptions, parse_names
 from features.errors import ConfigError
 from features.paths import shown
-from pipelines.commands.options import COLUMNS, option
+from pipelines.commands.options import COLUMNS, json_option, option
 
 if TYPE_CHECKING:
     from extract.media.catalog import Catalog
@@ -47,8 +47,7 @@ class Extract:
     """Address of a running Ray cluster, or auto; without it a cluster is started on this machine."""
     tasks: int = option(8)
     """Workers in the Slurm array."""
-    json: bool = option(False)
-    """Print the report as JSON."""
+    json: bool = json_option()
 
 
 REQUEST = Extract

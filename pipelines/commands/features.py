@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import StoreError
-from pipelines.commands.options import COLUMNS, Action, argument, option
+from pipelines.commands.options import COLUMNS, Action, argument, json_option, option
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,7 @@ class Inspect:
 
     file: Path = argument()
     """Feature file."""
-    json: bool = option(False)
-    """Print as JSON."""
+    json: bool = json_option()
 
 
 def inspect(request: Inspect) -> None:

@@ -6,15 +6,14 @@ import dataclasses
 import inspect
 from dataclasses import dataclass
 
-from pipelines.commands.options import option
+from pipelines.commands.options import json_option
 
 
 @dataclass(frozen=True)
 class Models:
     """What `models` is asked for."""
 
-    json: bool = option(False)
-    """Print as JSON."""
+    json: bool = json_option()
 
 
 REQUEST = Models

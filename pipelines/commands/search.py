@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pipelines.commands.options import argument, option
+from pipelines.commands.options import argument, json_option, option
 
 if TYPE_CHECKING:
     from pipelines.recipe.recipe import Recipe
@@ -37,8 +37,7 @@ class Search:
     """Folder for the trials' run folders."""
     device: str = option("auto")
     """Device: auto, cpu, cuda, cuda:1 and so on."""
-    json: bool = option(False)
-    """Print as JSON."""
+    json: bool = json_option()
 
 
 REQUEST = Search
