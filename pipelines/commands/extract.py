@@ -15,6 +15,7 @@ from features.paths import shown
 from pipelines.commands.options import COLUMNS, json_option, option
 
 if TYPE_CHECKING:
+    from extract.encoders.encoder import EncoderSpec
     from extract.media.catalog import Catalog
 
 
@@ -47,6 +48,8 @@ class Extract:
     """Address of a running Ray cluster, or auto; without it a cluster is started on this machine."""
     tasks: int = option(8)
     """Workers in the Slurm array."""
+    dry_run: bool = option(False)
+    """Say which rows are there, which would be made and how much disk they need, and stop; nothing is written."""
     json: bool = json_option()
 
 
@@ -65,6 +68,9 @@ def run(request: Extract) -> None:
         raise ConfigError(f"--pixels stores uint8; leave out --dtype {request.options.dtype}")
     specs = [get_encoder(name) for name in request.encoders]
     options = replace(request.options, faults=_faults(request), command=shown(shlex.join(sys.argv)))
+    if request.dry_run:
+        _look_ahead(request, specs, options)
+        return
     if request.engine == "slurm":
         _write_slurm(options.out, request.tasks)
         return
@@ -98,6 +104,18 @@ def _init_words(request: Extract) -> str:
     words += ["--columns", request.columns] if request.columns else []
     words += [] if request.options.out in usual_places(request.data) else ["--features", str(request.options.out)]
     return shown(shlex.join(words))
+
+
+def _look_ahead(request: Extract, specs: Sequence[EncoderSpec], options: ExtractOptions) -> None:
+    """Say what an extraction would do."""
+    from pipelines.console import print_json
+    from pipelines.feature_files.forecast import as_data, forecast, print_forecast
+
+    made = forecast(_catalog(request), specs, options)
+    if request.json:
+        print_json(as_data(made, options.out))
+    else:
+        print_forecast(made, options.out)
 
 
 def _check_engine(request: Extract) -> None:

@@ -62,7 +62,7 @@ def run(request: Search) -> None:
         sampler=cast("Sampler", request.sampler),
         seed=request.seed,
         device=request.device,
-        report=_silent if request.json else say,
+        report=say,
     )
     write_atomic(out / "best.yaml", dump_yaml(recipe_to_dict(read_recipe(found[0].run))))
     listed = [
@@ -75,10 +75,6 @@ def run(request: Search) -> None:
         return
     _print(load_recipe(out / "best.yaml"), space, found)
     say(f"best recipe: {out / 'best.yaml'}; all trials: {out / 'trials.json'}")
-
-
-def _silent(_: str) -> None:
-    """Report nothing."""
 
 
 def _print(recipe: Recipe, space: Mapping[str, Any], found: Sequence[Trial]) -> None:

@@ -202,12 +202,23 @@ def _check_features(overrides: Sequence[str], rows: Sequence[_Row]) -> None:
 
 def print_groups() -> None:
     """Print the groups of recipes that come with freezeframe."""
+    cells = [["-" if value is None else str(value) for value in group.values()] for group in list_groups()]
+    table("groups of recipes", ["file", "title", "source", "recipes", "baseline"], cells)
+
+
+def list_groups() -> list[dict[str, Any]]:
+    """Return file, title, source, number of recipes and baseline of the groups that come with freezeframe."""
     found = {path: load_group(path) for path in sorted(SHIPPED.glob("*.yaml"))}
-    cells = [
-        [_short(path), group.title, group.source, str(len(group.recipes)), group.baseline or "-"]
+    return [
+        {
+            "file": _short(path),
+            "title": group.title,
+            "source": group.source,
+            "recipes": len(group.recipes),
+            "baseline": group.baseline,
+        }
         for path, group in found.items()
     ]
-    table("groups of recipes", ["file", "title", "source", "recipes", "baseline"], cells)
 
 
 def _short(path: Path) -> str:
