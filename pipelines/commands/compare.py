@@ -60,8 +60,8 @@ def run(request: Compare) -> None:
     """Make the rows and show them; without sources, list the groups of recipes that come with freezeframe."""
     from pipelines.comparing import compare as comparing
     from pipelines.comparing.cost_table import trains_an_encoder
-    from pipelines.comparing.plot import check_plot
     from pipelines.comparing.machine import as_data
+    from pipelines.comparing.plot import check_plot
     from pipelines.comparing.result_table import Comparison
     from pipelines.console import print_json
     from pipelines.recipe.collections import Plan, list_groups, plan, print_groups

@@ -34,7 +34,7 @@ from extract.media.sandbox import passes
 from features.precision import disk_type
 from features.provenance import Provenance
 from features.shards.job import Wanted
-from features.shards.records import rows_of
+from features.shards.records import recorded, rows_of, shard_sha256
 from features.store import FeatureFile, State
 from pipelines.console import say, table, warn
 
@@ -102,7 +102,8 @@ def _forecast(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> F
 
 
 def _of_job(job: Job, catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, name: str) -> Forecast:
-    parts = [FeatureFile(path) for path in (job.target, *sorted(job.folder.glob("*.h5"))) if path.is_file()]
+    made = [job.target] if job.target.is_file() else []
+    parts = [FeatureFile(path) for path in (*made, *_sound_shards(job.folder))]
     stored: dict[str, int] = {}
     for part in parts:
         stored |= {item: state for item, _, state, _ in rows_of(part) if stored.get(item) != State.DONE}
@@ -130,6 +131,15 @@ def _of_job(job: Job, catalog: Catalog, spec: EncoderSpec, options: ExtractOptio
     )
 
 
+def _sound_shards(folder: Path) -> list[Path]:
+    """Return the shards of a work folder that are as their records say."""
+    return [path for path in sorted(folder.glob("*.h5")) if _sound(path)]
+
+
+def _sound(shard: Path) -> bool:
+    return bool(shard_sha256(shard) == recorded(shard.with_suffix(".json")).get("sha256", ""))
+
+
 def _tried_again(job: Job, failed: Sequence[tuple[str, str]], *, retry: bool) -> list[str]:
     """Return the failed rows of an unfinished run that a new one drops before it starts."""
     finished = set(FeatureFile(job.target).columns.ids) if job.target.is_file() else set()
@@ -144,7 +154,8 @@ def _existing(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, name
     pattern = feature_name(catalog.dataset, f"{name}{'-microlens' if spec.faults else ''}{mark}", "*")
     wanted = _known(spec, options, stored_media(catalog, spec))
     found: dict[Path, tuple[Path, Provenance]] = {}
-    for path in [*options.out.glob(pattern), *options.out.glob(pattern.replace(".h5", ".shards/*.h5"))]:
+    shards = [path for folder in options.out.glob(pattern.replace(".h5", ".shards")) for path in _sound_shards(folder)]
+    for path in [*options.out.glob(pattern), *shards]:
         target = path if path.parent == options.out else options.out / f"{path.parent.stem}.h5"
         if target not in found:
             made = FeatureFile(path).provenance
