@@ -25,7 +25,7 @@ def called_as() -> str:
     if given.stem == "freezeframe":
         found = shutil.which("freezeframe")
         same = found is not None and Path(found).resolve() == given.resolve()
-        return "freezeframe" if same or not given.is_absolute() else shlex.quote(str(given))
+        return "freezeframe" if same or given.name == str(given) else shlex.quote(str(given))
     return "python run_pipeline.py" if _project() else "freezeframe"  # Python code calls us
 
 

@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from extract.jobs.options import ExtractOptions, parse_names
 from features.errors import ConfigError
@@ -16,6 +16,7 @@ from pipelines.commands.options import COLUMNS, json_option, option
 
 if TYPE_CHECKING:
     from extract.encoders.encoder import EncoderSpec
+    from extract.jobs.report import ExtractReport
     from extract.media.catalog import Catalog
 
 
@@ -88,7 +89,7 @@ def run(request: Extract) -> None:
         tell=note if request.json else say,
     )
     if request.json:
-        print_json([asdict(report) | {"path": str(report.path)} for report in reports])
+        print_json([_as_data(report) for report in reports])
     else:
         extraction.print_reports(reports)
         say(extraction.advice(reports, options))
@@ -104,6 +105,11 @@ def _init_words(request: Extract) -> str:
     words += ["--columns", request.columns] if request.columns else []
     words += [] if request.options.out in usual_places(request.data) else ["--features", str(request.options.out)]
     return shown(shlex.join(words))
+
+
+def _as_data(report: ExtractReport) -> dict[str, Any]:
+    error = report.cosine_error
+    return asdict(report) | {"path": str(report.path), "cosine_error": None if error is None else error._asdict()}
 
 
 def _look_ahead(request: Extract, specs: Sequence[EncoderSpec], options: ExtractOptions) -> None:
