@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from extract.jobs.options import ExtractOptions, parse_names
 from features.errors import ConfigError
+from features.installation import called_as
 from features.paths import shown
 from pipelines.commands.options import COLUMNS, json_option, option
 
@@ -94,7 +95,7 @@ def run(request: Extract) -> None:
         extraction.print_reports(reports)
         say(extraction.advice(reports, options))
         if options.top_blocks is None and options.layers is None and not options.pixels:
-            say(f"next: python run_pipeline.py init {_init_words(request)}")
+            say(f"next: {called_as()} init {_init_words(request)}")
 
 
 def _init_words(request: Extract) -> str:

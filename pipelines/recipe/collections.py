@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from features.errors import ConfigError, nearest
+from features.paths import shortest
 from pipelines.console import table
 from pipelines.recipe.axes import parse_axes, vary
 from pipelines.recipe.oddities import oddities
-from pipelines.recipe.recipe import PaperResult, Recipe, load_recipe, read_mapping
+from pipelines.recipe.recipe import RECIPES, PaperResult, Recipe, load_recipe, read_mapping
 from pipelines.recipe.structure import structure
 
-SHIPPED = Path(__file__).parents[1] / "recipes" / "tables"
+SHIPPED = RECIPES / "tables"
 
 
 @dataclass(frozen=True)
@@ -211,7 +212,7 @@ def list_groups() -> list[dict[str, Any]]:
     found = {path: load_group(path) for path in sorted(SHIPPED.glob("*.yaml"))}
     return [
         {
-            "file": _short(path),
+            "file": shortest(path),
             "title": group.title,
             "source": group.source,
             "recipes": len(group.recipes),
@@ -219,7 +220,3 @@ def list_groups() -> list[dict[str, Any]]:
         }
         for path, group in found.items()
     ]
-
-
-def _short(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)

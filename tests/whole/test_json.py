@@ -18,10 +18,11 @@ from tests.support.small import item_ids, plain_recipe, small_dataset, write, wr
 from tests.whole.test_commands import requests
 
 PAGE = Path(__file__).resolve().parents[2] / "docs" / "command.md"
-# A corpus is generated, a recipe or lines for another program are written: their results are the files.
-WITHOUT = {"demo", "init", "completion", "schema"}
+# A corpus is generated, or lines for another program are printed: these are the results.
+WITHOUT = {"demo", "completion", "schema"}
 LINES = {  # in this order: a run is trained before it is evaluated
     "data": "data",
+    "init": "data --out drafted.yaml",
     "extract": "--data data --encoders minilm-tiny --weights random --out out",
     "features inspect": "f.h5",
     "features verify": "f.h5",
