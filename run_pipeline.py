@@ -1,7 +1,8 @@
 """freezeframe's command line: it lists the verbs and calls the one that is asked for.
 
 A verb is a module of `pipelines.commands`, which declares its options and does its one call. Start with
-`python run_pipeline.py demo`, then `python run_pipeline.py VERB --help`.
+`python run_pipeline.py demo`, then `python run_pipeline.py VERB --help`. Where freezeframe is installed, the command
+`freezeframe` does the same (freezeframe.py).
 """
 
 from __future__ import annotations
@@ -13,7 +14,11 @@ import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from types import ModuleType
 from typing import Any, NamedTuple
+
+import freezeframe  # noqa: F401 (first of our modules: it makes sure that the others are ours)
+from features.installation import called_as, install_extra, versions
 
 # Only the standard library up here, and only the verb that is asked for: `--help` does not wait for torch.
 
@@ -32,7 +37,10 @@ VERBS = {
     "export": "datasets and features for other toolboxes",
     "encoders": "the encoders there are",
     "models": "the recommenders there are",
+    "completion": "completion of verbs and options with the tab key, for bash, zsh or fish",
+    "schema": "what a recipe may hold, as a JSON schema for editors",
 }
+TOOLS = ("completion", "schema")  # verbs for a shell or an editor, in a room of their own
 ID_OPTIONS = ("--user", "--item")  # take an id as the user has it
 NO_IDS = (
     *ID_OPTIONS,
@@ -67,28 +75,18 @@ def main(argv: list[str] | None = None) -> int:
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal that knows no 'é' gets its code, and no traceback
             stream.reconfigure(errors="backslashreplace")
+    if "_ARGCOMPLETE" in os.environ:  # the shell asks what may stand here, and runs nothing
+        _complete()
     asked = _parse(sys.argv[1:] if argv is None else argv)
     from features.errors import FreezeframeError
-    from pipelines.commands.options import read_request
 
     try:
-        if not asked.shares and "TORCHELASTIC_RUN_ID" in os.environ:
-            _refuse_torchrun()
-        with _manner(asked.found):
-            asked.run(read_request(asked.request, asked.found))
-    except FreezeframeError as error:
-        sys.stderr.write(f"error: {error}\n")
-        return 2
-    except ModuleNotFoundError as error:
-        library = (error.name or "").partition(".")[0]
-        if library not in EXTRACT | BASE:
+        _do(asked)
+    except (FreezeframeError, ModuleNotFoundError, OSError) as error:
+        told = str(error) if isinstance(error, FreezeframeError) else _in_one_line(error)
+        if not told:
             raise
-        sys.stderr.write(f"error: {library} is not installed{_where(library)}\n")
-        return 2
-    except OSError as error:
-        if error.filename is None:  # not about a file: our bug, or a library's
-            raise
-        sys.stderr.write(f"error: cannot use {error.filename} ({error.strerror}); check the path and its permissions\n")
+        sys.stderr.write(f"error: {told}\n")
         return 2
     except KeyboardInterrupt:
         sys.stderr.write("stopped; the same command goes on from here\n")
@@ -96,20 +94,51 @@ def main(argv: list[str] | None = None) -> int:
     return 0
 
 
+def _do(asked: Asked) -> None:
+    from pipelines.commands.options import read_request
+
+    if not asked.shares and "TORCHELASTIC_RUN_ID" in os.environ:
+        _refuse_torchrun()
+    request = read_request(asked.request, asked.found)
+    with _manner(asked.found):
+        asked.run(request)
+
+
+def _in_one_line(error: ModuleNotFoundError | OSError) -> str:
+    """Return what a user can mend; '' for a bug of ours or of a library."""
+    if isinstance(error, OSError):
+        about = f"cannot use {error.filename} ({error.strerror}); check the path and its permissions"
+        return about if error.filename is not None else ""
+    library = (error.name or "").partition(".")[0]
+    return f"{library} is not installed{_where(library)}" if library in EXTRACT | BASE else ""
+
+
 def _where(library: str) -> str:
     """Return what to do about a library that is not installed."""
     if library in EXTRACT:
-        return "; media need pip install -e '.[extract]'"
+        return f"; media need {install_extra('extract')}"
     return f" for {sys.executable}; after `make install` say `. .venv/bin/activate` first, else pip install -e ."
 
 
 def _manner(found: Mapping[str, Any]) -> AbstractContextManager[None]:
     """Return what makes a verb show as much as it was asked to; nothing is imported where that is the usual."""
-    if not (found["quiet"] or found["wide"]):
+    quiet, wide, json = found["quiet"], found["wide"], bool(found.get("json"))
+    if not (quiet or wide or json):
         return nullcontext()
     from pipelines.console import Manner, in_manner
 
-    return in_manner(Manner(quiet=found["quiet"], wide=found["wide"]))
+    return in_manner(Manner(quiet, wide, json))
+
+
+def _complete() -> None:
+    """Answer a shell that asks what may stand at the cursor, and end the process; argcomplete knows the shells."""
+    try:
+        import argcomplete
+    except ImportError:
+        sys.exit(1)
+    line = os.environ.get("COMP_LINE", "")
+    typed = line.encode()[: int(os.environ.get("COMP_POINT", len(line)))].decode(errors="ignore")
+    argcomplete.autocomplete(parser_of(typed.split()[1:]))
 
 
 def _refuse_torchrun() -> None:
@@ -145,11 +174,14 @@ def _with_ids(words: Sequence[str]) -> list[str]:
 
 def parser_of(words: Sequence[str]) -> argparse.ArgumentParser:
     """Return the parser of a command line: all verbs by name, and the options of the one that comes first."""
+    from pipelines.commands.options import add_version
+
     what = "Micro-video recommendation, the whole way."
-    # No abbreviations: a script that repeats the command line (--engine slurm) could not tell which option is meant.
-    parser = argparse.ArgumentParser(prog="run_pipeline.py", description=what, allow_abbrev=False)
-    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     asked = next((word for word in words if not word.startswith("-")), "")
+    # No abbreviations: a script that repeats the command line (--engine slurm) could not tell which option is meant.
+    parser = argparse.ArgumentParser(prog=_name(), description=what, allow_abbrev=False)
+    add_version(parser, versions)
+    verbs = parser.add_subparsers(title="verbs", metavar="VERB", required=True)
     for name, told in VERBS.items():
         verb = verbs.add_parser(name, help=told, description=told, allow_abbrev=False)
         if name == asked:
@@ -157,11 +189,22 @@ def parser_of(words: Sequence[str]) -> argparse.ArgumentParser:
     return parser
 
 
+def _name() -> str:
+    """Return how we were called, without the folder of run_pipeline.py."""
+    called = called_as()
+    return "run_pipeline.py" if called.startswith("python ") and not called.endswith(" freezeframe") else called
+
+
+def module_of(verb: str) -> ModuleType:
+    """Return the module that declares a verb."""
+    return importlib.import_module(f"pipelines.commands.{'tools.' if verb in TOOLS else ''}{verb}")
+
+
 def _fill(parser: argparse.ArgumentParser, name: str) -> None:
     """Give a verb's parser the options that its module declares, or one parser for each of its actions."""
     from pipelines.commands.options import Help, Shown, add_options
 
-    module = importlib.import_module(f"pipelines.commands.{name}")
+    module = module_of(name)
     shares = getattr(module, "SHARES", False)
     if hasattr(module, "ACTIONS"):
         actions = parser.add_subparsers(title="actions", metavar="ACTION", required=True)

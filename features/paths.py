@@ -66,6 +66,11 @@ def write_advice(error: BaseException, room: str = ROOM) -> str:
     return room
 
 
+def shortest(path: Path) -> str:
+    """Return a path from the working folder on, if it lies in there, else as it is."""
+    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+
+
 def shown(name: str) -> str:
     r"""Return a name that every file format and terminal accepts; bytes that are not UTF-8 become '\xe9' and the like.
 

@@ -93,7 +93,7 @@ def extract_features(
 
     Args:
         data: the dataset, or its folder.
-        encoder: a name that `run_pipeline.py encoders` lists.
+        encoder: a name that the verb `encoders` lists.
         out: folder for the feature file, whose path is the report's `path`.
         items: ids of the items to encode; None encodes all.
         device: 'auto', 'cpu', 'cuda', 'cuda:1' and so on.

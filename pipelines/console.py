@@ -30,6 +30,8 @@ class Manner:
     """Whether progress and notes are left out."""
     wide: bool = False
     """Whether tables keep all columns side by side in a terminal that is too narrow for them."""
+    aside: bool = False
+    """Whether standard output holds only JSON, so that all else goes to standard error."""
 
 
 _manner = Manner()
@@ -40,10 +42,12 @@ def in_manner(manner: Manner) -> Iterator[None]:
     """Show things in this manner inside the block."""
     global _manner
     before, _manner = _manner, manner
+    OUT.stderr = manner.aside
     try:
         yield
     finally:
         _manner = before
+        OUT.stderr = before.aside
 
 
 def quiet() -> bool:

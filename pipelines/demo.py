@@ -12,6 +12,7 @@ from extract.jobs.options import ExtractOptions
 from extract.jobs.report import ExtractReport
 from features.atomic import whole_folder
 from features.errors import ConfigError
+from features.installation import called_as
 from features.store import FeatureFile
 from pipelines.comparing.compare import compare
 from pipelines.comparing.result_table import Comparison, Row
@@ -130,7 +131,7 @@ def _say_where(out: Path, paths: Mapping[str, Path]) -> None:
     say(f"   corpus    {out / 'corpus'}")
     for name, path in paths.items():
         say(f"   features  {path}  ({name})")
-    say(f"   recipes   {out / 'recipes'}   train again: python run_pipeline.py train {out / 'recipes' / 'id+v.yaml'}")
+    say(f"   recipes   {out / 'recipes'}   train again: {called_as()} train {out / 'recipes' / 'id+v.yaml'}")
     say(f"   runs      {out / 'runs'}")
     say(f"   table     {out / 'table.md'}")
     say(f"   MMRec     {out / 'mmrec'}")

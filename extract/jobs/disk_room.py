@@ -16,8 +16,8 @@ def announce(works: Sequence[Work]) -> list[str]:
     for work in _large(works):
         items = len(work.job.wanted.ids)
         lines.append(
-            f"{work.encoder.spec.name}: {items} items x {_row_in_words(work)} = {_readable(_bytes(work, items))}; "
-            f"free in {work.options.out}: {_readable(_free(work.options.out))}"
+            f"{work.encoder.spec.name}: {items} items x {_row_in_words(work)} = {readable(_bytes(work, items))}; "
+            f"free in {work.options.out}: {readable(free_bytes(work.options.out))}"
         )
     return lines
 
@@ -37,12 +37,12 @@ def check_room(works: Sequence[Work]) -> None:
     need = sum(_bytes(work, len(work.job.pending)) for work in large)
     need += max(_bytes(work, len(work.job.wanted.ids)) for work in large)  # one file is merged at a time
     out = large[0].options.out
-    if need > _free(out):
+    if need > free_bytes(out):
         smaller = "a smaller --dtype, or a smaller --top-blocks if later blocks of the encoder are smaller"
         if large[0].output.pixels:
             smaller = "or fewer --frames"
         raise StoreError(
-            f"{announce(works)[0]}; the shards and the file made of them need {_readable(need)} at once. Use another "
+            f"{announce(works)[0]}; the shards and the file made of them need {readable(need)} at once. Use another "
             f"--out, --items with only the items you train on, {smaller}"
         )
 
@@ -55,13 +55,14 @@ def _bytes(work: Work, rows: int) -> int:
     return rows * work.output.numbers * work.dtype.itemsize
 
 
-def _free(folder: Path) -> int:
+def free_bytes(folder: Path) -> int:
     """Return the free bytes on the disk where a folder is or will be."""
     there = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     return shutil.disk_usage(there).free
 
 
-def _readable(count: int) -> str:
+def readable(count: int) -> str:
+    """Return a number of bytes for people, such as '1.2 GB'."""
     for unit, size in (("GB", 10**9), ("MB", 10**6), ("kB", 10**3)):
         if count >= size:
             return f"{count / size:.1f} {unit}"

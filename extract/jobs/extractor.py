@@ -119,12 +119,7 @@ def prepare_all(
     opens_media = any(spec.modality != "title" for spec in specs)
     if opens_media:
         refuse_system()
-    if options.frames is not None and all(spec.modality != "video" for spec in specs):
-        names = ", ".join(spec.name for spec in specs)
-        raise ConfigError(f"--frames {options.frames} is for videos, but {names} read none; leave --frames out")
-    if options.pixels:
-        specs = distinct_contracts([_asked_for(spec, options) for spec in specs])
-    _refuse_twice(specs, specs)  # before they are loaded
+    specs = distinct_specs(specs, options)
     works = [prepare(catalog, spec, options, Telling(tell, progress)) for spec in specs]
     _refuse_twice(specs, [work.job.target for work in works])
     check_room(works)
@@ -132,6 +127,20 @@ def prepare_all(
         for line in [*announce(works), *(shortfalls(options.decoder) if opens_media else ())]:
             tell(line)
     return _settled(works, options)
+
+
+def distinct_specs(specs: Sequence[EncoderSpec], options: ExtractOptions) -> Sequence[EncoderSpec]:
+    """Return the entries that get a file of their own; ConfigError for one given twice, or for frames that none reads.
+
+    It comes before anything is loaded. With `options.pixels` encoders of one input contract share a file.
+    """
+    if options.frames is not None and all(spec.modality != "video" for spec in specs):
+        names = ", ".join(spec.name for spec in specs)
+        raise ConfigError(f"--frames {options.frames} is for videos, but {names} read none; leave --frames out")
+    if options.pixels:
+        specs = distinct_contracts([_asked_for(spec, options) for spec in specs])
+    _refuse_twice(specs, specs)
+    return specs
 
 
 def _refuse_twice(specs: Sequence[EncoderSpec], keys: Sequence[object]) -> None:
@@ -167,11 +176,7 @@ def _most_rows(work: Work) -> int:
 
 def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, telling: Telling | None = None) -> Work:
     """Load the encoder and open its feature job; checks that need no media happen here."""
-    get_decoder(options.decoder)
-    if spec.modality == "cover":
-        check_damage_reader()
-    _check_catalog(catalog, spec)
-    spec = _asked_for(spec, options)
+    spec = checked(catalog, spec, options)
     encoder = Pixels(spec) if options.pixels else spec.backend(spec, options.weights, options.seed)
     spec = encoder.to(options.device).spec
     stored = stored_media(catalog, spec)
@@ -181,7 +186,7 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, tellin
         recipe=encoder.recipe()
         | {
             "dtype": "uint8" if output.pixels else options.disk_dtype,
-            "decoder": _reader(spec, options, stored),
+            "decoder": reader_of(spec, options, stored),
         }
         | ({"decoding": DECODING} if spec.modality == "video" and not stored else {})
         | ({} if output.pixels else {"precision": options.precision})
@@ -209,7 +214,20 @@ def prepare(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, tellin
     return Work(encoder, job, options, output, catalog.ignored.get(spec.modality, Ignored()))
 
 
-def _reader(spec: EncoderSpec, options: ExtractOptions, stored: Mapping[str, Any]) -> str | None:
+def checked(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions) -> EncoderSpec:
+    """Return the entry with the frames and faults that the options ask for.
+
+    Raises:
+        ConfigError: the decoder is unknown or absent, or the catalog has no source of the encoder's modality.
+    """
+    get_decoder(options.decoder)
+    if spec.modality == "cover":
+        check_damage_reader()
+    _check_catalog(catalog, spec)
+    return _asked_for(spec, options)
+
+
+def reader_of(spec: EncoderSpec, options: ExtractOptions, stored: Mapping[str, Any]) -> str | None:
     """Return the name of what decodes this modality; None if nothing is decoded."""
     if spec.modality == "cover" and stored.get("stored") != "pixels":
         return COVER_READER

@@ -8,8 +8,11 @@ would hand them out itself, is not used, and only the order goes through Ray.
 from __future__ import annotations
 
 import logging
+import pickle
 import socket
+from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -19,8 +22,10 @@ from extract.jobs.farm import PATIENCE, POLL_S, Order, extract_by, make_unclaime
 from extract.jobs.report import ExtractReport
 from extract.jobs.sharding import Progress, Work
 from features.errors import ConfigError, FreezeframeError
+from features.installation import install_extra
 
 _loaded: list[tuple[Order, list[Work]]] = []  # what this process has loaded: Ray may give it several tasks of a run
+ROOT = Path(__file__).resolve().parents[2]
 STORE_BYTES = 80 * 2**20  # the smallest object store that Ray accepts, because nothing is put into it
 
 
@@ -54,10 +59,11 @@ def extract_on_ray(
     try:
         if cuda and ray.cluster_resources().get("GPU", 0) < 1:
             raise ConfigError(f"--device {order.options.device}, but the Ray cluster has no GPU; use --device cpu")
-        task = ray.remote(num_cpus=1, num_gpus=int(cuda), max_retries=PATIENCE)(_ray_worker)
+        task = ray.remote(num_cpus=1, num_gpus=int(cuda), max_retries=PATIENCE)(_task(str(ROOT)))
+        told = pickle.dumps((order, torch.get_num_threads()))
 
         def supervise(works: list[Work]) -> None:
-            waiting = [task.remote(order, torch.get_num_threads()) for _ in range(processes)]
+            waiting = [task.remote(told) for _ in range(processes)]
             while waiting:
                 done, waiting = ray.wait(waiting, timeout=POLL_S)
                 if progress is not None:
@@ -74,7 +80,7 @@ def _ray() -> Any:
     try:
         import ray
     except ImportError as error:
-        raise ConfigError("--engine ray needs Ray; install it with `pip install -e '.[ray]'`") from error
+        raise ConfigError(f"--engine ray needs Ray; install it with `{install_extra('ray')}`") from error
     return ray
 
 
@@ -95,6 +101,25 @@ def _knock(address: str) -> None:
     host, colon, port = address.rpartition(":")
     if colon and port.isdecimal() and "/" not in host:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+
+
+def _task(root: str) -> Callable[[bytes], int]:
+    """Return what Ray sends to its workers: it brings itself along and imports nothing of ours before the finder.
+
+    Ray puts the working folder on the path of its workers, and with it a user's folders that are named as ours.
+    """
+
+    def work(told: bytes) -> int:
+        import sys
+
+        sys.path.insert(0, root)  # on another machine it may not exist; there freezeframe is installed
+        import freezeframe
+
+        sys.path.remove(root)
+        made: int = freezeframe.call("extract.jobs.farm_ray", "_ray_worker", told)
+        return made
+
+    return work
 
 
 def _ray_worker(order: Order, threads: int) -> int:

@@ -1,6 +1,6 @@
 """What can be chosen for an extraction, and what it reports.
 
-The options of `run_pipeline.py extract` are declared here, and nowhere else: the docstring under a field is its help
+The options of the verb `extract` are declared here, and nowhere else: the docstring under a field is its help
 text. Nothing heavy is imported at the top, so that `--help` does not wait for torch.
 """
 

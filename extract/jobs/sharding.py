@@ -44,8 +44,16 @@ class Job(FeatureJob):
     `forget_passing` is called, by a run when it starts and never by its workers.
     """
 
-    def __init__(self, target: Path, provenance: Provenance, wanted: Wanted, *, retry_failed: bool = False) -> None:
-        super().__init__(target, provenance, wanted, retry_failed=retry_failed)
+    def __init__(
+        self,
+        target: Path,
+        provenance: Provenance,
+        wanted: Wanted,
+        *,
+        retry_failed: bool = False,
+        read_only: bool = False,
+    ) -> None:
+        super().__init__(target, provenance, wanted, retry_failed=retry_failed, read_only=read_only)
         self.forget_finished(passes)
 
     def forget_passing(self) -> None:

@@ -36,7 +36,11 @@ from extract.media.lmdb_media import LmdbEntry
 from features.errors import MediaError
 
 ROOT = Path(__file__).resolve().parents[2]
-PROGRAM = "from extract.media.decode_worker import main; main()"
+# Our packages come from beside this file: a user's folders of the same names may stand on the path before them.
+PROGRAM = (
+    "import sys; sys.path.insert(0, sys.argv[2]); import freezeframe; del sys.path[0]; "
+    "from extract.media.decode_worker import main; main()"
+)
 FILES_PER_WORKER = 500
 WAIT = 10  # seconds that a file may take by the clock for each second of processor time that it may take
 LOOK_S = 0.05  # seconds between two looks at a worker's time and memory
@@ -145,13 +149,12 @@ class _Worker:
         watched, held = os.pipe()  # nothing is ever written to it: that it closes tells the worker that we are gone
         self._held = os.fdopen(held, "wb", buffering=0)
         self._process = subprocess.Popen(
-            [sys.executable, "-c", PROGRAM, str(watched)],
+            [sys.executable, "-P", "-c", PROGRAM, str(watched), str(ROOT)],  # -P: not from the working folder
             pass_fds=(watched,),
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,
             bufsize=0,
-            env=os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))},
         )
         os.close(watched)
         assert self._process.stdin is not None

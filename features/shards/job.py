@@ -58,18 +58,28 @@ class FeatureJob:
         wanted: the rows to end up with.
         retry_failed: make rows again that failed in the finished file. Otherwise they stand until the stamp of their
             source changes.
+        read_only: leave records of damaged shards where they are, because the job is only looked at.
 
     Attributes:
         failed_of_others: how many of the rows that `rows_of_others` counts have failed.
         others: ids of existing rows that are not wanted now; `finish` drops them.
     """
 
-    def __init__(self, target: Path, provenance: Provenance, wanted: Wanted, *, retry_failed: bool = False) -> None:
+    def __init__(
+        self,
+        target: Path,
+        provenance: Provenance,
+        wanted: Wanted,
+        *,
+        retry_failed: bool = False,
+        read_only: bool = False,
+    ) -> None:
         self.target = target
         self.folder = target.with_name(f"{target.stem}.shards")
         self.provenance = provenance
         self.wanted = wanted
         self._retry_failed = retry_failed
+        self._read_only = read_only
         self._found = self._on_disk()  # read first, so that `overtaken` sees whatever changes from now on
         self._made = FeatureFile(target, dataset=provenance.dataset) if target.exists() else None
         self._current: dict[str, FeatureFile] = {}
@@ -127,7 +137,7 @@ class FeatureJob:
                 shards.append(FeatureFile(shard, dataset=self.provenance.dataset))
                 self._counted.add(record.name)
                 self._seen[record.name] = str(recorded(record).get("sha256", ""))
-            else:
+            elif not self._read_only:
                 record.unlink(missing_ok=True)  # another worker may have removed it
         return shards
 

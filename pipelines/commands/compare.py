@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.errors import ConfigError
-from pipelines.commands.options import argument, option
+from pipelines.commands.options import argument, json_option, option
 
 if TYPE_CHECKING:
     from pipelines.comparing.result_table import Comparison
+    from pipelines.recipe.recipe import Recipe
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,9 @@ class Compare:
     """Write the tables into this file, too, as CSV, every number unrounded."""
     device: str = option("auto")
     """Device: auto, cpu, cuda, cuda:1, mps and so on."""
+    dry_run: bool = option(False)
+    """Say which runs are there, which would be trained and what is missing, and stop; nothing is written."""
+    json: bool = json_option()
 
 
 REQUEST = Compare
@@ -55,15 +60,20 @@ def run(request: Compare) -> None:
     """Make the rows and show them; without sources, list the groups of recipes that come with freezeframe."""
     from pipelines.comparing import compare as comparing
     from pipelines.comparing.cost_table import trains_an_encoder
+    from pipelines.comparing.machine import as_data
     from pipelines.comparing.plot import check_plot
     from pipelines.comparing.result_table import Comparison
-    from pipelines.recipe.collections import Plan, plan, print_groups
+    from pipelines.console import print_json
+    from pipelines.recipe.collections import Plan, list_groups, plan, print_groups
 
     test = comparing.check_test(request.test)
     if request.plot is not None:
         check_plot(request.plot)
     if not request.sources:
-        print_groups()
+        if request.json:
+            print_json(list_groups())
+        else:
+            print_groups()
         return
     folders = _run_folders(request)
     made = Plan(()) if folders else plan(request.sources, request.overrides, request.axes)
@@ -72,12 +82,18 @@ def run(request: Compare) -> None:
         rows = comparing.finished_rows(folders)
     else:
         comparing.row_place([recipe.name for recipe in made.recipes], baseline)  # before hours of training, not after
+        if request.dry_run:
+            _look_ahead(made.recipes, request)
+            return
         rows = comparing.compare(made.recipes, request.seeds, request.out, device=request.device)
     tests = comparing.run_tests(rows, baseline, test)
     costs = request.costs or any(map(trains_an_encoder, rows))
     place = comparing.row_place([row.name for row in rows], baseline)
     shown = Comparison(rows, tests, made.title, made.notes, costs)
-    _show(shown, place, groups=request.groups or made.groups)
+    if request.json:
+        print_json(as_data(shown))
+    else:
+        _show(shown, place, groups=request.groups or made.groups)
     _write(shown, request)
 
 
@@ -89,7 +105,28 @@ def _run_folders(request: Compare) -> list[Path]:
         raise ConfigError(f"{runs[0]} is a folder and {other} is none; compare recipes or finished runs, not both")
     if runs and (request.overrides or request.axes or request.seeds != 1):
         raise ConfigError(f"{runs[0]} is a run and stays as it is; --set, --axis and --seeds are for recipes")
+    if runs and request.dry_run:
+        raise ConfigError(f"{runs[0]} is a finished run, which is only read; --dry-run is for recipes")
     return runs
+
+
+def _look_ahead(recipes: Sequence[Recipe], request: Compare) -> None:
+    """Say what would become of each run folder, and what is missing."""
+    from pipelines.comparing.compare import check_rows
+    from pipelines.comparing.outlook import IN_WORDS, obstacles, outlook
+    from pipelines.console import print_json, say, table, warn
+
+    check_rows(recipes, request.seeds)
+    runs = outlook(recipes, request.seeds, request.out)
+    missing = obstacles(recipes, runs)
+    if request.json:
+        print_json({"runs": [asdict(run) for run in runs], "missing": missing})
+        return
+    table("a dry run", ["run folder", "what becomes of it"], [[run.folder, IN_WORDS[run.state]] for run in runs])
+    trained = sum(run.state in ("new", "unfinished", "longer") for run in runs)
+    say(f"{trained} of {len(runs)} runs would be trained; nothing is written")
+    for text in missing:
+        warn(text)
 
 
 def _show(shown: Comparison, place: int, *, groups: bool) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.errors import ConfigError
-from pipelines.commands.options import COLUMNS, argument, option
+from pipelines.commands.options import COLUMNS, argument, json_option, option
 
 if TYPE_CHECKING:
     from pipelines.data.data_config import DataConfig
@@ -24,8 +24,7 @@ class Data:
     columns: str | None = option(None, help=COLUMNS)
     overrides: tuple[str, ...] = option((), flag="--set", nargs="*", metavar="key=value")
     """Settings of a recipe's section `data`, such as data.split=time data.test_share=0.2: what the split comes to."""
-    json: bool = option(False)
-    """Print as JSON."""
+    json: bool = json_option()
 
 
 REQUEST = Data

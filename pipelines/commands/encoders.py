@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from pipelines.commands.options import argument, option
+from pipelines.commands.options import argument, json_option
 
 
 @dataclass(frozen=True)
@@ -13,8 +13,7 @@ class Encoders:
 
     name: str | None = argument(nargs="?", metavar="NAME")
     """Encoder to show in full (without it: all of them, in short)."""
-    json: bool = option(False)
-    """Print as JSON."""
+    json: bool = json_option()
 
 
 REQUEST = Encoders

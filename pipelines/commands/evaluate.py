@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from features.errors import ConfigError
-from pipelines.commands.options import argument, option
+from pipelines.commands.options import argument, json_option, option
 
 
 @dataclass(frozen=True)
@@ -33,8 +33,7 @@ class Evaluate:
     """Least number of seen items of each group, instead of --bins."""
     device: str = option("auto")
     """Device: auto, cpu, cuda, cuda:1, mps and so on."""
-    json: bool = option(False)
-    """Print the metrics as JSON."""
+    json: bool = json_option()
 
 
 REQUEST = Evaluate

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipelines.commands.options import COLUMNS, Action, option
+from pipelines.commands.options import COLUMNS, Action, json_option, option
 
 
 @dataclass(frozen=True)
@@ -25,12 +25,13 @@ class MMRec:
     """Feature file for MMRec's text slot."""
     overwrite: bool = option(False)
     """Replace an earlier export."""
+    json: bool = json_option()
 
 
 def mmrec(request: MMRec) -> None:
     """Split a dataset by the default settings, write MMRec's folder, and say what is in it."""
     from features.store import FeatureFile
-    from pipelines.console import say, warn
+    from pipelines.console import print_json, say, warn
     from pipelines.data.data_config import DataConfig
     from pipelines.data.detection import read_dataset
     from pipelines.data.load import make_split
@@ -44,6 +45,9 @@ def mmrec(request: MMRec) -> None:
     files = {slot: FeatureFile(path) for slot, path in paths.items() if path is not None}
     out, name, overwrite = request.out, request.name, request.overwrite
     report = export_mmrec(out, name, split, image=files.get("image"), text=files.get("text"), overwrite=overwrite)
+    if request.json:
+        print_json(asdict(report) | {"folder": str(report.folder), "config": str(report.config)})
+        return
     say(f"{report.folder}: {report.users} users, {report.items} items, train / valid / test rows {report.rows}")
     say(f"{report.config}: copy to MMRec's src/configs/dataset/, the folder to its data/")
     for slot, what in report.slots.items():

@@ -7,14 +7,17 @@ import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from extract.jobs.options import ExtractOptions, parse_names
 from features.errors import ConfigError
+from features.installation import called_as
 from features.paths import shown
-from pipelines.commands.options import COLUMNS, option
+from pipelines.commands.options import COLUMNS, json_option, option
 
 if TYPE_CHECKING:
+    from extract.encoders.encoder import EncoderSpec
+    from extract.jobs.report import ExtractReport
     from extract.media.catalog import Catalog
 
 
@@ -47,8 +50,9 @@ class Extract:
     """Address of a running Ray cluster, or auto; without it a cluster is started on this machine."""
     tasks: int = option(8)
     """Workers in the Slurm array."""
-    json: bool = option(False)
-    """Print the report as JSON."""
+    dry_run: bool = option(False)
+    """Say which rows are there, which would be made and how much disk they need, and stop; nothing is written."""
+    json: bool = json_option()
 
 
 REQUEST = Extract
@@ -66,6 +70,9 @@ def run(request: Extract) -> None:
         raise ConfigError(f"--pixels stores uint8; leave out --dtype {request.options.dtype}")
     specs = [get_encoder(name) for name in request.encoders]
     options = replace(request.options, faults=_faults(request), command=shown(shlex.join(sys.argv)))
+    if request.dry_run:
+        _look_ahead(request, specs, options)
+        return
     if request.engine == "slurm":
         _write_slurm(options.out, request.tasks)
         return
@@ -83,12 +90,12 @@ def run(request: Extract) -> None:
         tell=note if request.json else say,
     )
     if request.json:
-        print_json([asdict(report) | {"path": str(report.path)} for report in reports])
+        print_json([_as_data(report) for report in reports])
     else:
         extraction.print_reports(reports)
         say(extraction.advice(reports, options))
         if options.top_blocks is None and options.layers is None and not options.pixels:
-            say(f"next: python run_pipeline.py init {_init_words(request)}")
+            say(f"next: {called_as()} init {_init_words(request)}")
 
 
 def _init_words(request: Extract) -> str:
@@ -99,6 +106,23 @@ def _init_words(request: Extract) -> str:
     words += ["--columns", request.columns] if request.columns else []
     words += [] if request.options.out in usual_places(request.data) else ["--features", str(request.options.out)]
     return shown(shlex.join(words))
+
+
+def _as_data(report: ExtractReport) -> dict[str, Any]:
+    error = report.cosine_error
+    return asdict(report) | {"path": str(report.path), "cosine_error": None if error is None else error._asdict()}
+
+
+def _look_ahead(request: Extract, specs: Sequence[EncoderSpec], options: ExtractOptions) -> None:
+    """Say what an extraction would do."""
+    from pipelines.console import print_json
+    from pipelines.feature_files.forecast import as_data, forecast, print_forecast
+
+    made = forecast(_catalog(request), specs, options)
+    if request.json:
+        print_json(as_data(made, options.out))
+    else:
+        print_forecast(made, options.out)
 
 
 def _check_engine(request: Extract) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from features.errors import StoreError
-from pipelines.commands.options import COLUMNS, Action, argument, option
+from pipelines.commands.options import COLUMNS, Action, argument, json_option, option
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,7 @@ class Inspect:
 
     file: Path = argument()
     """Feature file."""
-    json: bool = option(False)
-    """Print as JSON."""
+    json: bool = json_option()
 
 
 def inspect(request: Inspect) -> None:
@@ -52,15 +51,19 @@ class Verify:
 
     file: Path = argument()
     """Feature file."""
+    json: bool = json_option()
 
 
 def verify(request: Verify) -> None:
     """Read every vector again; StoreError where a byte changed."""
     from features.store import FeatureFile
-    from pipelines.console import say
+    from pipelines.console import print_json, say
 
     opened = FeatureFile(request.file)
     opened.verify()
+    if request.json:
+        print_json({"file": str(request.file), "rows": len(opened.columns.ids), "sound": True})
+        return
     say(f"{request.file}: {len(opened.columns.ids)} rows, every byte of the vectors as written")
 
 
@@ -72,20 +75,25 @@ class Merge:
     """Feature file to write."""
     parts: tuple[Path, ...] = argument(nargs="+")
     """Feature files; where two hold an item, the later one wins."""
+    json: bool = json_option()
 
 
 def merge(request: Merge) -> None:
     """Write one feature file out of several of one recipe."""
     from features.merge import merge
     from features.store import FeatureFile
-    from pipelines.console import say
+    from pipelines.console import print_json, say
 
     out = request.out
     if out.exists():
         raise StoreError(f"{out} exists; choose another name")
     files = [FeatureFile(part) for part in request.parts]
     merge(out, {item: file for file in files for item in file.columns.ids}, files[0].provenance)
-    say(f"{out}: {FeatureFile(out).counts()}")
+    counts = FeatureFile(out).counts()
+    if request.json:
+        print_json({"file": str(out), "rows": counts})
+    else:
+        say(f"{out}: {counts}")
 
 
 @dataclass(frozen=True)
@@ -109,11 +117,12 @@ class Import:
     unmatched: str = option("error", choices=("error", "keep"))
     """What to do with ids that the dataset does not know, and with --ids row and row+1 with items without a row: stop,
     or keep them and warn."""
+    json: bool = json_option()
 
 
 def bring(request: Import) -> None:
     """Make a feature file of a published array."""
-    from pipelines.console import say
+    from pipelines.console import print_json, say
     from pipelines.data.detection import read_dataset
     from pipelines.data.tables import parse_columns
     from pipelines.feature_files.importing import import_for
@@ -127,8 +136,12 @@ def bring(request: Import) -> None:
         dtype=request.dtype,
         keep_unmatched=request.unmatched == "keep",
     )
-    say(f"{file.path}: {file.counts()}, width {file.width}")
     error = file.cosine_error
+    if request.json:
+        rounding = None if error is None else error._asdict()
+        print_json({"file": str(file.path), "rows": file.counts(), "width": file.width, "cosine_error": rounding})
+        return
+    say(f"{file.path}: {file.counts()}, width {file.width}")
     if error is not None:
         say(f"rounding to {file.dtype} costs {error.mean:.2g} of the cosine on average, {error.max:.2g} at most")
 
@@ -143,16 +156,21 @@ class Export:
     """Folder to make."""
     format: str = option("npy")
     """Format: npy, parquet, safetensors or mmrec."""
+    json: bool = json_option()
 
 
 def export(request: Export) -> None:
     """Write the vectors of a feature file in another format."""
     from features.export import export_features
     from features.store import FeatureFile
-    from pipelines.console import say
+    from pipelines.console import print_json, say
 
     written = export_features(FeatureFile(request.file), request.out, form=request.format)
-    say(f"written: {', '.join(str(path) for path in written)}")
+    files = [str(path) for path in written]
+    if request.json:
+        print_json({"files": files})
+    else:
+        say(f"written: {', '.join(files)}")
 
 
 ACTIONS = {

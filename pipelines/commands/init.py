@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.errors import ConfigError
-from pipelines.commands.options import COLUMNS, argument, option
+from features.installation import called_as
+from pipelines.commands.options import COLUMNS, argument, json_option, option
 
 if TYPE_CHECKING:
     from pipelines.data.dataset import Dataset
@@ -30,8 +31,7 @@ class Init:
     columns: str | None = option(None, help=COLUMNS)
     force: bool = option(False)
     """Write over a recipe that is there."""
-    json: bool = option(False)
-    """Print as JSON."""
+    json: bool = json_option()
 
 
 REQUEST = Init
@@ -111,7 +111,7 @@ def _next_commands(request: Init, made: Draft, dataset: Dataset) -> list[str]:
     """Return the commands that a user may want now."""
     from pipelines.drafting.draft import encoders_for
 
-    start, recipe = "python run_pipeline.py", shlex.quote(str(request.out))
+    start, recipe = called_as(), shlex.quote(str(request.out))
     commands = [f"{start} train {recipe}"]
     if made.search.chosen:
         return [*commands, f"{start} compare {recipe} --axis items.kind=id,v,id+v --seeds 3"]

@@ -7,7 +7,7 @@ import inspect
 from dataclasses import dataclass
 
 from features.errors import ConfigError, nearest
-from pipelines.commands.options import argument, option
+from pipelines.commands.options import argument, json_option
 
 
 @dataclass(frozen=True)
@@ -16,8 +16,7 @@ class Models:
 
     name: str | None = argument(nargs="?", metavar="NAME")
     """Recommender to show in full (without it: all of them, in short)."""
-    json: bool = option(False)
-    """Print as JSON."""
+    json: bool = json_option()
 
 
 REQUEST = Models

@@ -20,6 +20,7 @@ import argparse
 import ast
 import dataclasses
 import inspect
+import sys
 import textwrap
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -33,6 +34,14 @@ TYPES: Mapping[str, tuple[Callable[[str], Any], str | None]] = {
     "Path": (Path, "PATH"),
 }
 COLUMNS = "Which columns mean what, e.g. user=uid,item=vid,time=ts; numbers for tables without a header; time=none"
+
+
+JSON = "Print the result as one JSON document on standard output; what else is said goes to standard error"
+
+
+def json_option() -> Any:
+    """Return the field `json` of a verb that prints a result. docs/command.md says which keys each verb prints."""
+    return option(False, help=JSON)
 
 
 def argument(**metadata: Any) -> Any:
@@ -83,6 +92,19 @@ def add_options(parser: argparse.ArgumentParser, request: type[Any]) -> None:
             add_options(parser, nested)
         elif not field.metadata.get("hidden"):
             _add(parser, field, field.metadata.get("help") or helps[field.name])
+
+
+def add_version(parser: argparse.ArgumentParser, told: Callable[[], str]) -> None:
+    """Add the option --version; `told` is called only where it is given."""
+
+    class Version(argparse.Action):
+        def __call__(self, *_: object) -> None:
+            sys.stdout.write(f"{told()}\n")
+            parser.exit()
+
+    parser.add_argument(
+        "--version", action=Version, nargs=0, help="Print the versions of freezeframe, Python and torch"
+    )
 
 
 def read_request(request: type[Request], found: Mapping[str, Any]) -> Request:

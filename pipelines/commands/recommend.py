@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.commands.options import argument, option
+from pipelines.commands.options import argument, json_option, option
 
 
 @dataclass(frozen=True)
@@ -20,8 +20,7 @@ class Recommend:
     """Dataset folder, where it is not the run's; it may hold new interactions."""
     top: int = option(10)
     """How many items."""
-    json: bool = option(False)
-    """Print as JSON."""
+    json: bool = json_option()
 
 
 REQUEST = Recommend

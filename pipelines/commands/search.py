@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from pipelines.commands.options import argument, option
+from pipelines.commands.options import argument, json_option, option
 
 if TYPE_CHECKING:
     from pipelines.recipe.recipe import Recipe
@@ -37,8 +37,7 @@ class Search:
     """Folder for the trials' run folders."""
     device: str = option("auto")
     """Device: auto, cpu, cuda, cuda:1, mps and so on."""
-    json: bool = option(False)
-    """Print as JSON."""
+    json: bool = json_option()
 
 
 REQUEST = Search
@@ -63,7 +62,7 @@ def run(request: Search) -> None:
         sampler=cast("Sampler", request.sampler),
         seed=request.seed,
         device=request.device,
-        report=_silent if request.json else say,
+        report=say,
     )
     write_atomic(out / "best.yaml", dump_yaml(recipe_to_dict(read_recipe(found[0].run))))
     listed = [
@@ -76,10 +75,6 @@ def run(request: Search) -> None:
         return
     _print(load_recipe(out / "best.yaml"), space, found)
     say(f"best recipe: {out / 'best.yaml'}; all trials: {out / 'trials.json'}")
-
-
-def _silent(_: str) -> None:
-    """Report nothing."""
 
 
 def _print(recipe: Recipe, space: Mapping[str, Any], found: Sequence[Trial]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.commands.options import COLUMNS, argument, option
+from pipelines.commands.options import COLUMNS, argument, json_option, option
 
 
 @dataclass(frozen=True)
@@ -21,8 +21,7 @@ class Similar:
     data: Path | None = option(None)
     """Dataset folder, to print titles."""
     columns: str | None = option(None, help=COLUMNS)
-    json: bool = option(False)
-    """Print as JSON."""
+    json: bool = json_option()
 
 
 REQUEST = Similar

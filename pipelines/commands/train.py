@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.commands.options import argument, option
+from pipelines.commands.options import argument, json_option, option
 
 SHARES = True  # under torchrun its processes share the work; other verbs would each do all of it
 
@@ -22,8 +22,7 @@ class Train:
     """Run folder (without it: runs/<name of the recipe>)."""
     device: str = option("auto")
     """Device: auto, cpu, cuda, cuda:1, mps and so on."""
-    json: bool = option(False)
-    """Print the metrics as JSON."""
+    json: bool = json_option()
 
 
 REQUEST = Train

@@ -33,14 +33,7 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
     Raises:
         ConfigError: no seeds, two recipes of one name, or feature files that are not there or too shallow.
     """
-    if seeds < 1:
-        raise ConfigError(f"--seeds is {seeds}; a comparison needs at least 1")
-    names = [recipe.name for recipe in recipes]
-    twice = next((name for name in names if names.count(name) > 1), None)
-    if twice is not None:
-        raise ConfigError(
-            f"{names.count(twice)} recipes are named {twice!r}; give each its own name, for its row and run folders"
-        )
+    check_rows(recipes, seeds)
     data = _read_all(recipes)
     _refuse_starts(recipes, seeds, out)
     rows = []
@@ -53,6 +46,18 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
             runs.append(run_recipe(replace(recipe, seed=seed), folder, device=device, data=data[recipe.data]))
         rows.append(Row(recipe, tuple(runs), tuple(folders)))
     return rows
+
+
+def check_rows(recipes: Sequence[Recipe], seeds: int) -> None:
+    """Raise ConfigError for a comparison without seeds, or with two recipes of one name."""
+    if seeds < 1:
+        raise ConfigError(f"--seeds is {seeds}; a comparison needs at least 1")
+    names = [recipe.name for recipe in recipes]
+    twice = next((name for name in names if names.count(name) > 1), None)
+    if twice is not None:
+        raise ConfigError(
+            f"{names.count(twice)} recipes are named {twice!r}; give each its own name, for its row and run folders"
+        )
 
 
 def _read_all(recipes: Sequence[Recipe]) -> dict[DataConfig, Data]:

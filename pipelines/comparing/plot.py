@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from features.errors import ConfigError
+from features.installation import install_extra
 from models.shared.representation import Kind
 from pipelines.comparing.cost_table import costs, kind_of
 from pipelines.comparing.result_table import Comparison, Row, columns
@@ -52,7 +53,8 @@ def check_plot(path: Path) -> None:
     try:
         import matplotlib  # noqa: F401
     except ImportError as error:
-        raise ConfigError("--plot needs matplotlib, which is not installed; pip install -e '.[plot]'") from error
+        told = install_extra("plot")
+        raise ConfigError(f"--plot needs matplotlib, which is not installed; {told}") from error
 
 
 def write_plot(path: Path, shown: Comparison) -> None:

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any, ClassVar
 
 from features.errors import ConfigError, nearest
+from features.paths import shortest
 from pipelines.console import table
 from pipelines.recipe.axes import parse_axes, vary
 from pipelines.recipe.oddities import oddities
-from pipelines.recipe.recipe import PaperResult, Recipe, load_recipe, read_mapping
+from pipelines.recipe.recipe import RECIPES, PaperResult, Recipe, load_recipe, read_mapping
 from pipelines.recipe.structure import structure
 
-SHIPPED = Path(__file__).parents[1] / "recipes" / "tables"
+SHIPPED = RECIPES / "tables"
 
 
 @dataclass(frozen=True)
@@ -202,13 +203,20 @@ def _check_features(overrides: Sequence[str], rows: Sequence[_Row]) -> None:
 
 def print_groups() -> None:
     """Print the groups of recipes that come with freezeframe."""
-    found = {path: load_group(path) for path in sorted(SHIPPED.glob("*.yaml"))}
-    cells = [
-        [_short(path), group.title, group.source, str(len(group.recipes)), group.baseline or "-"]
-        for path, group in found.items()
-    ]
+    cells = [["-" if value is None else str(value) for value in group.values()] for group in list_groups()]
     table("groups of recipes", ["file", "title", "source", "recipes", "baseline"], cells)
 
 
-def _short(path: Path) -> str:
-    return str(path.relative_to(Path.cwd())) if path.is_relative_to(Path.cwd()) else str(path)
+def list_groups() -> list[dict[str, Any]]:
+    """Return file, title, source, number of recipes and baseline of the groups that come with freezeframe."""
+    found = {path: load_group(path) for path in sorted(SHIPPED.glob("*.yaml"))}
+    return [
+        {
+            "file": shortest(path),
+            "title": group.title,
+            "source": group.source,
+            "recipes": len(group.recipes),
+            "baseline": group.baseline,
+        }
+        for path, group in found.items()
+    ]

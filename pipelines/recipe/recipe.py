@@ -22,7 +22,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from features.errors import ConfigError, nearest, shortened
-from features.paths import no_file, refused_by_windows
+from features.paths import no_file, refused_by_windows, shortest
 from models import recommenders
 from models.shared.representation import TOWERS, ItemsConfig
 from pipelines.data.data_config import DataConfig, dates_as_text
@@ -31,6 +31,7 @@ from pipelines.recipe.feature_config import FeatureConfig
 from pipelines.recipe.structure import structure
 from pipelines.training.train_config import TrainConfig
 
+RECIPES = Path(__file__).parents[1] / "recipes"
 STRICT: dict[str, Any] = {"extra": "forbid"}
 MOST_SEED = 2**63 - 1  # the largest seed that torch takes
 # A line of unquoted free text that YAML would cut short at ' #'. Other values may have a comment after them.
@@ -142,7 +143,7 @@ def _load(path: Path, overrides: Sequence[str], changes: Mapping[str, Any]) -> R
 def read_mapping(path: Path) -> dict[str, Any]:
     """Return the plain data of a recipe file or group file; ConfigError if it is not a YAML mapping."""
     if not path.is_file():
-        there = "recipes that come with freezeframe are in pipelines/recipes/"
+        there = f"recipes that come with freezeframe are in {shortest(RECIPES)}"
         raise ConfigError(f"recipe {path} {no_file(path, there)}")
     try:
         text = path.read_text(encoding="utf-8")

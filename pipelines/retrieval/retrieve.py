@@ -147,7 +147,7 @@ def item_vectors(model: Recommender) -> Floats:
     if not model.inner_product:
         raise ConfigError(
             f"{type(model).__name__}'s score is no inner product of a user and an item vector, so FAISS cannot search "
-            "it; rank with `evaluate`, or train a model that `run_pipeline.py models` lists as searchable"
+            "it; rank with `evaluate`, or train a model that the verb `models` lists as searchable"
         )
     with torch.inference_mode():
         vectors: Floats = model.item_vectors().float().cpu().numpy()

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from features.errors import ConfigError
+from features.installation import install_extra
 from pipelines.console import note, say
 from pipelines.data.load import load_data
 from pipelines.data.report import tell
@@ -142,7 +143,7 @@ def _optuna() -> Any:
         import optuna
     except ImportError as error:
         raise ConfigError(
-            "a search needs Optuna; install it with `pip install -e '.[search]'`, or use --sampler grid"
+            f"a search needs Optuna; install it with `{install_extra('search')}`, or use --sampler grid"
         ) from error
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     return optuna

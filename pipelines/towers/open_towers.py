@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from extract.encoders.cutting import Prefix, split_encoder
 from extract.encoders.encoder import Encoder
 from features.errors import ConfigError
+from features.installation import install_extra
 from features.provenance import canonical_json
 from features.store import FeatureFile
 from models import recommenders
@@ -229,7 +230,7 @@ def load_encoder(name: str, weights: str, seed: int, frames: str | None = None, 
         return spec.backend(spec, weights, seed)
     except ImportError as error:
         raise ConfigError(
-            f"encoder {name!r} needs {error.name or 'a library'}, which is not installed; pip install -e '.[extract]'"
+            f"encoder {name!r} needs {error.name or 'a library'}, which is not installed; {install_extra('extract')}"
         ) from error
 
 

@@ -26,7 +26,7 @@ def requests() -> dict[str, type[Any]]:
     """Return the request of every verb and of every action, by the words that ask for it."""
     found: dict[str, type[Any]] = {}
     for verb in run_pipeline.VERBS:
-        module = import_module(f"pipelines.commands.{verb}")
+        module = run_pipeline.module_of(verb)
         if hasattr(module, "ACTIONS"):
             found |= {f"{verb} {name}": action.request for name, action in module.ACTIONS.items()}
         else:

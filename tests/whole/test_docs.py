@@ -31,14 +31,15 @@ STAND_INS = {
     "clip-vit-b-32-text": "clip-tiny-text",
     "minilm": "minilm-tiny",
 }
-COMMAND = re.compile(r"^(?: {4})?(python run_pipeline\.py .*?)(?: {2,}.*)?$", re.MULTILINE)
+COMMAND = re.compile(r"^(?: {4})?((?:python run_pipeline\.py|freezeframe) .*?)(?: {2,}.*)?$", re.MULTILINE)
 SHELL = ("git", "make", "pip", "rm", "cp", "cd")  # installation, and MMRec's own checkout
 ITEMS, USERS = 20, 12
 
 
 def commands(page: Path) -> list[list[str]]:
-    """Return the arguments of every run_pipeline.py command of a page, in order; explanations beside them left out."""
-    return [shlex.split(line)[2:] for line in COMMAND.findall(page.read_text(encoding="utf-8"))]
+    """Return the arguments of every command of ours on a page, in order; explanations beside them left out."""
+    lines = [shlex.split(line) for line in COMMAND.findall(page.read_text(encoding="utf-8"))]
+    return [line[1:] if line[0] == "freezeframe" else line[2:] for line in lines]
 
 
 def media(videos: Path, covers: Path) -> None:
@@ -261,6 +262,18 @@ def test_evaluation_page(here: Path) -> None:
     assert "MAP@50" in (here / "runs" / "micro-v" / "metrics.json").read_text()
 
 
+def test_command_page(here: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    add_mydata(here)
+    for arguments in commands(ROOT / "docs" / "command.md"):
+        words = arguments[: arguments.index(">")] if ">" in arguments else arguments
+        run(words, here)
+    printed = capsys.readouterr().out
+    assert "of 45 runs would be trained; nothing is written" in printed
+    assert f"{2 * ITEMS} rows would be made; nothing is written" in printed
+    assert '"title": "freezeframe recipe"' in printed
+    assert not (here / "data").exists()
+
+
 def test_format_pages(here: Path) -> None:
     add_loose_files(here)
     for part in ("first.h5", "second.h5"):
@@ -287,7 +300,7 @@ def test_format_pages(here: Path) -> None:
 def test_nothing_else_is_shown_as_a_command(page: Path) -> None:
     blocks = re.findall(r"```sh\n(.*?)```", page.read_text(encoding="utf-8"), re.DOTALL)
     for line in filter(None, "\n".join(blocks).splitlines()):
-        assert line.startswith(("python run_pipeline.py ", *(f"{word} " for word in SHELL))), line
+        assert line.startswith(("python run_pipeline.py ", "freezeframe ", *(f"{word} " for word in SHELL))), line
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
