@@ -98,8 +98,8 @@ class Line:
 def fit_line(title: str, parts: Sequence[str], width: int) -> Line:
     """Return what of a bar's line fits the width: first the parts, from the left, then the bar, then the title.
 
-    >>> fit_line("train small seed 0", ["epoch 1/3", "loss 2.3", "9/s"], 40)
-    Line(title='train s…', bar=6, text='epoch 1/3  loss 2.3  9/s')
+    >>> fit_line("train small seed 0", ["epoch 1/3", "loss 2.3", "9/s"], 44)
+    Line(title='train smal…', bar=6, text='epoch 1/3  loss 2.3  9/s')
     >>> fit_line("train small seed 0", ["epoch 1/3", "loss 2.3", "9/s"], 20)
     Line(title='', bar=0, text='epoch 1/3 loss 2.3')
     """

@@ -119,7 +119,7 @@ def fold(text: str, width: int, *, break_words: bool = True) -> list[str]:
         break_words: whether wider words are broken; otherwise each gets a line of its own.
 
     >>> fold("microlens-100k-sasrec-v at 0.1234", 16)
-    ['microlens-100k-', 'sasrec-v', 'at 0.1234']
+    ['microlens-100k-', 'sasrec-v at', '0.1234']
     """
     lines = []
     for line in text.split("\n"):

@@ -111,7 +111,7 @@ def test_many_runs_say_which_one_it_is(data: Path, tmp_path: Path, capsys: Captu
     assert run_pipeline.main([*search, "--out", str(tmp_path / "search"), "--json"]) == 0
     out, err = capsys.readouterr()
     assert len(json.loads(out)) == 2
-    assert [line for line in err.splitlines() if line.startswith("trial")] == [
+    assert [line for line in err.splitlines() if re.match(r"trial \d of", line)] == [
         f"trial {n} of 2: seed={n}" for n in (1, 2)
     ]
 
