@@ -53,18 +53,20 @@ REQUEST = Compare
 
 def run(request: Compare) -> None:
     """Make the rows and show them; without sources, list the groups of recipes that come with freezeframe."""
+    if not request.sources:  # before the imports below, which load torch
+        from pipelines.recipe.collections import print_groups
+
+        print_groups()
+        return
     from pipelines.comparing import compare as comparing
     from pipelines.comparing.cost_table import trains_an_encoder
     from pipelines.comparing.plot import check_plot
     from pipelines.comparing.result_table import Comparison
-    from pipelines.recipe.collections import Plan, plan, print_groups
+    from pipelines.recipe.plan import Plan, plan
 
     test = comparing.check_test(request.test)
     if request.plot is not None:
         check_plot(request.plot)
-    if not request.sources:
-        print_groups()
-        return
     folders = _run_folders(request)
     made = Plan(()) if folders else plan(request.sources, request.overrides, request.axes)
     baseline = request.baseline if request.baseline is not None else made.baseline

@@ -33,7 +33,8 @@ from pipelines.data.load import Data
 from pipelines.data.split import Split
 from pipelines.device import explain_missing_kernels, resolve_device, why_device
 from pipelines.ranking.full_ranking import Evaluation, evaluate
-from pipelines.recipe.recipe import Recipe, build_recipe, difference, dump_yaml, recipe_to_dict
+from pipelines.recipe.recipe import Recipe, build_recipe, difference, recipe_to_dict
+from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.runs.costs import files_read, run_costs
 from pipelines.runs.inputs import Inputs, build, open_features, read_inputs
 from pipelines.runs.kept_data import ITEM_ROWS, USER_ROWS, keep, write_row_ids
