@@ -6,7 +6,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from features.errors import ConfigError
 from pipelines.data.tables import NO_TIME, Columns, find_column, ids_of, read_lines, read_table, times_of
@@ -88,7 +90,7 @@ def interactions_from_table(path: Path, columns: Columns) -> tuple[pl.DataFrame,
         whole, exact = times_of(table, names["time"])
     ids = [ids_of(table, names[what], path).alias(what) for what in ("user", "item")]
     typed = pl.DataFrame([*ids, whole.alias("timestamp"), exact.alias("exact")])
-    bad = typed.with_row_index("row").filter(pl.any_horizontal(pl.col(COLUMNS).is_null()))["row"]
+    bad = typed.select(pl.any_horizontal(pl.col(COLUMNS).is_null()).arg_true()).to_series()
     if len(bad):
         line = bad[0] + (1 if columns.numbered else 2)
         raise ConfigError(
@@ -98,7 +100,31 @@ def interactions_from_table(path: Path, columns: Columns) -> tuple[pl.DataFrame,
     ours = {"user": "user", "item": "item", "time": "timestamp"}
     told = [f"{what} = {name}" for what, name in names.items() if name != ours[what]]
     told += ["no times, rows in file order"] if "time" not in names else []
-    return typed.sort("user", "timestamp", "exact", maintain_order=True).select(COLUMNS), ", ".join(told)
+    del table, ids, whole, exact  # the table's other columns go before the sort needs room
+    return in_time_order(typed), ", ".join(told)
+
+
+def in_time_order(table: pl.DataFrame) -> pl.DataFrame:
+    """Return user, item and timestamp sorted by user (as text), then time; ties keep their order.
+
+    The table has no nulls. Its column exact orders rows of the same timestamp. polars' own sort by several columns
+    takes four times as long: it compares all columns of a row at once, the text of the user among them.
+    """
+    groups = table.select("user").with_row_index("row").group_by("user").agg("row").sort("user")
+    user = np.repeat(np.arange(len(groups), dtype=np.uint32), groups["row"].list.len().to_numpy())
+    rows = groups["row"].explode().to_numpy()  # user after user, each in the order of the file
+    rows = rows[_by_time(user, table["timestamp"].to_numpy()[rows], table["exact"].to_numpy()[rows])]
+    columns = {name: table[name].rechunk().gather(rows) for name in ("item", "timestamp")}
+    return pl.DataFrame({"user": groups["user"].rechunk().gather(user).set_sorted(), **columns})
+
+
+def _by_time(user: NDArray[np.uint32], whole: NDArray[np.int64], exact: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the stable order of rows by user, time in whole units and exact time; users are ascending."""
+    first, last = int(whole.min()), int(whole.max())
+    if (int(user[-1]) + 1) * (last - first + 1) < 2**63 and np.array_equal(exact, whole):
+        # user and time as one number
+        return np.argsort(user * np.int64(last - first + 1) + (whole - first), kind="stable")
+    return np.lexsort((exact, whole, user))
 
 
 def _shown(cells: Sequence[object]) -> str:

@@ -64,6 +64,8 @@ def without_short_users(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame
             f"each of {len(sizes)} users has fewer than data.min_interactions={config.min_interactions} interactions "
             f"(most: {max(sizes['len'].to_list())}); nothing is left to train on: lower it, or give a larger dataset"
         )
+    if short.is_empty():
+        return table
     return table.join(short.select("user"), on="user", how="anti", maintain_order="left")
 
 

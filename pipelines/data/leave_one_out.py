@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 
 import numpy as np
+import polars as pl
 
 from features.errors import ConfigError
 from features.provenance import canonical_json
@@ -49,8 +50,15 @@ def leave_one_out(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[st
         train_edges=edges,
         fingerprint=_fingerprint(users, items, sequences, config),
         dropped_users=dataset.interactions["user"].n_unique() - len(users),
-        dropped_items=dataset.interactions["item"].n_unique() - frequent["item"].n_unique(),
+        dropped_items=_dropped_items(dataset, frequent, config),
     )
+
+
+def _dropped_items(dataset: Dataset, frequent: pl.DataFrame, config: DataConfig) -> int:
+    """Return how many items the filter removed; nothing is counted where there is no filter."""
+    if not config.min_item_interactions:
+        return 0
+    return dataset.interactions["item"].n_unique() - frequent["item"].n_unique()
 
 
 def _eval_part(sequences: Sequences, target: Ints, length: int) -> EvalPart:

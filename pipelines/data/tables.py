@@ -271,6 +271,10 @@ def times_of(table: pl.DataFrame, column: str) -> tuple[pl.Series, pl.Series]:
     offset count as UTC.
     """
     times = table[column]
+    if times.dtype == pl.String or times.dtype.is_integer():
+        whole = times.cast(pl.Int64, strict=False)
+        if not whole.has_nulls():
+            return whole, whole.cast(pl.Float64)
     if times.dtype == pl.String:
         numbers = times.str.strip_chars().cast(pl.Float64, strict=False)
         if numbers.is_null().all() and times.is_not_null().any():
