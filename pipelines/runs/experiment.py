@@ -9,7 +9,8 @@ A run folder holds:
   targets. rank_ties.npy: how many places each target may take, if targets tie with other items.
 - lists.npy: what is offered to each test user, if the recipe asks for it.
 - record.json: code version, seed, fingerprints, timings, peak memory.
-- users.json, items.json, training.npy, users.txt, items.txt: see pipelines/runs/kept_data.py.
+- users.json, items.json, training.npy, interactions.parquet, titles.parquet, dataset.json, users.txt, items.txt: see
+  pipelines/runs/kept_data.py.
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ def run_recipe(
     if ranks.first:
         _clear(folder)
         begin_record(folder, recipe, split, files, inputs.sides, towers.facts, start)
-        keep(folder, split)
+        keep(folder, data, recipe.data)
         write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
     log = EpochLog(folder if ranks.first else None)
     with watching(f"train {recipe.name} seed {recipe.seed}", recipe.train, log.hear) as watch:
