@@ -89,8 +89,13 @@ def candidates(
         catalog_ids: further items of the catalog, such as those with media.
     """
     if config.candidates == "kept":
-        return tail["item"].unique().sort().to_list()
-    items = set(frequent["item"].unique().to_list())
+        return sorted(_items(tail))
+    items = set(_items(frequent))
     if config.candidates == "catalog":
         items |= set(dataset.titles) | set(dataset.catalog) | set(catalog_ids)
     return sorted(items)
+
+
+def _items(table: pl.DataFrame) -> list[str]:
+    """Return the items of interactions, in any order; streaming, which is several times as fast on a large table."""
+    return table.lazy().select(pl.col("item").unique()).collect(engine="streaming").to_series().to_list()
