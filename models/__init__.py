@@ -7,7 +7,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from models.shared.declared import Declared, NotPlainError, declared, declared_by
+from models.listing.declared import Declared, NotPlainError, declared, declared_by
 
 if TYPE_CHECKING:  # `described` needs no torch, and listing the recommenders does not wait for it
     import torch

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -48,7 +49,12 @@ class Dataset:
     def counts(self) -> dict[str, int]:
         """Return the numbers of users, items and interactions, as read."""
         rows = self.interactions
-        return {"users": rows["user"].n_unique(), "items": rows["item"].n_unique(), "interactions": len(rows)}
+        return {"users": rows["user"].n_unique(), "items": len(self.items_met), "interactions": len(rows)}
+
+    @cached_property
+    def items_met(self) -> frozenset[str]:
+        """Return the items of the interactions."""
+        return items_of(self.interactions)
 
 
 @dataclass(frozen=True)
@@ -61,6 +67,12 @@ class Reader:
     """Return what it recognises in a folder, such as file names, or None."""
     read: Callable[[Path, Columns], Dataset]
     """Read the folder."""
+
+
+def items_of(table: pl.DataFrame) -> frozenset[str]:
+    """Return the items of interactions; streaming, which is several times as fast on a large table."""
+    found = table.lazy().select(pl.col("item").unique()).collect(engine="streaming")
+    return frozenset(found.to_series().to_list())
 
 
 def subfolder(folder: Path, *names: str) -> Path | None:

@@ -8,7 +8,7 @@ import polars as pl
 
 from features.errors import ConfigError
 from pipelines.data.data_config import DataConfig
-from pipelines.data.dataset import Dataset
+from pipelines.data.dataset import Dataset, items_of
 
 
 def frequent_items(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
@@ -89,13 +89,9 @@ def candidates(
         catalog_ids: further items of the catalog, such as those with media.
     """
     if config.candidates == "kept":
-        return sorted(_items(tail))
-    items = set(_items(frequent))
+        return sorted(items_of(tail))
+    # without a filter every item of the dataset is left; repeated rows that went leave another of their item
+    items = set(items_of(frequent) if config.min_item_interactions else dataset.items_met)
     if config.candidates == "catalog":
         items |= set(dataset.titles) | set(dataset.catalog) | set(catalog_ids)
     return sorted(items)
-
-
-def _items(table: pl.DataFrame) -> list[str]:
-    """Return the items of interactions, in any order; streaming, which is several times as fast on a large table."""
-    return table.lazy().select(pl.col("item").unique()).collect(engine="streaming").to_series().to_list()

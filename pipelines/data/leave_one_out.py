@@ -59,7 +59,7 @@ def _dropped_items(dataset: Dataset, frequent: pl.DataFrame, config: DataConfig)
     """Return how many items the filter removed; nothing is counted where there is no filter."""
     if not config.min_item_interactions:
         return 0
-    return dataset.interactions["item"].n_unique() - frequent["item"].n_unique()
+    return len(dataset.items_met) - frequent["item"].n_unique()
 
 
 def _eval_part(sequences: Sequences, target: Ints, length: int) -> EvalPart:

@@ -18,7 +18,7 @@ from pipelines.data.leave_one_out import leave_one_out
 from pipelines.data.split import Split
 
 MEDIA_FOLDERS = ("videos", "covers")  # also as NAME_videos and NAME_covers
-MOST_FILES = 1000  # that are not media; a dataset has a handful
+MOST_FILES = 1000  # and folders, that are not media; a dataset has a handful
 
 
 def make_split(dataset: Dataset, config: DataConfig, *, catalog_ids: Iterable[str] = ()) -> Split:
@@ -53,9 +53,9 @@ def file_marks(folder: Path) -> dict[str, str]:
     Folders of media are passed over. Returns nothing where there are too many files to look at each time.
     """
     found: dict[str, str] = {}
-    for place, folders, names in os.walk(folder, followlinks=True):
+    for walked, (place, folders, names) in enumerate(os.walk(folder, followlinks=True)):
         folders[:] = [name for name in folders if name.rpartition("_")[2] not in MEDIA_FOLDERS]
-        if len(found) + len(names) > MOST_FILES:
+        if max(walked, len(found) + len(names)) > MOST_FILES:  # of folders, too: a link may lead back to one above it
             return {}
         paths = [Path(place, name) for name in names]
         found |= {path.relative_to(folder).as_posix(): file_mark(path) for path in paths}
@@ -71,6 +71,6 @@ def load_data(config: DataConfig) -> Data:
     if config.candidates == "catalog":
         from extract.media.catalog import media_ids
 
-        known = {*dataset.interactions["item"].unique().to_list(), *dataset.titles}
+        known = {*dataset.items_met, *dataset.titles}
         extra = media_ids(videos=dataset.videos, covers=dataset.covers, known=known)
     return Data(dataset, make_split(dataset, config, catalog_ids=extra), files)

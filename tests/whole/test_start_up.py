@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from models import described, recommenders
-from models.shared.declared import NotPlainError, declared, declared_by
+from models.listing.declared import NotPlainError, declared, declared_by
 from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.training.optimizers import AdamW, LazyAdamW
 from tests.support.shared import made_once
@@ -48,6 +48,7 @@ NO_TORCH = (
     "models",
     "compare",
     "data {}/data",
+    "init {}/data --force --out {}/drafted.yaml",
     "features inspect {}/f.h5",
     "features verify {}/f.h5",
 )
