@@ -36,8 +36,8 @@ from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.registry import get_encoder
+from extract.encoders.spec import EncoderSpec
 from extract.jobs.extractor import extract
 from extract.jobs.options import ExtractOptions
 from extract.jobs.pixels import Pixels

@@ -18,11 +18,11 @@ from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.faults import FAULTS, with_faults
 from extract.encoders.inputs import PixelInput
 from extract.encoders.preprocess import preprocess
 from extract.encoders.registry import get_encoder
+from extract.encoders.spec import EncoderSpec
 from extract.media.decoders import read_auto
 from extract.media.frames import FramePolicy
 

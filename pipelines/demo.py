@@ -24,7 +24,8 @@ from pipelines.data.synthetic import CorpusSize, make_corpus
 from pipelines.feature_files.extraction import dataset_catalog, extract_with_bar, print_reports
 from pipelines.mmrec.export import export_mmrec
 from pipelines.progress import progress
-from pipelines.recipe.recipe import build_recipe, dump_yaml
+from pipelines.recipe.recipe import build_recipe
+from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.retrieval.retrieve import show_recommended, show_similar
 from pipelines.runs.run import open_run
 

@@ -1,56 +1,21 @@
-"""What an encoder is: the entry that describes it (EncoderSpec) and the module that runs (Encoder).
+"""The module that runs: an encoder as it was built from its entry (`EncoderSpec` in spec.py).
 
 Letters: B batch, F feature width, S tokens, T frames, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from extract.encoders.inputs import Batch, PixelInput, TextInput, Tokenizer
+from extract.encoders.inputs import Batch, Tokenizer
 from extract.encoders.parts import Parts
-from extract.encoders.weights import WeightsSource, state_sha256
-from extract.media.frames import FramePolicy
-from extract.media.modality import Modality
+from extract.encoders.spec import EncoderSpec
+from extract.encoders.weights import state_sha256
 from features.errors import ConfigError
-
-
-@dataclass(frozen=True)
-class EncoderSpec:
-    """One encoder as data. To add an encoder, write such an entry for `ENCODERS` and nothing else."""
-
-    name: str
-    """Name as users type it."""
-    modality: Modality
-    """Kind of media the encoder reads: 'video', 'cover' or 'title'."""
-    width: int
-    """Length F of a feature vector."""
-    backend: Callable[[EncoderSpec, str, int], Encoder]
-    """Function that builds the encoder from this entry, the weights and a seed."""
-    family: str
-    """The kind of model that the backend builds, such as 'videomae' or 'resnet'; not part of the recipe."""
-    inputs: PixelInput | TextInput
-    """Input contract: how media become the encoder's input."""
-    pooling: str
-    """How tokens or maps become one vector, in words; part of the recipe."""
-    blocks: tuple[str, ...]
-    """Dotted paths of the blocks inside the model, in forward order; a list found there stands for its members."""
-    paper: str
-    """Paper, by its arXiv id."""
-    arch: Mapping[str, Any] = field(default_factory=dict)
-    """Plain arguments that the model is built with."""
-    weights: WeightsSource | None = None
-    """Where pretrained weights are; None for tiny encoders, which only have random ones."""
-    frames: FramePolicy | None = None
-    """The frames a video encoder sees unless the user picks others; None for covers and titles."""
-    parameters: int = 0
-    """Number of parameters, without the classifier; 0 if nobody counted them."""
-    faults: tuple[str, ...] = ()
-    """Names of the faults (`extract.encoders.faults.FAULTS`) that this entry has; none in `ENCODERS`."""
 
 
 class Encoder(nn.Module):

@@ -10,8 +10,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.inputs import PixelInput, WrappedInput
+from extract.encoders.spec import EncoderSpec
 from extract.media.frames import FramePolicy
 from features.errors import ConfigError, nearest
 

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, NamedTuple, TypeAlias
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeAlias
 
-from torch import Tensor
+if TYPE_CHECKING:  # the entries of encoders import this file, and listing them needs no torch
+    from torch import Tensor
 
 
 @dataclass(frozen=True)
@@ -49,7 +50,7 @@ class Tokens(NamedTuple):
     mask: Tensor
 
 
-Batch: TypeAlias = Tensor | Tokens
+Batch: TypeAlias = "Tensor | Tokens"
 
 
 @dataclass(frozen=True)

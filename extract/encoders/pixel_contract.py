@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.inputs import PixelInput
+from extract.encoders.spec import EncoderSpec
 from extract.media.pixel_media import contract_in
 from features.errors import ConfigError
 from features.store import FeatureFile

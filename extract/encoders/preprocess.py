@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.inputs import PixelInput, WrappedInput
+from extract.encoders.spec import EncoderSpec
 from extract.media.frames import FramePolicy, FrameUnion, frame_indices
 from features.errors import MediaError
 

@@ -5,31 +5,13 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
+from extract.encoders.spec import WeightsSource
 from features.errors import ConfigError, StoreError, shortened
-
-
-@dataclass(frozen=True)
-class WeightsSource:
-    """Where pretrained weights come from."""
-
-    place: str
-    """Hub repository, or 'library name' if the library knows the address."""
-    revision: str
-    """Commit, tag or enum name that pins the weights."""
-    licence: str
-    """SPDX id of the licence, or what the publisher says."""
-    sha256: str = ""
-    """Hash of the weights file, '' if not known. An installed `package` is used only if its file has this hash."""
-    package: str = ""
-    """Python package that ships the same files in its folder `model/`; used if it is installed."""
-    extra_keys: tuple[str, ...] = ()
-    """Prefixes of tensors that the checkpoint holds but the encoder does not need (training heads)."""
 
 
 def weights_source(weights: str, pretrained: WeightsSource | None, sha256: str) -> str:

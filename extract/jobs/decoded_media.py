@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.pixel_contract import refuse_other_contract
+from extract.encoders.spec import EncoderSpec
 from extract.media.catalog import Catalog, source
 from extract.media.lmdb_media import LmdbEntry
 from extract.media.pixel_media import PixelEntry

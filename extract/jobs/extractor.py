@@ -9,8 +9,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Any
 
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.faults import with_faults
+from extract.encoders.spec import EncoderSpec
 from extract.encoders.weights import weights_source
 from extract.jobs.batch_size import settled_batch_size
 from extract.jobs.changed_sources import Tell, Telling, known_digests

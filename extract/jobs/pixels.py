@@ -11,9 +11,10 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from extract.encoders.encoder import Encoder, EncoderSpec
+from extract.encoders.encoder import Encoder
 from extract.encoders.inputs import Batch
 from extract.encoders.pixel_contract import contract_of
+from extract.encoders.spec import EncoderSpec
 from features.provenance import canonical_json
 
 

@@ -58,23 +58,25 @@ REQUEST = Compare
 
 def run(request: Compare) -> None:
     """Make the rows and show them; without sources, list the groups of recipes that come with freezeframe."""
-    from pipelines.comparing import compare as comparing
-    from pipelines.comparing.cost_table import trains_an_encoder
-    from pipelines.comparing.machine import as_data
-    from pipelines.comparing.plot import check_plot
-    from pipelines.comparing.result_table import Comparison
-    from pipelines.console import print_json
-    from pipelines.recipe.collections import Plan, list_groups, plan, print_groups
+    if not request.sources:  # before the imports below, which load torch
+        from pipelines.console import print_json
+        from pipelines.recipe.collections import list_groups, print_groups
 
-    test = comparing.check_test(request.test)
-    if request.plot is not None:
-        check_plot(request.plot)
-    if not request.sources:
         if request.json:
             print_json(list_groups())
         else:
             print_groups()
         return
+    from pipelines.comparing import compare as comparing
+    from pipelines.comparing.cost_table import trains_an_encoder
+    from pipelines.comparing.machine import as_data
+    from pipelines.comparing.plot import check_plot
+    from pipelines.comparing.result_table import Comparison
+    from pipelines.recipe.plan import Plan, plan
+
+    test = comparing.check_test(request.test)
+    if request.plot is not None:
+        check_plot(request.plot)
     folders = _run_folders(request)
     made = Plan(()) if folders else plan(request.sources, request.overrides, request.axes)
     baseline = request.baseline if request.baseline is not None else made.baseline

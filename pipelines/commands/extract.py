@@ -16,7 +16,7 @@ from features.paths import shown
 from pipelines.commands.options import COLUMNS, json_option, option
 
 if TYPE_CHECKING:
-    from extract.encoders.encoder import EncoderSpec
+    from extract.encoders.spec import EncoderSpec
     from extract.jobs.report import ExtractReport
     from extract.media.catalog import Catalog
 

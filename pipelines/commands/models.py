@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
-import inspect
 from dataclasses import dataclass
 
 from features.errors import ConfigError, nearest
@@ -24,16 +22,15 @@ REQUEST = Models
 
 def run(request: Models) -> None:
     """Print a table of all recommenders, or all about one."""
-    from models import recommenders
+    from models import described
     from pipelines.console import print_json, table
 
     rows = []
-    for name, model in recommenders().items():
-        settings = ", ".join(f"{field.name}={field.default}" for field in dataclasses.fields(model.config_class))
+    for name, model in described().items():
+        settings = ", ".join(f"{field}={default}" for field, default in model.settings.items())
         takes = ", ".join(model.takes) if model.uses_items else "-"
-        what = (inspect.getdoc(model) or "").split("\n")[0]
         searched = "yes" if model.inner_product else "no"
-        rows.append([name, what, model.paper, takes, model.trains_on, searched, settings])
+        rows.append([name, model.what, model.paper, takes, model.trains_on, searched, settings])
     header = ["model", "what", "paper", "items.kind", "trains on", "searchable", "settings"]
     if request.name is not None:
         known = [row[0] for row in rows]

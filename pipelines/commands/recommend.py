@@ -31,5 +31,5 @@ def run(request: Recommend) -> None:
     from pipelines.retrieval.retrieve import show_recommended
     from pipelines.runs.run import open_run
 
-    opened = open_run(request.run, place=request.data, new_interactions=True)
+    opened = open_run(request.run, place=request.data, new_interactions=True, only_user=request.user)
     show_recommended(opened, request.user, request.top, json=request.json)

@@ -48,7 +48,8 @@ def run(request: Search) -> None:
     from features.provenance import write_atomic
     from pipelines.console import print_json, say
     from pipelines.recipe.axes import parse_space
-    from pipelines.recipe.recipe import dump_yaml, load_recipe, recipe_to_dict
+    from pipelines.recipe.recipe import load_recipe, recipe_to_dict
+    from pipelines.recipe.yaml_text import dump_yaml
     from pipelines.runs.run_files import read_recipe
     from pipelines.runs.search import PAPER_GRID, search
 

@@ -14,8 +14,9 @@ from pipelines.comparing.significance import RESAMPLES, Compared, Interval
 from pipelines.ranking.metrics import METRICS
 from pipelines.recipe.file_origin import Origin
 from pipelines.recipe.oddities import oddities
+from pipelines.recipe.paper import PaperResult
 from pipelines.recipe.published_data import withheld
-from pipelines.recipe.recipe import PaperResult, Recipe
+from pipelines.recipe.recipe import Recipe
 from pipelines.runs.origin import of_run
 from pipelines.runs.results import items_in_words, never_met_doubt
 

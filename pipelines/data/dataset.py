@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import polars as pl
+from numpy.typing import NDArray
 
 from features.errors import ConfigError
 from pipelines.data.tables import (
@@ -62,7 +65,12 @@ class Dataset:
     def counts(self) -> dict[str, int]:
         """Return the numbers of users, items and interactions, as read."""
         rows = self.interactions
-        return {"users": rows["user"].n_unique(), "items": rows["item"].n_unique(), "interactions": len(rows)}
+        return {"users": rows["user"].n_unique(), "items": len(self.items_met), "interactions": len(rows)}
+
+    @cached_property
+    def items_met(self) -> frozenset[str]:
+        """Return the items of the interactions."""
+        return items_of(self.interactions)
 
 
 @dataclass(frozen=True)
@@ -75,6 +83,12 @@ class Reader:
     """Return what it recognises in a folder, such as file names, or None."""
     read: Callable[[Path, Columns], Dataset]
     """Read the folder."""
+
+
+def items_of(table: pl.DataFrame) -> frozenset[str]:
+    """Return the items of interactions; streaming, which is several times as fast on a large table."""
+    found = table.lazy().select(pl.col("item").unique()).collect(engine="streaming")
+    return frozenset(found.to_series().to_list())
 
 
 def subfolder(folder: Path, *names: str) -> Path | None:
@@ -108,7 +122,7 @@ def typed_interactions(table: pl.DataFrame, path: Path, columns: Columns) -> tup
         whole, exact = times_of(table, names["time"])
     ids = [ids_of(table, names[what], path).alias(what) for what in ("user", "item")]
     typed = pl.DataFrame([*ids, whole.alias("timestamp"), exact.alias("exact")])
-    bad = typed.with_row_index("row").filter(pl.any_horizontal(pl.col(COLUMNS).is_null()))["row"]
+    bad = typed.select(pl.any_horizontal(pl.col(COLUMNS).is_null()).arg_true()).to_series()
     if len(bad):
         line = bad[0] + (1 if columns.numbered else 2)
         raise ConfigError(
@@ -123,7 +137,32 @@ def typed_interactions(table: pl.DataFrame, path: Path, columns: Columns) -> tup
     ours = {"user": "user", "item": "item", "time": "timestamp"}
     told = [f"{what} = {name}" for what, name in names.items() if name != ours.get(what, FILE_SPLIT)]
     told += ["no times, rows in file order"] if "time" not in names else []
-    return typed.sort("user", "timestamp", "exact", maintain_order=True).select(kept), ", ".join(told)
+    del table, ids, whole, exact  # the table's other columns go before the sort needs room
+    return in_time_order(typed).select(kept), ", ".join(told)
+
+
+def in_time_order(table: pl.DataFrame) -> pl.DataFrame:
+    """Return a table without the column exact, sorted by user (as text), then time; ties keep their order.
+
+    The table has no nulls. Its column exact orders rows of the same timestamp. polars' own sort by several columns
+    takes four times as long: it compares all columns of a row at once, the text of the user among them.
+    """
+    groups = table.select("user").with_row_index("row").group_by("user").agg("row").sort("user")
+    user = np.repeat(np.arange(len(groups), dtype=np.uint32), groups["row"].list.len().to_numpy())
+    rows = groups["row"].explode().to_numpy()  # user after user, each in the order of the file
+    rows = rows[_by_time(user, table["timestamp"].to_numpy()[rows], table["exact"].to_numpy()[rows])]
+    others = [name for name in table.columns if name not in ("user", "exact")]
+    columns = {name: table[name].rechunk().gather(rows) for name in others}
+    return pl.DataFrame({"user": groups["user"].rechunk().gather(user).set_sorted(), **columns})
+
+
+def _by_time(user: NDArray[np.uint32], whole: NDArray[np.int64], exact: NDArray[np.float64]) -> NDArray[np.intp]:
+    """Return the stable order of rows by user, time in whole units and exact time; users are ascending."""
+    first, last = int(whole.min()), int(whole.max())
+    if (int(user[-1]) + 1) * (last - first + 1) < 2**63 and np.array_equal(exact, whole):
+        # user and time as one number
+        return np.argsort(user * np.int64(last - first + 1) + (whole - first), kind="stable")
+    return np.lexsort((exact, whole, user))
 
 
 def _shown(cells: Sequence[object]) -> str:

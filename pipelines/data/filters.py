@@ -8,7 +8,7 @@ import polars as pl
 
 from features.errors import ConfigError
 from pipelines.data.data_config import DataConfig
-from pipelines.data.dataset import Dataset
+from pipelines.data.dataset import Dataset, items_of
 
 
 def frequent_items(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame:
@@ -64,6 +64,8 @@ def without_short_users(table: pl.DataFrame, config: DataConfig) -> pl.DataFrame
             f"each of {len(sizes)} users has fewer than data.min_interactions={config.min_interactions} interactions "
             f"(most: {max(sizes['len'].to_list())}); nothing is left to train on: lower it, or give a larger dataset"
         )
+    if short.is_empty():
+        return table
     return table.join(short.select("user"), on="user", how="anti", maintain_order="left")
 
 
@@ -87,8 +89,9 @@ def candidates(
         catalog_ids: further items of the catalog, such as those with media.
     """
     if config.candidates == "kept":
-        return tail["item"].unique().sort().to_list()
-    items = set(frequent["item"].unique().to_list())
+        return sorted(items_of(tail))
+    # without a filter every item of the dataset is left; repeated rows that went leave another of their item
+    items = set(items_of(frequent) if config.min_item_interactions else dataset.items_met)
     if config.candidates == "catalog":
         items |= set(dataset.titles) | set(dataset.catalog) | set(catalog_ids)
     return sorted(items)

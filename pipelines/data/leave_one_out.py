@@ -10,6 +10,7 @@ from collections.abc import Iterable
 from dataclasses import fields
 
 import numpy as np
+import polars as pl
 
 from features.errors import ConfigError
 from features.provenance import canonical_json
@@ -30,9 +31,10 @@ def leave_one_out(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[st
     frequent = frequent_items(without_repeats(dataset.interactions, config).sort("user", maintain_order=True), config)
     kept = without_short_users(frequent, config)
     tail = newest(kept, config)
-    users = Vocabulary(tuple(tail["user"].unique().sort().to_list()), "user")
+    per_user = tail.group_by("user", maintain_order=True).len()
+    users = Vocabulary(tuple(per_user["user"].to_list()), "user")
     items = Vocabulary(tuple(candidates(dataset, frequent, tail, config, catalog_ids)), "item")
-    sizes = tail.group_by("user", maintain_order=True).len()["len"].to_numpy().astype(np.int64)
+    sizes = per_user["len"].to_numpy().astype(np.int64)
     offsets = np.concatenate([np.zeros(1, dtype=np.int64), np.cumsum(sizes)])
     sequences = Sequences(encode(tail["item"], items), offsets)
     owner = np.repeat(np.arange(len(users)), sizes)
@@ -49,8 +51,15 @@ def leave_one_out(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[st
         train_edges=edges,
         fingerprint=_fingerprint(users, items, sequences, config),
         dropped_users=dataset.interactions["user"].n_unique() - len(users),
-        dropped_items=dataset.interactions["item"].n_unique() - frequent["item"].n_unique(),
+        dropped_items=_dropped_items(dataset, frequent, config),
     )
+
+
+def _dropped_items(dataset: Dataset, frequent: pl.DataFrame, config: DataConfig) -> int:
+    """Return how many items the filter removed; nothing is counted where there is no filter."""
+    if not config.min_item_interactions:
+        return 0
+    return len(dataset.items_met) - frequent["item"].n_unique()
 
 
 def _eval_part(sequences: Sequences, target: Ints, length: int) -> EvalPart:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
+from extract.media.file_marks import file_mark
 from features.errors import ConfigError
 from features.paths import here
 from pipelines.data.data_config import DataConfig
@@ -20,6 +23,9 @@ from pipelines.data.splits.user_folds import user_folds
 from pipelines.data.tables import ANY_SPLIT, Columns
 
 SPLITS = {"time": time_split, "ratio": ratio_split, "column": own_split, "user-folds": user_folds}
+
+MEDIA_FOLDERS = ("videos", "covers")  # also as NAME_videos and NAME_covers
+MOST_FILES = 1000  # and folders, that are not media; a dataset has a handful
 
 
 def make_split(dataset: Dataset, config: DataConfig, *, catalog_ids: Iterable[str] = ()) -> Split:
@@ -61,15 +67,34 @@ class Data:
     """The dataset that was read."""
     split: Split
     """Its training, validation and test parts."""
+    files: Mapping[str, str] = field(default_factory=dict)
+    """`file_marks` of the folder, taken before it was read; empty if they are not known."""
+
+
+def file_marks(folder: Path) -> dict[str, str]:
+    """Return the marks (size and date) of the files that a reader may have read, by path inside the folder.
+
+    Folders of media are passed over. Returns nothing where there are too many files to look at each time.
+    """
+    found: dict[str, str] = {}
+    for walked, (place, folders, names) in enumerate(os.walk(folder, followlinks=True)):
+        folders[:] = [name for name in folders if name.rpartition("_")[2] not in MEDIA_FOLDERS]
+        if max(walked, len(found) + len(names)) > MOST_FILES:  # of folders, too: a link may lead back to one above it
+            return {}
+        paths = [Path(place, name) for name in names]
+        found |= {path.relative_to(folder).as_posix(): file_mark(path) for path in paths}
+    return found
 
 
 def load_data(config: DataConfig) -> Data:
     """Read a dataset folder and split it; errors as `read_dataset` and `make_split`."""
-    dataset = read_dataset(here(config.folder), columns_to_read(config))
+    place = here(config.folder)
+    files = file_marks(place)
+    dataset = read_dataset(place, columns_to_read(config))
     extra: set[str] = set()
     if config.candidates == "catalog":
         from extract.media.catalog import media_ids
 
-        known = {*dataset.interactions["item"].unique().to_list(), *dataset.titles}
+        known = {*dataset.items_met, *dataset.titles}
         extra = media_ids(videos=dataset.videos, covers=dataset.covers, known=known)
-    return Data(dataset, make_split(dataset, config, catalog_ids=extra))
+    return Data(dataset, make_split(dataset, config, catalog_ids=extra), files)

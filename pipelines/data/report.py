@@ -10,7 +10,6 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import polars as pl
 
 from pipelines.console import explain, note, say, table, warn
@@ -108,7 +107,6 @@ def data_report(dataset: Dataset) -> DataReport:
     """Return the report on a dataset, without reading any media."""
     rows = dataset.interactions
     items = set(rows["item"].unique().to_list())
-    sizes = rows.group_by("user").len()["len"].to_numpy() if len(rows) else np.zeros(1, np.int64)
     pairs = len(rows) - rows.n_unique(["user", "item"]) if len(rows) else 0
     exact = len(rows) - rows.n_unique(["user", "item", "timestamp"]) if len(rows) else 0
     tests, valids = (_tied(rows, place) for place in (1, 2)) if dataset.ordered and len(rows) else (0, 0)
@@ -121,10 +119,20 @@ def data_report(dataset: Dataset) -> DataReport:
         duplicates=exact,
         tied_tests=tests,
         tied_valids=valids,
-        lengths=(int(sizes.min()), float(np.median(sizes)), float(sizes.mean()), int(sizes.max())),
+        lengths=_lengths(rows),
         given_split=dataset.given_split,
         joined=tuple(_join(what, items, others) for what, others in _others(dataset)),
     )
+
+
+def _lengths(rows: pl.DataFrame) -> tuple[int, float, float, int]:
+    """Return the interactions per user: least, median, mean, most."""
+    if rows.is_empty():
+        return 0, 0.0, 0.0, 0
+    size = pl.col("len")
+    of = {"least": size.min(), "median": size.median(), "mean": size.mean(), "most": size.max()}
+    least, median, mean, most = rows.group_by("user").len().select(**of).row(0)
+    return least, median, mean, most
 
 
 def _tied(rows: pl.DataFrame, place: int) -> int:

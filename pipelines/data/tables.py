@@ -137,12 +137,12 @@ def read_table(path: Path, *, header: bool = True) -> pl.DataFrame:
     try:
         if kind == ".parquet":
             return pl.read_parquet(path)
-        text = read_text(path).rstrip("\r\n")
         if kind.startswith((".jsonl", ".ndjson")):
+            text = read_text(path).rstrip("\r\n")
             return (
                 pl.read_ndjson(io.BytesIO(text.encode()), infer_schema_length=None) if text.strip() else pl.DataFrame()
             )
-        return _cells(text, path, header=header)
+        return _cells(read_text(path).rstrip("\r\n"), path, header=header)
     except pl.exceptions.NoDataError:
         return pl.DataFrame()
     except (pl.exceptions.PolarsError, OSError) as error:
@@ -156,9 +156,9 @@ def _cells(text: str, path: Path, *, header: bool) -> pl.DataFrame:
         return pl.DataFrame()
     separator = _separator(first, path)
     if '"' not in text:
-        found = pl.read_csv(
-            io.BytesIO(text.encode()), separator=separator, infer_schema=False, has_header=header, quote_char=None
-        )
+        raw = io.BytesIO(text.encode())
+        del text  # a large table is not held twice while it is parsed
+        found = pl.read_csv(raw, separator=separator, infer_schema=False, has_header=header, quote_char=None)
         return found if header else found.rename({name: str(n) for n, name in enumerate(found.columns)})
     rows = list(_quoted(text, separator, path))
     names = rows.pop(0)[1] if header else [str(number) for number in range(len(rows[0][1]))]
@@ -281,6 +281,10 @@ def times_of(table: pl.DataFrame, column: str) -> tuple[pl.Series, pl.Series]:
     offset count as UTC.
     """
     times = table[column]
+    if times.dtype == pl.String or times.dtype.is_integer():
+        whole = times.cast(pl.Int64, strict=False)
+        if not whole.has_nulls():
+            return whole, whole.cast(pl.Float64)
     if times.dtype == pl.String:
         numbers = times.str.strip_chars().cast(pl.Float64, strict=False)
         if numbers.is_null().all() and times.is_not_null().any():

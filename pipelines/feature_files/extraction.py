@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 
-from extract.encoders.encoder import EncoderSpec
+from extract.encoders.spec import EncoderSpec
 from extract.jobs.changed_sources import Tell
 from extract.jobs.extractor import extract_all
 from extract.jobs.farm import Order, extract_locally, work

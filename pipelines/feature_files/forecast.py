@@ -17,9 +17,9 @@ from typing import Any, Literal
 
 import numpy as np
 
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.inputs import PixelInput
 from extract.encoders.pixel_contract import contract_of
+from extract.encoders.spec import EncoderSpec
 from extract.encoders.weights import local_path, weights_source
 from extract.jobs.decoded_media import stored_media
 from extract.jobs.disk_room import free_bytes, readable

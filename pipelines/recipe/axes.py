@@ -11,7 +11,8 @@ from typing import Any
 
 from features.errors import ConfigError
 from models.shared.representation import CONTENT, TOWERS
-from pipelines.recipe.recipe import Recipe, parse_yaml
+from pipelines.recipe.recipe import Recipe
+from pipelines.recipe.yaml_text import parse_yaml
 
 Space = Mapping[str, tuple[Any, ...]]  # dotted key -> values
 

@@ -1,16 +1,13 @@
 """Recipes: one YAML file per experiment, loaded strictly into frozen dataclasses.
 
 An unknown key, a wrong type or a missing value stops the run, and the error names its dotted path. Nothing is converted
-silently. There is no inheritance between files, and no environment variable matters. Files are YAML 1.2, in which
-`1e-4` is a number and `no` is a word.
+silently. There is no inheritance between files, and no environment variable matters.
 """
 
 from __future__ import annotations
 
 import copy
-import io
 import json
-import re
 import sys
 import typing
 from collections.abc import Mapping, Sequence
@@ -18,24 +15,20 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
-from features.errors import ConfigError, nearest, shortened
-from features.paths import no_file, refused_by_windows, shortest
+from features.errors import ConfigError, nearest
+from features.paths import refused_by_windows
 from models import recommenders
 from models.shared.representation import TOWERS, ItemsConfig
 from pipelines.data.data_config import DataConfig, dates_as_text
 from pipelines.ranking.full_ranking import EvaluateConfig
 from pipelines.recipe.feature_config import FeatureConfig
+from pipelines.recipe.paper import PaperResult
 from pipelines.recipe.structure import structure
+from pipelines.recipe.yaml_text import parse_yaml, read_mapping
 from pipelines.training.train_config import TrainConfig
 
-RECIPES = Path(__file__).parents[1] / "recipes"
 STRICT: dict[str, Any] = {"extra": "forbid"}
 MOST_SEED = 2**63 - 1  # the largest seed that torch takes
-# A line of unquoted free text that YAML would cut short at ' #'. Other values may have a comment after them.
-CUT_TEXT = re.compile(r"^[ -]*(note|source|title): *(?![ \"'|>{])[^#\n]*\S #.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -46,27 +39,6 @@ class ModelConfig:
     """Name of the recommender: its file in models/."""
     settings: Any = None
     """The recommender's `Config`. In YAML its keys are beside `name`: `model: {name: sasrec, layers: 2}`."""
-
-
-@dataclass(frozen=True)
-class PaperResult:
-    """The section `paper`: numbers published for this experiment, printed beside ours."""
-
-    source: str
-    """Paper and table."""
-    metrics: Mapping[str, float]
-    """Metric name such as 'HR@10' -> published value, as a share (0.0496, not 4.96)."""
-    note: str = ""
-    """A note for whoever compares."""
-
-    __pydantic_config__: ClassVar[dict[str, Any]] = STRICT
-
-    def __post_init__(self) -> None:
-        """Refuse values that are not shares."""
-        for name, value in self.metrics.items():
-            if not 0 <= value <= 1:
-                share = value / 100 if 1 < value <= 100 else 0.0496
-                raise ConfigError(f"paper.metrics.{name} is {value:g}; give a share, such as {share:.4g}")
 
 
 @dataclass(frozen=True)
@@ -138,27 +110,6 @@ def _load(path: Path, overrides: Sequence[str], changes: Mapping[str, Any]) -> R
     if "recipes" in raw and "model" not in raw:
         raise ConfigError(f"{path} is a group of recipes; give it to `compare`, or name one of its recipes")
     return build_recipe(_scaled(raw, overrides, path))
-
-
-def read_mapping(path: Path) -> dict[str, Any]:
-    """Return the plain data of a recipe file or group file; ConfigError if it is not a YAML mapping."""
-    if not path.is_file():
-        there = f"recipes that come with freezeframe are in {shortest(RECIPES)}"
-        raise ConfigError(f"recipe {path} {no_file(path, there)}")
-    try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ConfigError(f"recipe {path} is not UTF-8 text; give a YAML file") from error
-    raw = parse_yaml(text, str(path))
-    if not isinstance(raw, dict):
-        raise ConfigError(f"recipe {path} is not a mapping of keys to values")
-    cut = CUT_TEXT.search(text)
-    if cut is not None:
-        raise ConfigError(
-            f"recipe {path}: {cut[1]} ends at ' #', where YAML begins a comment ({cut[0].strip()[:60]!r}); put the "
-            "text in quotes"
-        )
-    return raw
 
 
 def recipe_from_data(raw: Mapping[str, Any], overrides: Sequence[str] = ()) -> Recipe:
@@ -256,31 +207,6 @@ def difference(before: Recipe, now: Recipe) -> str:
         name = next(name for name in old | new if old.get(name) != new.get(name))
         key, old, new = f"{key}.{name}".removeprefix("."), old.get(name), new.get(name)
     return f"{key} was {old!r}, now {new!r}"
-
-
-def dump_yaml(value: Mapping[str, Any]) -> str:
-    """Return plain data as YAML text that reads back unchanged, with keys in order."""
-    text = _dump(value, allow_unicode=True)
-    # the emitter folds lines at characters such as U+0085, which the parser does not treat as line breaks
-    return text if parse_yaml(text, "dump") == value else _dump(value, allow_unicode=False)
-
-
-def _dump(value: Mapping[str, Any], *, allow_unicode: bool) -> str:
-    stream = io.StringIO()
-    yaml = YAML(typ="safe", pure=True)
-    yaml.allow_unicode = allow_unicode
-    yaml.default_flow_style = False
-    yaml.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
-    yaml.dump(dict(value), stream)
-    return stream.getvalue()
-
-
-def parse_yaml(text: str, where: str) -> Any:
-    """Parse YAML 1.2 without constructing objects; ConfigError for bad syntax or a repeated key."""
-    try:
-        return YAML(typ="safe", pure=True).load(text)
-    except YAMLError as error:
-        raise ConfigError(f"{where} is not valid YAML: {shortened(error, 200)}") from error
 
 
 def _override(raw: dict[str, Any], override: str) -> None:

@@ -6,6 +6,7 @@ import json
 import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
+from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
@@ -24,7 +25,7 @@ def structure(target: type, values: Mapping[str, Any], prefix: str) -> Any:
     """
     try:
         # through JSON, because strict mode then still turns lists into tuples, and converts nothing else
-        return TypeAdapter(target).validate_json(json.dumps(values), strict=True)
+        return _adapter(target).validate_json(json.dumps(values), strict=True)
     except ValidationError as error:
         details = error.errors()
         raise ConfigError("; ".join(_explain(target, detail, prefix) for detail in details[:3])) from error
@@ -33,6 +34,12 @@ def structure(target: type, values: Mapping[str, Any], prefix: str) -> Any:
             f"{prefix.rstrip('.') or 'recipe'} holds a value that is neither text, number, list nor mapping, such as a "
             "date; put it in quotes"
         ) from error
+
+
+@cache
+def _adapter(target: type) -> TypeAdapter[Any]:
+    """Return what validates a dataclass; building it takes longer than using it."""
+    return TypeAdapter(target)
 
 
 def _explain(target: type, detail: ErrorDetails, prefix: str) -> str:

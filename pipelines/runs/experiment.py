@@ -9,7 +9,8 @@ A run folder holds:
   targets. rank_ties.npy: how many places each target may take, if targets tie with other items.
 - lists.npy: what is offered to each test user, if the recipe asks for it.
 - record.json: code version, seed, fingerprints, timings, peak memory.
-- users.json, items.json, training.npy, users.txt, items.txt: see pipelines/runs/kept_data.py.
+- users.json, items.json, training.npy, interactions.parquet, titles.parquet, dataset.json, users.txt, items.txt: see
+  pipelines/runs/kept_data.py.
 """
 
 from __future__ import annotations
@@ -33,7 +34,8 @@ from pipelines.data.load import Data
 from pipelines.data.split import Split
 from pipelines.device import explain_missing_kernels, resolve_device, why_device
 from pipelines.ranking.full_ranking import Evaluation, evaluate
-from pipelines.recipe.recipe import Recipe, build_recipe, difference, dump_yaml, recipe_to_dict
+from pipelines.recipe.recipe import Recipe, build_recipe, difference, recipe_to_dict
+from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.runs.costs import files_read, run_costs
 from pipelines.runs.inputs import Inputs, build, open_features, read_inputs
 from pipelines.runs.kept_data import ITEM_ROWS, USER_ROWS, keep, write_row_ids
@@ -92,7 +94,7 @@ def run_recipe(
     if ranks.first:
         _clear(folder)
         begin_record(folder, recipe, split, files, inputs.sides, towers.facts, start)
-        keep(folder, split)
+        keep(folder, data, recipe.data)
         write_atomic(folder / "config.yaml", dump_yaml(recipe_to_dict(recipe)))
     log = EpochLog(folder if ranks.first else None)
     with watching(f"train {recipe.name} seed {recipe.seed}", recipe.train, log.hear) as watch:

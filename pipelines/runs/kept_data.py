@@ -4,6 +4,9 @@ With them a run can be used from any folder, and after new interactions have com
 
 - `users.json` and `items.json`: JSON lists of the ids that the model was trained on. Position n belongs to number n.
 - `training.npy`: the (2, E) training edges as such numbers. Models of graphs and of popularity are built from them.
+- `interactions.parquet` and `titles.parquet`: the dataset's rows, user after user, and its titles, so that `recommend`
+  reads the rows of one user. `dataset.json`: the size, date and hash of each file they were read from. Where one of
+  these files has changed, the dataset is read again.
 - `users.txt` and `items.txt`: the ids behind the rows of the arrays that are made from the run, one id per line.
   Line r of `users.txt` (from 0) is the test user of row r of `lists.npy`, and of `ranks.npy` where each user has one
   target. Line n of `items.txt` is item n in `lists.npy` and row n of `index.faiss`. They are UTF-8 with line feeds.
@@ -15,34 +18,103 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import polars as pl
 
+from extract.media.file_marks import file_digest
 from features.atomic import write_atomic
 from features.errors import ConfigError, StoreError
 from features.paths import here, write_advice
+from features.shards.marks import without_time
+from pipelines.data.data_config import DataConfig
 from pipelines.data.dataset import Dataset
+from pipelines.data.load import Data, file_marks
 from pipelines.data.split import EvalPart, Split, TrainWindows
 from pipelines.data.vocabulary import Vocabulary
 from pipelines.recipe.recipe import Recipe
 from pipelines.runs.run_files import read_array, read_object, read_text
 
 USERS, ITEMS, EDGES = "users.json", "items.json", "training.npy"
+ROWS, TITLES, SOURCE = "interactions.parquet", "titles.parquet", "dataset.json"
+GROUP_ROWS = 2**16  # rows of interactions.parquet that are read together
 USER_ROWS, ITEM_ROWS = "users.txt", "items.txt"
 ESCAPES = str.maketrans({"\\": r"\\", "\n": r"\n", "\r": r"\r"})
 
 
-def keep(folder: Path, split: Split) -> None:
-    """Write users.json, items.json and training.npy of a split; StoreError if one cannot be written."""
+def keep(folder: Path, data: Data, config: DataConfig) -> None:
+    """Write what a run keeps of its data; StoreError if a file cannot be written."""
+    split = data.split
     for name, vocabulary in ((USERS, split.users), (ITEMS, split.items)):
         write_atomic(folder / name, json.dumps(vocabulary.ids, indent=0))
     try:
         np.save(folder / EDGES, split.train_edges)
     except OSError as error:
         raise StoreError(f"cannot write {folder / EDGES} ({error}); {write_advice(error)}") from error
+    _keep_rows(folder, data, config)
+
+
+def _keep_rows(folder: Path, data: Data, config: DataConfig) -> None:
+    """Write the dataset's rows and titles, and what they were read from; nothing if that is not known for certain."""
+    source, there, dataset = folder / SOURCE, here(config.folder), data.dataset
+    for path in (source, folder / ROWS, folder / TITLES):  # dataset.json never stands beside rows of another dataset
+        path.unlink(missing_ok=True)
+    if not data.files or config.candidates == "catalog":  # a catalog also depends on the folders of media
+        return
+    titles = pl.DataFrame(list(dataset.titles.items()), schema={"item": pl.String, "title": pl.String}, orient="row")
+    try:
+        # small groups of rows: a user's rows are in one or two of them, and only those are read
+        dataset.interactions.write_parquet(folder / ROWS, row_group_size=GROUP_ROWS)
+        titles.write_parquet(folder / TITLES)
+    except (OSError, pl.exceptions.PolarsError) as error:
+        raise StoreError(f"cannot write {folder / ROWS} ({error}); free some space, or check the folder") from error
+    files = {name: {"mark": mark, "digest": file_digest(there / name)} for name, mark in data.files.items()}
+    told = {"name": dataset.name, "layout": dataset.layout, "ordered": dataset.ordered, "files": files}
+    if file_marks(there) == data.files:  # nothing changed between reading the files and hashing them
+        write_atomic(source, json.dumps(told, indent=2))
+
+
+def kept_user(folder: Path, config: DataConfig, user: str) -> Data | None:
+    """Return the data of a run with one user's interactions alone, as the run keeps them.
+
+    Args:
+        folder: the run folder.
+        config: the run's section `data`, with the dataset folder as it is found now.
+        user: the user's raw id.
+
+    Returns:
+        The dataset, whose interactions are that user's, and the split without windows and targets. None where the
+        dataset has to be read: the run keeps too little, or a file of the dataset has changed.
+    """
+    if not (folder / SOURCE).is_file():
+        return None
+    try:
+        told = read_object(folder / SOURCE)
+        if not _same_files(here(config.folder), told["files"]):
+            return None
+        rows = pl.scan_parquet(folder / ROWS).filter(pl.col("user") == user).collect()
+        titles = dict(pl.read_parquet(folder / TITLES).iter_rows())
+        dataset = Dataset(told["name"], told["layout"], rows, titles, None, None, ordered=told["ordered"])
+    except (ConfigError, KeyError, OSError, pl.exceptions.PolarsError):  # damaged: the dataset has it all, too
+        return None
+    split = kept_split(folder, dataset)
+    return None if split is None else Data(dataset, split)
+
+
+def _same_files(folder: Path, then: Mapping[str, Mapping[str, str]]) -> bool:
+    """Return whether a dataset folder holds the files that were read; bytes decide where only a date differs."""
+    now = file_marks(folder)
+    if now.keys() != then.keys():
+        return False
+    for name, mark in now.items():
+        if mark == then[name]["mark"]:
+            continue
+        if without_time(mark) != without_time(then[name]["mark"]) or file_digest(folder / name) != then[name]["digest"]:
+            return False
+    return True
 
 
 def write_row_ids(folder: Path, split: Split) -> dict[str, str]:

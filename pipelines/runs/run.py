@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from models.shared.recommender import Recommender
+from models.shared.representation import TOWERS
 from pipelines.console import note
 from pipelines.data.load import Data, load_data
 from pipelines.device import resolve_device
 from pipelines.recipe.recipe import Recipe
 from pipelines.runs.inputs import build, read_inputs
-from pipelines.runs.kept_data import kept_split, placed
+from pipelines.runs.kept_data import kept_split, kept_user, placed
 from pipelines.runs.run_files import finished_recipe, read_object
 from pipelines.towers.open_towers import Media
 from pipelines.training.checkpoint import CHECKPOINT, load_best
@@ -39,6 +40,7 @@ def open_run(
     media: Media | None = None,
     place: Path | None = None,
     new_interactions: bool = False,
+    only_user: str | None = None,
 ) -> Run:
     """Open a finished run.
 
@@ -50,11 +52,15 @@ def open_run(
         place: the dataset folder, if it is not the recipe's.
         new_interactions: whether to open the run even if the dataset has changed since. The split then has the ids and
             edges that were trained on, and no targets.
+        only_user: a user; if the dataset has not changed, only this user's interactions are read, from the run folder.
+            The split then has the ids and edges that were trained on, and no targets. Needs `new_interactions`.
 
     Raises:
         ConfigError: the folder holds no finished run, or what it was made from has changed since.
     """
     recipe = placed(finished_recipe(folder), folder, place)
+    if data is None and only_user is not None and not _reads_dataset(recipe):
+        data = kept_user(folder, recipe.data, only_user)
     data = data or load_data(recipe.data)
     if new_interactions:
         data = _as_trained(folder, data)
@@ -62,6 +68,11 @@ def open_run(
     if any(parameter.requires_grad for parameter in model.parameters()):
         load_best(folder / CHECKPOINT, model)
     return Run(folder, recipe, data, model.to(resolve_device(device)).eval())
+
+
+def _reads_dataset(recipe: Recipe) -> bool:
+    """Return whether a model is built from more of the dataset than ids and edges: tags, or what encoders read."""
+    return recipe.items.kind in TOWERS or "tags" in recipe.items.side
 
 
 def _as_trained(folder: Path, data: Data) -> Data:

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from features.errors import ConfigError
-from pipelines.recipe.recipe import Recipe, load_recipe, parse_yaml
+from pipelines.recipe.recipe import Recipe, load_recipe
+from pipelines.recipe.yaml_text import parse_yaml
 
 
 def finished_recipe(folder: Path) -> Recipe:

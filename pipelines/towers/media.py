@@ -10,8 +10,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from extract.encoders.encoder import Encoder, EncoderSpec
+from extract.encoders.encoder import Encoder
 from extract.encoders.inputs import Tokenizer, Tokens
+from extract.encoders.spec import EncoderSpec
 from features.errors import ConfigError
 from features.provenance import canonical_json
 from features.store import FeatureFile

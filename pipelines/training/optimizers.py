@@ -6,19 +6,38 @@ Letters: R rows of a table, n rows that a step used, D width.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
+from inspect import unwrap
 from typing import Any, Literal, overload
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from models.items.towers import towers_of
 
 OptimizerName = Literal["adamw", "lazy"]
 
 
-def build_optimizer(
-    model: nn.Module, name: OptimizerName, lr: float, weight_decay: float
-) -> torch.optim.Optimizer | None:
+class _Uncompiled(Optimizer):
+    """An optimiser that does not import torch's compiler.
+
+    torch hides these methods from `torch.compile`, and imports the compiler (`torch._dynamo`) to do so, which takes
+    about as long as importing torch itself. Nothing here is compiled, so the methods are used as they are below that.
+    """
+
+    add_param_group = unwrap(Optimizer.add_param_group)
+    zero_grad = unwrap(Optimizer.zero_grad)
+    state_dict = unwrap(Optimizer.state_dict)
+    load_state_dict = unwrap(Optimizer.load_state_dict)
+
+
+class AdamW(_Uncompiled, torch.optim.AdamW):
+    """`torch.optim.AdamW`, without its import of torch's compiler."""
+
+    step = torch.no_grad()(unwrap(torch.optim.AdamW.step))
+
+
+def build_optimizer(model: nn.Module, name: OptimizerName, lr: float, weight_decay: float) -> Optimizer | None:
     """Return the optimiser of all parameters that train, or None if none do.
 
     Matrices and tables decay; vectors and biases never do. Each encoder that trains is a parameter group of its own,
@@ -34,7 +53,7 @@ def build_optimizer(
     for tower, parameters in zip(towers_of(model), towers, strict=True):
         groups += _groups(parameters, weight_decay, **({} if tower.lr is None else {"lr": tower.lr}))
     if name == "adamw":
-        return torch.optim.AdamW(groups, lr=lr, fused=True)
+        return AdamW(groups, lr=lr, fused=True)
     for module in model.modules():
         if isinstance(module, nn.Embedding):
             module.sparse = True
@@ -48,7 +67,7 @@ def _groups(parameters: Sequence[Tensor], weight_decay: float, **options: float)
     ]
 
 
-class LazyAdamW(torch.optim.Optimizer):
+class LazyAdamW(_Uncompiled):
     """AdamW (Loshchilov and Hutter, arXiv 1711.05101) whose cost per table depends on the rows of a batch, not on R.
 
     Rows in a sparse gradient are updated as in AdamW, with bias correction by the number of all steps. Rows without a

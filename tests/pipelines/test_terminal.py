@@ -16,7 +16,7 @@ from rich.cells import cell_len
 import run_pipeline
 from extract.encoders.registry import ENCODERS
 from models import recommenders
-from pipelines.recipe.recipe import dump_yaml
+from pipelines.recipe.yaml_text import dump_yaml
 from tests.support.shared import made_once
 from tests.support.small import item_ids, plain_recipe, small_dataset, write, write_vectors
 from tests.support.terminal import plain, run_in_terminal, screen, tables

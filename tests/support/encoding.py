@@ -11,10 +11,11 @@ from unittest import mock
 import torch
 from torch import Tensor
 
-from extract.encoders.encoder import Encoder, EncoderSpec
+from extract.encoders.encoder import Encoder
 from extract.encoders.inputs import Batch, PixelInput, Tokens
 from extract.encoders.preprocess import preprocess
 from extract.encoders.registry import ENCODERS, get_encoder
+from extract.encoders.spec import EncoderSpec
 from tests.support.media import pictures
 
 TINY = [name for name in ENCODERS if "-tiny" in name]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 import run_pipeline
-from pipelines.recipe.recipe import dump_yaml
+from pipelines.recipe.yaml_text import dump_yaml
 from tests.support.small import item_ids, plain_recipe, small_dataset, write, write_vectors
 
 ROOT = Path(__file__).resolve().parents[2]

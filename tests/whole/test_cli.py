@@ -17,7 +17,7 @@ import pytest
 import run_pipeline
 from extract.encoders.registry import ENCODERS
 from models import recommenders
-from pipelines.recipe.recipe import dump_yaml
+from pipelines.recipe.yaml_text import dump_yaml
 from tests.support.media import pictures, write_clip, write_cover
 from tests.support.small import item_ids, plain_recipe, small_dataset, write, write_interactions, write_vectors
 

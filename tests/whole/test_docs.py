@@ -17,7 +17,7 @@ import pytest
 
 import run_pipeline
 from features.store import FeatureFile
-from pipelines.recipe.recipe import parse_yaml
+from pipelines.recipe.yaml_text import parse_yaml
 from tests.support.media import jpeg, pictures, write_clip, write_cover, write_lmdb
 from tests.support.small import write, write_interactions, write_vectors
 

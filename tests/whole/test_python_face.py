@@ -30,7 +30,7 @@ from pipelines import (
     similar_items,
     train,
 )
-from pipelines.recipe.recipe import dump_yaml
+from pipelines.recipe.yaml_text import dump_yaml
 from tests.support.small import WIDTH, item_ids, plain_recipe, small_dataset, write, write_interactions, write_vectors
 
 ROOT = Path(__file__).resolve().parents[2]

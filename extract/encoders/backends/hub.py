@@ -11,7 +11,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from extract.encoders.weights import WeightsSource, no_download
+from extract.encoders.spec import WeightsSource
+from extract.encoders.weights import no_download
 
 ANSWER_S = 5.0  # seconds; with a network, looking up a name and connecting take less
 PROXIES = ("https_proxy", "HTTPS_PROXY", "all_proxy", "ALL_PROXY")

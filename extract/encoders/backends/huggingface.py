@@ -21,9 +21,10 @@ from extract.encoders.backends.huggingface_parts import (
     video_parts,
 )
 from extract.encoders.backends.huggingface_weights import from_hub, place, pretrained, settled
-from extract.encoders.encoder import Encoder, EncoderSpec
+from extract.encoders.encoder import Encoder
 from extract.encoders.hashed_words import hashed_words
 from extract.encoders.inputs import TextInput, Tokenizer, Tokens
+from extract.encoders.spec import EncoderSpec
 from extract.encoders.weights import seeded
 from features.errors import ConfigError
 

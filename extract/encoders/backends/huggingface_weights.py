@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 from extract.encoders.backends.hub import cached, refuse_offline
-from extract.encoders.encoder import EncoderSpec
+from extract.encoders.spec import EncoderSpec
 from extract.encoders.weights import check_keys, local_path, no_download, no_pretrained, seeded
 from features.errors import ConfigError, StoreError, shortened
 from features.provenance import file_sha256

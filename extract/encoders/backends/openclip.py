@@ -10,9 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from extract.encoders.backends.hub import cached, refuse_offline
-from extract.encoders.encoder import Encoder, EncoderSpec
+from extract.encoders.encoder import Encoder
 from extract.encoders.inputs import TextInput, Tokenizer, Tokens
 from extract.encoders.parts import Parts, Words
+from extract.encoders.spec import EncoderSpec
 from extract.encoders.weights import check_keys, local_path, no_download, no_pretrained, read_state, seeded
 from features.errors import ConfigError
 

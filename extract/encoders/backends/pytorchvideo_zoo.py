@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from extract.encoders.backends.torchvision_zoo import TimeInside, mean_of_map
-from extract.encoders.encoder import Encoder, EncoderSpec
+from extract.encoders.encoder import Encoder
 from extract.encoders.parts import Parts
+from extract.encoders.spec import EncoderSpec
 from extract.encoders.weights import load_strict, local_path, no_download, no_pretrained, read_state, seeded
 from features.errors import ConfigError
 

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from extract.encoders.backends.huggingface import load_image
-from extract.encoders.backends.openclip import load_image as load_clip_image
-from extract.encoders.backends.torchvision_zoo import load_resnet
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.entries import norms
 from extract.encoders.inputs import PixelInput
-from extract.encoders.weights import WeightsSource
+from extract.encoders.spec import Backend, EncoderSpec, WeightsSource
 
 IMAGENET_1K = "BSD-3-Clause code, trained on ImageNet-1k"
 
@@ -23,7 +19,7 @@ def _resnet(
         name=name,
         modality="cover",
         width=width,
-        backend=load_resnet,
+        backend=Backend("torchvision_zoo", "load_resnet"),
         family="resnet",
         inputs=PixelInput(224, resize, *norms.IMAGENET),
         pooling="mean of the last map",
@@ -43,7 +39,7 @@ def _hub(
     extra = changes.pop("extra_keys", ("classifier", "pooler", "vit.pooler"))
     common: dict[str, Any] = {
         "modality": "cover",
-        "backend": load_image,
+        "backend": Backend("huggingface", "load_image"),
         "family": "hub-image",
         "inputs": PixelInput(224, 256, *norms.IMAGENET, interpolation="bicubic"),
         "pooling": "class token after the last norm",
@@ -97,7 +93,7 @@ def _clip(
         name=name,
         modality="cover",
         width=width,
-        backend=load_clip_image,
+        backend=Backend("openclip", "load_image"),
         family="clip",
         inputs=PixelInput(size, size, *norms.CLIP, interpolation="bicubic"),
         pooling="attention pooling" if resnet else "projected class token",

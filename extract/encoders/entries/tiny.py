@@ -5,11 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.entries.cover import COVER
 from extract.encoders.entries.title import TITLE
 from extract.encoders.entries.video import VIDEO
 from extract.encoders.inputs import PixelInput, TextInput
+from extract.encoders.spec import EncoderSpec
 from extract.media.frames import FramePolicy
 
 _FULL = {spec.name: spec for spec in (*VIDEO, *COVER, *TITLE)}

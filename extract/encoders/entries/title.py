@@ -4,12 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from extract.encoders.backends.huggingface import load_text
-from extract.encoders.backends.openclip import load_text as load_clip_text
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.entries.cover import VIT_B_32
 from extract.encoders.inputs import TextInput
-from extract.encoders.weights import WeightsSource
+from extract.encoders.spec import Backend, EncoderSpec, WeightsSource
 
 # Tensors in text checkpoints that the encoder does not need: heads of BERT and RoBERTa, and a table that is no weight.
 TEXT_HEADS = ("cls.", "lm_head.", "pooler.", "bert.pooler.", "roberta.pooler.", "embeddings.position_ids")
@@ -33,7 +30,7 @@ def _bert(
         name=name,
         modality="title",
         width=width,
-        backend=load_text,
+        backend=Backend("huggingface", "load_text"),
         family="bert",
         blocks=("encoder.layer",),
         parameters=parameters,
@@ -114,7 +111,7 @@ TITLE = (
         name="clip-vit-b-32-text",
         modality="title",
         width=512,
-        backend=load_clip_text,
+        backend=Backend("openclip", "load_text"),
         family="clip",
         inputs=TextInput(max_tokens=77),
         pooling="projected end token",

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from extract.encoders.backends.huggingface import load_videomae
-from extract.encoders.backends.pytorchvideo_zoo import load_net, load_slowfast
-from extract.encoders.backends.torchvision_zoo import load_r3d, load_swin3d
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.entries import norms
 from extract.encoders.inputs import PixelInput
-from extract.encoders.weights import WeightsSource
+from extract.encoders.spec import Backend, EncoderSpec, WeightsSource
 from extract.media.frames import FramePolicy
 
 PYTORCHVIDEO = "Apache-2.0 code, trained on Kinetics-400"
@@ -24,7 +20,7 @@ def _zoo(name: str, hub: str, file: str, *, frames: int, paper: str, parameters:
     common: dict[str, Any] = {
         "modality": "video",
         "width": 2048,
-        "backend": load_net,
+        "backend": Backend("pytorchvideo_zoo", "load_net"),
         "family": "pytorchvideo-net",
         # pytorchvideo tests on three crops as large as the short side; this is one centre crop of the training size
         "inputs": PixelInput(224, 256, *norms.KINETICS),
@@ -74,7 +70,7 @@ def _videomae(name: str, place: str, revision: str, *, width: int, parameters: i
         name=name,
         modality="video",
         width=width,
-        backend=load_videomae,
+        backend=Backend("huggingface", "load_videomae"),
         family="videomae",
         inputs=PixelInput(224, 224, *norms.IMAGENET),
         frames=FramePolicy("uniform", 16),
@@ -112,7 +108,7 @@ VIDEO = (
         name="slowfast-r50",
         modality="video",
         width=2304,
-        backend=load_slowfast,
+        backend=Backend("pytorchvideo_zoo", "load_slowfast"),
         family="slowfast",
         # pytorchvideo tests on three crops of 256 at short side 256; this is one centre crop of 224, its training size
         inputs=PixelInput(224, 256, *norms.KINETICS),
@@ -132,7 +128,7 @@ VIDEO = (
         paper="1812.03982",
         parameters=52_852_808,
         width=2304,
-        backend=load_slowfast,
+        backend=Backend("pytorchvideo_zoo", "load_slowfast"),
         family="slowfast",
         pooling="mean of each path's map, slow before fast",
         blocks=("blocks.1", "blocks.2", "blocks.3", "blocks.4"),
@@ -157,7 +153,7 @@ VIDEO = (
         name="r3d-r18",
         modality="video",
         width=512,
-        backend=load_r3d,
+        backend=Backend("torchvision_zoo", "load_r3d"),
         family="r3d",
         # torchvision resizes to 128x171 without antialiasing; here the shape is kept
         inputs=PixelInput(112, 128, *norms.KINETICS_R3D),
@@ -173,7 +169,7 @@ VIDEO = (
         name="swin3d-t",
         modality="video",
         width=768,
-        backend=load_swin3d,
+        backend=Backend("torchvision_zoo", "load_swin3d"),
         family="swin3d",
         inputs=PixelInput(224, 256, *norms.IMAGENET),
         frames=FramePolicy("uniform", 32),

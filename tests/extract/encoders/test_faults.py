@@ -12,11 +12,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from extract.encoders.encoder import Encoder, EncoderSpec
+from extract.encoders.encoder import Encoder
 from extract.encoders.faults import FAULTS, with_faults
 from extract.encoders.inputs import PixelInput
 from extract.encoders.preprocess import preprocess
 from extract.encoders.registry import ENCODERS
+from extract.encoders.spec import EncoderSpec
 from extract.jobs.extractor import extract
 from extract.jobs.options import ExtractOptions
 from extract.media.catalog import build_catalog

@@ -10,8 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.registry import ENCODERS
+from extract.encoders.spec import EncoderSpec
 from extract.jobs import extractor
 from extract.jobs.extractor import extract
 from extract.jobs.sharding import claims_of, run_shards

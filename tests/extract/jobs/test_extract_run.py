@@ -16,10 +16,10 @@ import numpy as np
 import pytest
 import torch
 
-from extract.encoders.encoder import EncoderSpec
 from extract.encoders.inputs import PixelInput
 from extract.encoders.preprocess import preprocess
 from extract.encoders.registry import ENCODERS
+from extract.encoders.spec import EncoderSpec
 from extract.jobs import reading
 from extract.jobs.extractor import _unpinned, extract, feature_name
 from extract.jobs.options import ExtractOptions

@@ -20,8 +20,9 @@ import pytest
 import torch
 
 import run_pipeline
-from extract.encoders.encoder import Encoder, EncoderSpec
+from extract.encoders.encoder import Encoder
 from extract.encoders.registry import ENCODERS
+from extract.encoders.spec import EncoderSpec
 from extract.jobs import farm_ray, sharding
 from extract.jobs.extractor import extract_all, prepare_all
 from extract.jobs.farm import Order, extract_locally, rows_made, slurm_script, work

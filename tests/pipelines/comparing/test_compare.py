@@ -31,7 +31,9 @@ from pipelines.comparing.significance import load_ranks
 from pipelines.comparing.table_files import escape_latex, latex, markdown, write_csv
 from pipelines.ranking.full_ranking import EvaluateConfig
 from pipelines.ranking.metrics import hit_rate
-from pipelines.recipe.recipe import PaperResult, Recipe, dump_yaml, recipe_to_dict
+from pipelines.recipe.paper import PaperResult
+from pipelines.recipe.recipe import Recipe, recipe_to_dict
+from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.runs.results import print_metrics
 from tests.support.small import USERS, recipe, small_dataset, write
 

@@ -12,7 +12,7 @@ from pipelines.data.data_config import DataConfig
 from pipelines.data.detection import read_dataset
 from pipelines.data.load import make_split
 from pipelines.data.report import data_report
-from pipelines.recipe.recipe import dump_yaml
+from pipelines.recipe.yaml_text import dump_yaml
 from tests.support.small import plain_recipe, small_dataset, write, write_interactions
 
 Capture = pytest.CaptureFixture[str]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import math
 from collections.abc import Callable
 from pathlib import Path
 
@@ -14,9 +15,10 @@ from hypothesis import strategies as st
 
 from features.errors import ConfigError
 from pipelines.data.data_config import DataConfig
+from pipelines.data.dataset import in_time_order
 from pipelines.data.detection import read_dataset
 from pipelines.data.load import make_split
-from pipelines.data.tables import Columns, parse_columns, read_table
+from pipelines.data.tables import Columns, parse_columns, read_table, times_of
 from tests.support.small import write, write_interactions
 
 ROWS = [("u", "b", 2), ("u", "a", 1), ("v", "a", 3)]
@@ -208,6 +210,55 @@ def test_times_of_rows_without_any_are_their_order(tmp_path: Path) -> None:
     dataset = read_dataset(tmp_path, Columns(time="none"))
     assert dataset.interactions.rows() == [("u", "b", 1), ("u", "a", 2), ("v", "c", 0)]
     assert dataset.layout.endswith("(no times, rows in file order)")
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from(["", "10", "9", "é", "z", "Z"]),
+            st.one_of(
+                st.integers(-3, 3),
+                st.sampled_from([2**53, 2**53 + 1, 2**62, -(2**62)]),
+                st.floats(-2, 2).map(lambda time: round(time, 2)),
+            ),
+        ),
+        min_size=1,
+        max_size=12,
+    )
+)
+def test_rows_are_sorted_as_polars_sorts_them(rows: list[tuple[str, int | float]]) -> None:
+    """By the user's text, then time, fractions of a second included; ties stay in the order of the file."""
+    table = pl.DataFrame(
+        {
+            "user": [user for user, _ in rows],
+            "item": [str(place) for place in range(len(rows))],
+            "timestamp": pl.Series([math.floor(time) for _, time in rows], dtype=pl.Int64),
+            "exact": pl.Series([float(time) for _, time in rows], dtype=pl.Float64),
+        }
+    )
+    expected = table.sort("user", "timestamp", "exact", maintain_order=True).drop("exact")
+    assert in_time_order(table).equals(expected)
+
+
+@pytest.mark.parametrize(
+    ("cells", "whole", "exact"),
+    [
+        (["3", "2"], [3, 2], [3.0, 2.0]),
+        ([" 3", "2"], [None, 2], [None, 2.0]),
+        (["9007199254740993", "2"], [2**53 + 1, 2], [2.0**53, 2.0]),
+        (["9223372036854775808", "2"], [None, 2], [2.0**63, 2.0]),
+        (["3.75", "2"], [3, 2], [3.75, 2.0]),
+        (["-0.5", "1e3"], [-1, 1000], [-0.5, 1000.0]),
+        (["inf", "2"], [None, 2], [float("inf"), 2.0]),
+        (["nan", "2"], [None, 2], [float("nan"), 2.0]),
+        (["", "2"], [None, 2], [None, 2.0]),
+    ],
+)
+def test_times_are_whole_numbers_and_exact_ones(cells: list[str], whole: list[int], exact: list[float]) -> None:
+    found = times_of(pl.DataFrame({"time": cells}), "time")
+    assert found[0].to_list() == whole
+    assert found[1].equals(pl.Series(exact), null_equal=True)
 
 
 def test_iso_times_become_microseconds(tmp_path: Path) -> None:

@@ -20,7 +20,8 @@ from pipelines.drafting.facts import Facts
 from pipelines.drafting.found_features import Found, Search
 from pipelines.drafting.recipe_text import recipe_text
 from pipelines.recipe.file_origin import Origin
-from pipelines.recipe.recipe import Recipe, build_recipe, parse_yaml
+from pipelines.recipe.recipe import Recipe, build_recipe
+from pipelines.recipe.yaml_text import parse_yaml
 
 COUNTS: dict[str, Any] = {
     "users": 600,

@@ -21,8 +21,8 @@ from pipelines.comparing.plot import MARKS, check_plot, short_names, write_plot
 from pipelines.comparing.result_table import Comparison, Row
 from pipelines.comparing.table_files import write_csv
 from pipelines.recipe.axes import READ_BY
-from pipelines.recipe.collections import plan
-from pipelines.recipe.recipe import dump_yaml
+from pipelines.recipe.plan import plan
+from pipelines.recipe.yaml_text import dump_yaml
 from tests.support.small import item_ids, plain_recipe, small_dataset, write, write_vectors
 from tests.support.tower_runs import TITLES, write_activations
 

@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 import pipelines
 from features.errors import ConfigError
 from pipelines.recipe.feature_config import FeatureConfig
-from pipelines.recipe.recipe import Recipe, build_recipe, difference, dump_yaml, load_recipe, parse_yaml, recipe_to_dict
+from pipelines.recipe.recipe import Recipe, build_recipe, difference, load_recipe, recipe_to_dict
+from pipelines.recipe.yaml_text import dump_yaml, parse_yaml
 from tests.support.small import plain_recipe, write
 
 RECIPES = sorted((Path(pipelines.__file__).parent / "recipes").glob("*.yaml"))

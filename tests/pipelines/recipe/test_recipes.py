@@ -19,7 +19,8 @@ from models.shared.representation import TOWERS
 from pipelines.data.load import Data, load_data
 from pipelines.data.side_features import side_features
 from pipelines.ranking.metrics import METRICS
-from pipelines.recipe.collections import SHIPPED, load_group, plan
+from pipelines.recipe.collections import SHIPPED, load_group
+from pipelines.recipe.plan import plan
 from pipelines.recipe.recipe import FeatureConfig, Recipe, load_recipe
 from pipelines.runs.inputs import build_model, open_features
 from pipelines.towers.open_towers import open_towers

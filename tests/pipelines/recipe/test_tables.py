@@ -12,8 +12,10 @@ import run_pipeline
 from features.errors import ConfigError
 from pipelines.commands import compare as verb
 from pipelines.comparing.result_table import Row, notes
-from pipelines.recipe.collections import Group, Member, load_group, plan
-from pipelines.recipe.recipe import dump_yaml, load_recipe
+from pipelines.recipe.collections import Group, Member, load_group
+from pipelines.recipe.plan import plan
+from pipelines.recipe.recipe import load_recipe
+from pipelines.recipe.yaml_text import dump_yaml
 from tests.support.small import item_ids, plain_recipe, small_dataset, write, write_vectors
 
 QUICK = {"train": {"epochs": 1, "batch_size": 64}}

@@ -16,8 +16,9 @@ from models.itemknn import Config, ItemKNN
 from models.shared.recommender import TrainingFacts, UserBatch
 from pipelines.comparing.compare import compare, run_tests
 from pipelines.data.load import load_data
-from pipelines.recipe.collections import plan
-from pipelines.recipe.recipe import build_recipe, dump_yaml, load_recipe
+from pipelines.recipe.plan import plan
+from pipelines.recipe.recipe import build_recipe, load_recipe
+from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.runs.experiment import run_recipe
 from tests.support.small import item_ids, plain_recipe, recipe, small_dataset, write, write_interactions, write_vectors
 from tests.support.tower_runs import changes, data, write_activations

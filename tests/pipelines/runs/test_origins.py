@@ -13,7 +13,8 @@ import pytest
 
 import run_pipeline
 from extract.encoders.registry import get_encoder
-from extract.encoders.weights import WeightsSource, weights_source
+from extract.encoders.spec import WeightsSource
+from extract.encoders.weights import weights_source
 from features.convert import import_features
 from features.errors import ConfigError
 from features.provenance import Provenance
@@ -23,7 +24,8 @@ from pipelines.comparing.result_table import Comparison, comparison, notes
 from pipelines.comparing.table_files import write_csv
 from pipelines.data.load import load_data
 from pipelines.recipe.file_origin import Origin, origin
-from pipelines.recipe.recipe import build_recipe, dump_yaml, recipe_to_dict
+from pipelines.recipe.recipe import build_recipe, recipe_to_dict
+from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.origin import of_run
 from pipelines.runs.run import open_run

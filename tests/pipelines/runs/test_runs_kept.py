@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 import pytest
@@ -16,12 +17,13 @@ import run_pipeline
 from features.errors import ConfigError
 from features.provenance import file_sha256
 from features.published import read_ids
+from pipelines.data.load import load_data
 from pipelines.data.split import EvalPart, Split, TrainWindows
 from pipelines.data.vocabulary import Vocabulary
 from pipelines.recipe.recipe import build_recipe
 from pipelines.retrieval.retrieve import recommend
 from pipelines.runs.experiment import run_recipe
-from pipelines.runs.kept_data import id_lines, write_row_ids
+from pipelines.runs.kept_data import id_lines, kept_user, write_row_ids
 from pipelines.runs.run import Run, open_run
 from tests.support.small import item_ids, plain_recipe, recipe, small_dataset, write_vectors
 
@@ -91,6 +93,68 @@ def test_new_interactions_count_where_something_is_recommended(tmp_path: Path, c
             ConfigError, match=r"user 'fresh' has 1 interactions but was not trained on .* by number alone"
         ):
             recommend(opened, "fresh", 30)
+
+
+@pytest.fixture
+def no_reading(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let every try to read a dataset fail."""
+
+    def refuse(_: object) -> NoReturn:
+        raise AssertionError("the dataset is read")
+
+    monkeypatch.setattr("pipelines.runs.run.load_data", refuse)
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.usefixtures("no_reading")
+def test_one_users_rows_are_read_from_the_run(tmp_path: Path, model: str) -> None:
+    data = small_dataset(tmp_path / "small")
+    append(data, ("short", "003", 1))
+    made = recipe(data, {"model": MODELS[model], "data": {"folder": str(data), "keep_last": 4, "repeats": "last"}})
+    run_recipe(made, tmp_path / "run", data=load_data(made.data))
+    whole = open_run(tmp_path / "run", data=load_data(made.data))
+    for user in ("u01", "u07", *(["short"] if model == "sasrec" else [])):
+        opened = open_run(tmp_path / "run", new_interactions=True, only_user=user)
+        assert opened.data.dataset.interactions["user"].unique().to_list() == [user]
+        assert opened.data.dataset.titles == whole.data.dataset.titles
+        assert recommend(opened, user, 5) == recommend(whole, user, 5)
+    with pytest.raises(ConfigError, match="unknown user 'nobody'"):
+        recommend(open_run(tmp_path / "run", new_interactions=True, only_user="nobody"), "nobody", 5)
+
+
+def test_a_dataset_of_another_date_is_the_same_and_one_of_other_bytes_is_not(tmp_path: Path) -> None:
+    data = small_dataset(tmp_path / "small")
+    table = data / "interactions.tsv"
+    config = recipe(data).data
+    run_recipe(recipe(data), tmp_path / "run")
+    text = table.read_text()
+    os.utime(table, ns=(1, 1))
+    assert kept_user(tmp_path / "run", config, "u01") is not None
+    table.write_text(text.replace("\t5\n", "\t6\n"))
+    assert len(table.read_text()) == len(text) != 0
+    assert kept_user(tmp_path / "run", config, "u01") is None
+    table.write_text(text)
+    assert kept_user(tmp_path / "run", config, "u01") is not None
+    (data / "more").mkdir()
+    (data / "more" / "table.csv").touch()  # a reader might take it
+    assert kept_user(tmp_path / "run", config, "u01") is None
+
+
+@pytest.mark.parametrize("name", ["interactions.parquet", "titles.parquet", "dataset.json"])
+def test_what_a_run_keeps_badly_is_read_from_the_dataset(tmp_path: Path, name: str) -> None:
+    data = small_dataset(tmp_path / "small")
+    run_recipe(recipe(data), tmp_path / "run")
+    expected = recommend(open_run(tmp_path / "run"), "u01", 5)
+    (tmp_path / "run" / name).write_text("{}")
+    assert recommend(open_run(tmp_path / "run", new_interactions=True, only_user="u01"), "u01", 5) == expected
+
+
+def test_nothing_is_kept_of_files_that_changed_while_they_were_read(tmp_path: Path) -> None:
+    data = small_dataset(tmp_path / "small")
+    read = load_data(recipe(data).data)
+    append(data, ("u01", "003", 99))
+    run_recipe(recipe(data), tmp_path / "run", data=read)
+    assert kept_user(tmp_path / "run", recipe(data).data, "u01") is None
 
 
 def test_a_test_is_not_falsified_by_new_interactions(tmp_path: Path, capsys: Capture) -> None:

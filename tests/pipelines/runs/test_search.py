@@ -11,7 +11,8 @@ import pytest
 
 from features.errors import ConfigError
 from pipelines.recipe.axes import parse_space
-from pipelines.recipe.recipe import dump_yaml, load_recipe, recipe_to_dict
+from pipelines.recipe.recipe import load_recipe, recipe_to_dict
+from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.runs import search as search_module
 from pipelines.runs.search import PAPER_GRID, search
 from run_pipeline import main

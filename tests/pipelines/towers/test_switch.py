@@ -16,7 +16,8 @@ from models.shared.recommender import PairBatch, TrainBatch
 from models.shared.representation import Kind
 from pipelines.data.load import load_data
 from pipelines.data.split import Split
-from pipelines.recipe.recipe import Recipe, dump_yaml, load_recipe
+from pipelines.recipe.recipe import Recipe, load_recipe
+from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.inputs import build_model, open_features
 from pipelines.towers.media import media_of

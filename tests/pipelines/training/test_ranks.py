@@ -17,7 +17,8 @@ from torch import Tensor, nn
 from features.errors import ConfigError
 from models.items.towers import Tower, share_out, towers_of
 from models.shared.process_group import ALONE, Ranks, own_randomness
-from pipelines.recipe.recipe import build_recipe, dump_yaml
+from pipelines.recipe.recipe import build_recipe
+from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.processes import _device, refuse_recipe, share_model
 from tests.support.ranks_worker import CASES, ROWS, gathered, toy, train

@@ -11,7 +11,7 @@ import pytest
 
 import run_pipeline
 from features.errors import StoreError
-from pipelines.recipe.recipe import dump_yaml
+from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.results import course_in_words
 from pipelines.training.checkpoint import EpochRecord

@@ -1,0 +1,1 @@
+"""The list of recommenders, made of what their files declare."""
