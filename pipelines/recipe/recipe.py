@@ -140,7 +140,7 @@ def _load(path: Path, overrides: Sequence[str], changes: Mapping[str, Any]) -> R
 def read_mapping(path: Path) -> dict[str, Any]:
     """Return the plain data of a recipe file or group file; ConfigError if it is not a YAML mapping."""
     if not path.is_file():
-        there = f"recipes that come with freezeframe are in {shortest(RECIPES)}"
+        there = f"recipes that come with freezeframe are in {shortest(RECIPES)}/"
         raise ConfigError(f"recipe {path} {no_file(path, there)}")
     try:
         text = path.read_text(encoding="utf-8")
