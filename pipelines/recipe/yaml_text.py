@@ -22,7 +22,7 @@ CUT_TEXT = re.compile(r"^[ -]*(note|source|title): *(?![ \"'|>{])[^#\n]*\S #.*$"
 def read_mapping(path: Path) -> dict[str, Any]:
     """Return the plain data of a recipe file or group file; ConfigError if it is not a YAML mapping."""
     if not path.is_file():
-        there = f"recipes that come with freezeframe are in {shortest(RECIPES)}"
+        there = f"recipes that come with freezeframe are in {shortest(RECIPES)}/"
         raise ConfigError(f"recipe {path} {no_file(path, there)}")
     try:
         text = path.read_text(encoding="utf-8")

@@ -34,7 +34,7 @@ def hostile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         write(tmp_path / "mine" / name / "__init__.py", HOSTILE)
     write(tmp_path / "mine" / "run_pipeline.py", HOSTILE)
     monkeypatch.chdir(tmp_path / "mine")
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "mine"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "mine"), prepend=os.pathsep)
     return tmp_path / "mine"
 
 

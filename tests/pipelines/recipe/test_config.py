@@ -184,7 +184,7 @@ def test_a_file_that_is_no_text_and_one_that_is_not_there(tmp_path: Path) -> Non
     path.write_bytes(b"\x89HDF\r\n\x1a\n\xff\xff")
     with pytest.raises(ConfigError, match=r"recipe .*features\.h5 is not UTF-8 text; give a YAML file"):
         load_recipe(path)
-    with pytest.raises(ConfigError, match=r"recipe .*none\.yaml does not exist; .*pipelines/recipes"):
+    with pytest.raises(ConfigError, match=r"recipe .*none\.yaml does not exist; .*pipelines/recipes/"):
         load_recipe(tmp_path / "none.yaml")
 
 
