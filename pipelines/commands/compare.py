@@ -58,8 +58,9 @@ REQUEST = Compare
 
 def run(request: Compare) -> None:
     """Make the rows and show them; without sources, list the groups of recipes that come with freezeframe."""
+    from pipelines.console import print_json
+
     if not request.sources:  # before the imports below, which load torch
-        from pipelines.console import print_json
         from pipelines.recipe.collections import list_groups, print_groups
 
         if request.json:

@@ -78,12 +78,13 @@ class RecBole:
     """Settings of a recipe's section `data`, such as data.split=time data.keep_last=null."""
     overwrite: bool = option(False)
     """Replace an earlier export."""
+    json: bool = json_option()
 
 
 def recbole(request: RecBole) -> None:
     """Split a dataset, write RecBole's atomic files and settings, and say what is in them."""
     from features.store import FeatureFile
-    from pipelines.console import say
+    from pipelines.console import print_json, say
     from pipelines.data.detection import read_dataset
     from pipelines.data.load import columns_to_read, make_split
     from pipelines.data.tables import parse_columns
@@ -102,6 +103,9 @@ def recbole(request: RecBole) -> None:
         features=[FeatureFile(path) for path in request.features],
         overwrite=request.overwrite,
     )
+    if request.json:
+        print_json(asdict(report) | {"folder": str(report.folder), "split": split.told or split.protocol})
+        return
     say(f"{report.folder}: {report.users} users, {report.items} items, train / valid / test rows {report.rows}")
     say(f"  split: {split.told or split.protocol}")
     for file in report.settings:

@@ -47,7 +47,7 @@ class EpochLog:
         if self.path is None:
             return
         try:
-            with self.path.open("a", encoding="utf-8") as log:
+            with self.path.open("a", encoding="utf-8", newline="\n") as log:
                 log.write(_line(record))
         except OSError as error:
             advice = write_advice(error, "make room, and the same command resumes from the last checkpoint")

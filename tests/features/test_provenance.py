@@ -107,7 +107,7 @@ def test_folders_are_replaced_whole(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [target]
 
 
-@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.rename"])
+@pytest.mark.parametrize("step", ["os.fsync", "pathlib.Path.replace"])
 def test_a_folder_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path, monkeypatch, step: str) -> None:
     target = tmp_path / "out"
     target.mkdir()
@@ -119,14 +119,14 @@ def test_a_folder_that_cannot_be_finished_leaves_the_old_one(tmp_path: Path, mon
 
 
 def test_a_folder_that_cannot_take_its_place_gives_it_back(tmp_path: Path, monkeypatch) -> None:
-    target, rename = tmp_path / "out", Path.rename
+    target, rename = tmp_path / "out", Path.replace
     target.mkdir()
     (target / "old").touch()
 
     def only_aside(path: Path, goal: Path) -> Path:
         return full() if path.suffix == ".tmp" else rename(path, goal)  # type: ignore[return-value]
 
-    monkeypatch.setattr(Path, "rename", only_aside)
+    monkeypatch.setattr(Path, "replace", only_aside)
     with pytest.raises(StoreError, match="cannot write"), whole_folder(target) as folder:
         (folder / "new").touch()
     assert [path.name for path in tmp_path.rglob("*")] == ["out", "old"]
@@ -135,7 +135,7 @@ def test_a_folder_that_cannot_take_its_place_gives_it_back(tmp_path: Path, monke
 @pytest.mark.parametrize("late", [False, True])
 def test_a_folder_that_is_not_to_be_replaced_stays(tmp_path: Path, monkeypatch, late: bool) -> None:
     """It appears while ours is filled or, `late`, between the last look and the rename."""
-    target, rename = tmp_path / "out", Path.rename
+    target, rename = tmp_path / "out", Path.replace
 
     def appear(*_: object) -> None:
         target.mkdir()
@@ -146,7 +146,7 @@ def test_a_folder_that_is_not_to_be_replaced_stays(tmp_path: Path, monkeypatch, 
         return rename(path, goal)
 
     if late:
-        monkeypatch.setattr(Path, "rename", after_it_appeared)
+        monkeypatch.setattr(Path, "replace", after_it_appeared)
     said = "cannot write .*out .*not empty" if late else "out was made by someone else meanwhile; choose another folder"
     fill = Path.touch if late else appear
     with pytest.raises(StoreError, match=said), whole_folder(target, replace=False) as folder:

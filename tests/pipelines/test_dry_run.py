@@ -17,7 +17,7 @@ from extract.jobs.options import ExtractOptions
 from extract.media.catalog import Catalog, build_catalog
 from features.errors import ConfigError, MediaError
 from pipelines.feature_files.forecast import Forecast, forecast
-from pipelines.recipe.recipe import dump_yaml
+from pipelines.recipe.yaml_text import dump_yaml
 from tests.support.media import pictures, write_clip, write_cover
 from tests.support.small import item_ids, plain_recipe, small_dataset, write, write_vectors
 

@@ -31,7 +31,8 @@ STAND_INS = {
     "clip-vit-b-32-text": "clip-tiny-text",
     "minilm": "minilm-tiny",
 }
-COMMAND = re.compile(r"^(?: {4})?((?:python run_pipeline\.py|freezeframe) .*?)(?: {2,}.*)?$", re.MULTILINE)
+NAME = rf"python run_pipeline\.py|freezeframe(?= (?:{'|'.join(run_pipeline.VERBS)})(?: |$))"  # prose names it, too
+COMMAND = re.compile(rf"^(?: {{4}})?((?:{NAME}) .*?)(?: {{2,}}.*)?$", re.MULTILINE)
 SHELL = ("git", "make", "pip", "rm", "cp", "cd")  # installation, and MMRec's own checkout
 ITEMS, USERS = 20, 12
 

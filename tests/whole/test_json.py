@@ -13,7 +13,7 @@ import pytest
 
 import run_pipeline
 from pipelines.commands.options import JSON
-from pipelines.recipe.recipe import dump_yaml
+from pipelines.recipe.yaml_text import dump_yaml
 from tests.support.small import item_ids, plain_recipe, small_dataset, write, write_vectors
 from tests.whole.test_commands import requests
 
@@ -36,6 +36,7 @@ LINES = {  # in this order: a run is trained before it is evaluated
     "recommend": "run --user u03 --top 4",
     "similar": "f.h5 --item 001 --top 4",
     "export mmrec": "--data data --text f.h5 --name toy --out mmrec",
+    "export recbole": "--data data --features f.h5 --name toy --out recbole",
     "encoders": "",
     "models": "",
 }

@@ -29,7 +29,8 @@ from pipelines.data.tables import Columns
 from pipelines.ranking.full_ranking import evaluate
 from pipelines.ranking.user_groups import group_metrics, history_groups, popularity_groups
 from pipelines.recipe.data_settings import data_settings
-from pipelines.recipe.recipe import build_recipe, dump_yaml, load_recipe, recipe_to_dict
+from pipelines.recipe.recipe import build_recipe, load_recipe, recipe_to_dict
+from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.retrieval.retrieve import recommend
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.inputs import build_model, training_facts
