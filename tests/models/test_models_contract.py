@@ -103,7 +103,7 @@ def test_every_parameter_gets_a_finite_gradient(name: str, items: str) -> None:
 
 
 def share_of_cold_items_placed(model: Recommender) -> float:
-    """Return for which share of users all items of their cluster that nobody has met stand before all other clusters'."""
+    """Return the share of users for whom all items of their cluster that nobody has met stand before other clusters."""
     part = checkerboard().test
     with torch.no_grad():
         batch = UserBatch(*(torch.from_numpy(array) for array in (part.users, part.items, part.mask)))
