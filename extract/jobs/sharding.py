@@ -44,16 +44,8 @@ class Job(FeatureJob):
     `forget_passing` is called, by a run when it starts and never by its workers.
     """
 
-    def __init__(
-        self,
-        target: Path,
-        provenance: Provenance,
-        wanted: Wanted,
-        *,
-        retry_failed: bool = False,
-        read_only: bool = False,
-    ) -> None:
-        super().__init__(target, provenance, wanted, retry_failed=retry_failed, read_only=read_only)
+    def __init__(self, target: Path, provenance: Provenance, wanted: Wanted, **options: bool) -> None:
+        super().__init__(target, provenance, wanted, **options)
         self.forget_finished(passes)
 
     def forget_passing(self) -> None:

@@ -38,7 +38,7 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
     _refuse_starts(recipes, seeds, out)
     rows = []
     for place, recipe in enumerate(recipes):
-        folders = [out / f"{recipe.name}-seed{seed}" for seed in range(seeds)]
+        folders = [run_folder(out, recipe, seed) for seed in range(seeds)]
         runs = []
         for seed, folder in enumerate(folders):
             if len(recipes) * seeds > 1:
@@ -46,6 +46,11 @@ def compare(recipes: Sequence[Recipe], seeds: int, out: Path, *, device: str = "
             runs.append(run_recipe(replace(recipe, seed=seed), folder, device=device, data=data[recipe.data]))
         rows.append(Row(recipe, tuple(runs), tuple(folders)))
     return rows
+
+
+def run_folder(out: Path, recipe: Recipe, seed: int) -> Path:
+    """Return the folder of one run of a comparison."""
+    return out / f"{recipe.name}-seed{seed}"
 
 
 def check_rows(recipes: Sequence[Recipe], seeds: int) -> None:
@@ -89,7 +94,7 @@ def _refuse_starts(recipes: Sequence[Recipe], seeds: int, out: Path) -> None:
     """Raise ConfigError if a row starts from a run that does not fit, or that is not there by the time it is needed."""
     before: dict[Path, Recipe] = {}
     for recipe in recipes:
-        folders = [(replace(recipe, seed=seed), out / f"{recipe.name}-seed{seed}") for seed in range(seeds)]
+        folders = [(replace(recipe, seed=seed), run_folder(out, recipe, seed)) for seed in range(seeds)]
         for seeded, folder in folders:
             source = start_folder(seeded, folder)
             if source is not None and not (folder / "metrics.json").is_file():

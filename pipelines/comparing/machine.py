@@ -25,7 +25,7 @@ def as_data(shown: Comparison) -> dict[str, Any]:
 
 
 def _row(row: Row) -> dict[str, Any]:
-    first, paper = row.metrics[0], row.recipe.paper
+    first, paper = row.metrics[0], row.paper
     return {
         "recipe": row.name,
         "runs": [str(folder) for folder in row.folders],
@@ -39,6 +39,7 @@ def _row(row: Row) -> dict[str, Any]:
             if first["test"].get(group)
         },
         "paper": asdict(paper) if paper else None,
+        "paper_left_out": row.withheld,
     }
 
 

@@ -11,6 +11,8 @@ from pathlib import Path
 from typing import Literal
 
 from features.errors import ConfigError
+from features.paths import here
+from pipelines.comparing.compare import run_folder
 from pipelines.recipe.recipe import Recipe, difference, recipe_to_dict
 from pipelines.runs.experiment import goes_on
 from pipelines.runs.run_files import read_recipe
@@ -49,7 +51,7 @@ def outlook(recipes: Sequence[Recipe], seeds: int, out: Path) -> list[RunOutlook
     made = []
     for recipe in recipes:
         for seed in range(seeds):
-            folder = out / f"{recipe.name}-seed{seed}"
+            folder = run_folder(out, recipe, seed)
             state, why = _state(replace(recipe, seed=seed), folder)
             made.append(RunOutlook(recipe.name, seed, str(folder), state, why))
     return made
@@ -71,7 +73,7 @@ def obstacles(recipes: Sequence[Recipe], runs: Sequence[RunOutlook]) -> list[str
     """Return, each once, what is missing or in the way: dataset folders, feature files, runs to start from."""
     told: dict[str, None] = {}
     for recipe in recipes:
-        if not Path(recipe.data.folder).is_dir():
+        if not here(recipe.data.folder).is_dir():
             told.setdefault(f"dataset folder {recipe.data.folder} does not exist")
         for feature in recipe.features:
             try:

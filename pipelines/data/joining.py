@@ -1,8 +1,10 @@
-"""Joining feature files to datasets: by item ids, whatever dataset name a file was made under."""
+"""Which dataset something belongs to: feature files, joined by item ids, and folders of earlier exports."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 
 from features.errors import StoreError
 from features.store import FeatureFile
@@ -32,3 +34,21 @@ def refuse_foreign(file: FeatureFile, ids: Sequence[str], dataset: str) -> None:
         looks = f", whose ids look like {file.columns.ids[0]!r}, not {first!r}" if file.columns.ids else ""
         raise StoreError(f"{told}{looks}; give the features extracted from this dataset")
     note(f"{told}, joined by id")
+
+
+def refuse_occupied(record: Path, dataset: str) -> None:
+    """Raise StoreError unless a folder holds an earlier export of the same dataset.
+
+    Args:
+        record: the file in the folder that says, as JSON under 'dataset', what was exported.
+        dataset: name of the dataset.
+    """
+    try:
+        found = json.loads(record.read_text(encoding="utf-8"))["dataset"]
+    except (OSError, ValueError, LookupError, TypeError):
+        found = "unknown"
+    if found != dataset:
+        raise StoreError(
+            f"{record.parent} holds dataset {found!r}, not {dataset!r}; choose another name, or `--overwrite` to "
+            "replace it"
+        )

@@ -8,9 +8,10 @@ leave the size of a row open.
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -131,9 +132,9 @@ def _of_job(job: Job, catalog: Catalog, spec: EncoderSpec, options: ExtractOptio
     )
 
 
-def _sound_shards(folder: Path) -> list[Path]:
-    """Return the shards of a work folder that are as their records say."""
-    return [path for path in sorted(folder.glob("*.h5")) if _sound(path)]
+def _sound_shards(folder: Path) -> Iterator[Path]:
+    """Yield the shards of a work folder that are as their records say; each is read whole to know it."""
+    return (path for path in sorted(folder.glob("*.h5")) if _sound(path))
 
 
 def _sound(shard: Path) -> bool:
@@ -154,7 +155,8 @@ def _existing(catalog: Catalog, spec: EncoderSpec, options: ExtractOptions, name
     pattern = feature_name(catalog.dataset, f"{name}{'-microlens' if spec.faults else ''}{mark}", "*")
     wanted = _known(spec, options, stored_media(catalog, spec))
     found: dict[Path, tuple[Path, Provenance]] = {}
-    shards = [path for folder in options.out.glob(pattern.replace(".h5", ".shards")) for path in _sound_shards(folder)]
+    folders = options.out.glob(pattern.replace(".h5", ".shards"))
+    shards = [path for folder in folders for path in itertools.islice(_sound_shards(folder), 1)]  # one tells its recipe
     for path in [*options.out.glob(pattern), *shards]:
         target = path if path.parent == options.out else options.out / f"{path.parent.stem}.h5"
         if target not in found:

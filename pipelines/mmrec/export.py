@@ -22,7 +22,7 @@ from features.atomic import whole_folder, write_atomic
 from features.errors import ConfigError, StoreError
 from features.paths import refused_by_windows
 from features.store import FeatureFile, State
-from pipelines.data.joining import refuse_foreign
+from pipelines.data.joining import refuse_foreign, refuse_occupied
 from pipelines.data.split import Split
 from pipelines.mmrec.check import CACHES, check_mmrec_folder
 
@@ -171,14 +171,7 @@ def _check_arguments(name: str, split: Split, files: Mapping[str, FeatureFile]) 
 def _check_target(folder: Path, dataset: str, overwrite: bool) -> None:
     if overwrite or not folder.exists():
         return
-    try:
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))["dataset"]
-    except (OSError, ValueError, LookupError, TypeError):
-        found = "unknown"
-    if found != dataset:
-        raise StoreError(
-            f"{folder} holds dataset {found!r}, not {dataset!r}; choose another name, or `--overwrite` to replace it"
-        )
+    refuse_occupied(folder / RECORD, dataset)
     own = {RECORD, FILLED, *SLOTS.values(), "u_id_mapping.csv", "i_id_mapping.csv", f"{folder.name}.inter"}
     others = sorted(path.name for path in folder.iterdir() if path.name not in own)
     if others:

@@ -22,7 +22,7 @@ from features.atomic import whole_folder
 from features.errors import ConfigError, StoreError
 from features.paths import refused_by_windows
 from features.store import FeatureFile
-from pipelines.data.joining import refuse_foreign
+from pipelines.data.joining import refuse_foreign, refuse_occupied
 from pipelines.data.split import EvalPart, Split
 from pipelines.recbole.atomic_check import check_recbole_folder, sequence_names
 from pipelines.recbole.atomic_files import (
@@ -91,7 +91,8 @@ def export_recbole(
     """
     _check_arguments(name, split, features)
     folder = out / name
-    _check_target(folder, split.dataset, overwrite)
+    if folder.exists() and not overwrite:
+        refuse_occupied(folder / RECORD, split.dataset)
     numbered = not all(map(safe, [*split.users.ids, *split.items.ids]))
     users, items = (
         [str(number) for number in range(len(ids))] if numbered else list(ids)
@@ -134,19 +135,6 @@ def _check_arguments(name: str, split: Split, features: Sequence[FeatureFile]) -
         refuse_foreign(file, split.items.ids, split.dataset)
         if len(file.shape) != 2:
             raise StoreError(f"{file.path} holds activations or pixels {file.shape}; RecBole takes one vector per item")
-
-
-def _check_target(folder: Path, dataset: str, overwrite: bool) -> None:
-    if overwrite or not folder.exists():
-        return
-    try:
-        found = json.loads((folder / RECORD).read_text(encoding="utf-8"))["dataset"]
-    except (OSError, ValueError, LookupError, TypeError):
-        found = "unknown"
-    if found != dataset:
-        raise StoreError(
-            f"{folder} holds dataset {found!r}, not {dataset!r}; choose another name, or `--overwrite` to replace it"
-        )
 
 
 def _named(features: Sequence[FeatureFile]) -> list[tuple[str, FeatureFile]]:

@@ -24,7 +24,7 @@ from pipelines.ranking.full_ranking import EvaluateConfig
 from pipelines.recipe.feature_config import FeatureConfig
 from pipelines.recipe.paper import PaperResult
 from pipelines.recipe.structure import structure
-from pipelines.recipe.yaml_text import parse_yaml, read_mapping
+from pipelines.recipe.yaml_text import override_key, read_mapping
 from pipelines.training.train_config import TrainConfig
 
 STRICT: dict[str, Any] = {"extra": "forbid"}
@@ -106,7 +106,7 @@ def _of_the_file(error: ConfigError, path: Path, overrides: Sequence[str]) -> bo
 def _load(path: Path, overrides: Sequence[str], changes: Mapping[str, Any]) -> Recipe:
     raw = read_mapping(path)
     for key, value in changes.items():
-        _override(raw, f"{key}={json.dumps(value)}")
+        override_key(raw, f"{key}={json.dumps(value)}")
     if "recipes" in raw and "model" not in raw:
         raise ConfigError(f"{path} is a group of recipes; give it to `compare`, or name one of its recipes")
     return build_recipe(_scaled(raw, overrides, path))
@@ -122,16 +122,16 @@ def _scaled(raw: dict[str, Any], overrides: Sequence[str], path: Path | None = N
     small = raw.pop("small", None)
     resolved = small is None and raw.get("scale") == "small"  # a run's config.yaml, where the keys are set already
     for override in overrides:
-        _override(raw, override)
+        override_key(raw, override)
     if raw.get("scale") != "small" or resolved:
         return raw
     if not isinstance(small, dict):
         which = f"recipe {path}" if path else "the recipe"
         raise ConfigError(f"{which} has no section `small`, which scale=small needs; override single keys")
     for key, value in small.items():
-        _override(raw, f"{key}={json.dumps(value)}")
+        override_key(raw, f"{key}={json.dumps(value)}")
     for override in overrides:  # once more: the command line goes over `small`
-        _override(raw, override)
+        override_key(raw, override)
     return raw
 
 
@@ -207,29 +207,3 @@ def difference(before: Recipe, now: Recipe) -> str:
         name = next(name for name in old | new if old.get(name) != new.get(name))
         key, old, new = f"{key}.{name}".removeprefix("."), old.get(name), new.get(name)
     return f"{key} was {old!r}, now {new!r}"
-
-
-def _override(raw: dict[str, Any], override: str) -> None:
-    path, equals, text = override.partition("=")
-    if not equals or not path:
-        raise ConfigError(f"override {override!r} is not of the form key.path=value, such as train.lr=1e-4")
-    node: Any = raw
-    *parents, last = path.split(".") if not path.startswith("small.") else ["small", path.removeprefix("small.")]
-    for key in parents:
-        node = node.setdefault(key, {}) if isinstance(node, dict) else _entry(node, key, override)
-    value = parse_yaml(text, f"override {override!r}")
-    if isinstance(node, dict):
-        node[last] = value
-    else:
-        _entry(node, last, override)
-        node[int(last)] = value
-
-
-def _entry(node: Any, key: str, override: str) -> Any:
-    if not isinstance(node, list):
-        raise ConfigError(f"override {override!r} leads into a value that has no keys; check the path at {key!r}")
-    if not key.isdecimal() or int(key) >= len(node):
-        raise ConfigError(
-            f"override {override!r}: the list has {len(node)} entries, counted from 0; {key!r} is not one of them"
-        )
-    return node[int(key)]

@@ -63,3 +63,30 @@ def parse_yaml(text: str, where: str) -> Any:
         return YAML(typ="safe", pure=True).load(text)
     except YAMLError as error:
         raise ConfigError(f"{where} is not valid YAML: {shortened(error, 200)}") from error
+
+
+def override_key(raw: dict[str, Any], override: str) -> None:
+    """Set a key of plain data from a word `key.path=value`, whose value is YAML; ConfigError for any other word."""
+    path, equals, text = override.partition("=")
+    if not equals or not path:
+        raise ConfigError(f"override {override!r} is not of the form key.path=value, such as train.lr=1e-4")
+    node: Any = raw
+    *parents, last = path.split(".") if not path.startswith("small.") else ["small", path.removeprefix("small.")]
+    for key in parents:
+        node = node.setdefault(key, {}) if isinstance(node, dict) else _entry(node, key, override)
+    value = parse_yaml(text, f"override {override!r}")
+    if isinstance(node, dict):
+        node[last] = value
+    else:
+        _entry(node, last, override)
+        node[int(last)] = value
+
+
+def _entry(node: Any, key: str, override: str) -> Any:
+    if not isinstance(node, list):
+        raise ConfigError(f"override {override!r} leads into a value that has no keys; check the path at {key!r}")
+    if not key.isdecimal() or int(key) >= len(node):
+        raise ConfigError(
+            f"override {override!r}: the list has {len(node)} entries, counted from 0; {key!r} is not one of them"
+        )
+    return node[int(key)]

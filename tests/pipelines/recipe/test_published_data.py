@@ -6,6 +6,8 @@ from typing import Any
 
 import pytest
 
+from pipelines.comparing.machine import as_data
+from pipelines.comparing.result_table import Comparison, Row
 from pipelines.recipe.published_data import DATASETS, known_dataset, withheld
 from pipelines.recipe.recipe import Recipe, build_recipe
 
@@ -72,3 +74,12 @@ def test_published_numbers_are_left_out_beside_another_split() -> None:
     found = withheld(published(TABLE_2), {"read": {"dataset": "m", **OF_100K}, "split": "time"})
     assert found.endswith("tests leave-one-out, and this run tests by data.split=time")
     assert withheld(published("my own paper"), {"split": "time"}) == ""
+
+
+@pytest.mark.parametrize(("read", "fits"), [(OF_100K, True), (OF_1M, False)])
+def test_json_leaves_them_out_as_the_table_does(read: dict[str, int], fits: bool) -> None:
+    test = {"users": {"all": 1, "warm": 1, "cold": 0}, "all": {"HR@10": 0.1}}
+    metrics = {"test": test, "candidates": 5, "read": {"dataset": "m", **read}}
+    row = as_data(Comparison([Row(published(TABLE_2), (metrics,))]))["rows"][0]
+    assert (row["paper"] is not None) == fits
+    assert ("is about MicroLens-100K" in row["paper_left_out"]) != fits
