@@ -13,6 +13,7 @@ from pipelines.data.tables import Columns
 SplitName = Literal["auto", "leave-one-out", "given", "column", "time", "ratio", "user-folds"]
 CUTS = ("valid_from", "test_from")
 DEFAULT_SHARE = 0.1  # of validation and of test
+DEFAULT_FOLDS = 5
 FEWEST = {"time": 1, "column": 1, "user-folds": 2}  # least `min_interactions`; 3 for the others
 # Which splits an option is for; anywhere else it is refused instead of being ignored.
 ONLY_FOR: dict[str, tuple[str, ...]] = {
@@ -121,7 +122,7 @@ def check_split(config: DataConfig) -> None:
         raise ConfigError(f"data.split_seed is {config.split_seed}, but nothing is drawn; set data.order=random, too")
     if config.folds is not None and config.folds < 3:
         raise ConfigError(f"data.folds is {config.folds}; at least 3 are needed: one tests, one validates, one trains")
-    folds = config.folds if config.folds is not None else 5
+    folds = config.folds if config.folds is not None else DEFAULT_FOLDS
     if config.fold is not None and not 0 <= config.fold < folds:
         raise ConfigError(f"data.fold is {config.fold}; with data.folds={folds} it must be from 0 to {folds - 1}")
 

@@ -14,13 +14,11 @@ import numpy as np
 import polars as pl
 
 from features.errors import ConfigError
-from pipelines.data.data_config import DataConfig
+from pipelines.data.data_config import DEFAULT_FOLDS, DataConfig
 from pipelines.data.dataset import COLUMNS, Dataset
 from pipelines.data.filters import candidates, frequent_items, without_repeats, without_short_users
 from pipelines.data.split import Split
 from pipelines.data.splits.held_parts import Held, Parts, assemble
-
-FOLDS = 5
 
 
 def user_folds(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[str] = ()) -> Split:
@@ -34,7 +32,7 @@ def user_folds(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[str] 
     frequent = frequent_items(without_repeats(rows, config), config)
     kept = without_short_users(frequent, config)
     users = kept["user"].unique().sort()
-    folds, fold, seed = config.folds or FOLDS, config.fold or 0, config.split_seed or 0
+    folds, fold, seed = config.folds or DEFAULT_FOLDS, config.fold or 0, config.split_seed or 0
     if len(users) < folds:
         raise ConfigError(f"data.folds is {folds}, but there are {len(users)} users; lower it")
     number = np.random.default_rng(seed).permutation(len(users)) % folds
