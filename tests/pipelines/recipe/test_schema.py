@@ -17,8 +17,9 @@ import run_pipeline
 from features.errors import ConfigError
 from models import recommenders
 from pipelines.commands.options import field_docstrings
-from pipelines.recipe.recipe import build_recipe, parse_yaml, recipe_to_dict
+from pipelines.recipe.recipe import build_recipe, recipe_to_dict
 from pipelines.recipe.schema import BOUNDS, group_schema, recipe_schema
+from pipelines.recipe.yaml_text import parse_yaml
 
 RECIPES = Path(__file__).resolve().parents[3] / "pipelines" / "recipes"
 SCHEMA = recipe_schema(field_docstrings)
