@@ -69,7 +69,10 @@ def passed(copy: Path) -> list[str]:
 @pytest.mark.slow
 def test_every_walk_through_passes_its_exam(passed: list[str]) -> None:
     assert "test_metrics test_several_targets_by_hand" in passed
-    assert "test_models_contract test_loss_falls_withheld_items_rank_first_and_content_places_new_ones[recent-dnn]" in passed
+    assert (
+        "test_models_contract test_loss_falls_withheld_items_rank_first_and_content_places_new_ones[recent-dnn]"
+        in passed
+    )
     assert "test_models_contract test_no_state_sees_a_later_item[recent]" in passed
     assert "test_encoders test_vectors_have_the_promised_shape[words-tiny]" in passed
     assert "test_encoders test_tiny_encoders_tell_titles_apart[words-tiny]" in passed
