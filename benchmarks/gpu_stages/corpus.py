@@ -1,4 +1,4 @@
-"""A synthetic corpus in memory: a split of drawn interactions, files of noise, and models over them without recipe files.
+"""A synthetic corpus in memory: a split of drawn interactions, files of noise, and models over them without recipes.
 
 It stands in for what `load_data`, `load_recipe` and `build_model` make: those read tables and YAML with libraries that
 a machine with a card may lack. Everything from the split and the settings on is the product's own code.
@@ -63,10 +63,10 @@ def drawn_split(users: int, items: int, interactions: int, seed: int = 0) -> Spl
 
     kept = np.arange(interactions) < np.repeat(ends - 2, counts)
     edges = np.stack([np.repeat(everyone, counts)[kept], flat[kept]])
-    ids = [Vocabulary(tuple(map(str, range(count))), what) for count, what in ((users, "user"), (items, "item"))]
+    who, what = (Vocabulary(tuple(_ids(count)), kind) for count, kind in ((users, "user"), (items, "item")))
     train_counts = np.bincount(edges[1], minlength=items)
     train = windows(sequences, ends - 2, LENGTH)
-    return Split(NAME, *ids, train, part(ends - 2), part(ends - 1), train_counts, edges, f"{NAME}-{seed}", 0)
+    return Split(NAME, who, what, train, part(ends - 2), part(ends - 1), train_counts, edges, f"{NAME}-{seed}", 0)
 
 
 def some_users(part: EvalPart, count: int) -> EvalPart:

@@ -98,9 +98,7 @@ def _measure(bench: Bench, row: dict[str, Any], report: Report, budget: Budget, 
 class Bench:
     """One encoder with random weights, and items for it."""
 
-    def __init__(
-        self, name: str, sizes: Sizes, folder: Path, device: torch.device, products: dict[str, float]
-    ) -> None:
+    def __init__(self, name: str, sizes: Sizes, folder: Path, device: torch.device, products: dict[str, float]) -> None:
         self.sizes, self.device, self.spec = sizes, device, get_encoder(name)
         self._folder, self._products = folder, products
         self.encoder: Encoder = self.spec.backend(self.spec, "random", 0).to(device)
@@ -116,10 +114,8 @@ class Bench:
         """Measure one arithmetic; `slow` says whether the plain loop is measured, too."""
         options = self._options(precision, 0)
         batch = self._settled(options)
-        inputs = self._batch(batch)
         row |= {"batch": batch, "GFLOP/item": self.flops / 1e9}
-        row["encoder"] = batch * rate(lambda: run_encoder(self.encoder, inputs, options), self.device, seconds)
-        del inputs
+        row["encoder"] = self._alone(batch, options, seconds)
         wanted = int(min(self.sizes.most_items, max(4 * batch, 1.5 * seconds * row["encoder"])))
         row["extract"] = self.extract(precision, batch, wanted, seconds)
         if slow:
@@ -158,6 +154,11 @@ class Bench:
         run_encoder(self.encoder, self._batch(self._settled(options)), options)
         return now(self.device) - began
 
+    def _alone(self, batch: int, options: ExtractOptions, seconds: float) -> float:
+        """Return items/s of the encoder over a batch that is on the device."""
+        inputs = self._batch(batch)
+        return batch * rate(lambda: run_encoder(self.encoder, inputs, options), self.device, seconds)
+
     def _settled(self, options: ExtractOptions) -> int:
         """Return the size of `--batch-size auto`, found once for each arithmetic."""
         record = self._folder / f"{self.spec.name}-{options.precision}"
@@ -175,7 +176,11 @@ class Bench:
         frames = torch.from_numpy(np.random.default_rng(0).integers(0, 256, shape, dtype=np.uint8))
         if self.device.type == "cuda":
             frames = frames.pin_memory()
-        return rate(lambda: view.made(frames.to(self.device, non_blocking=True), self.device), self.device, min(1.0, self.sizes.row_s))
+        return rate(
+            lambda: view.made(frames.to(self.device, non_blocking=True), self.device),
+            self.device,
+            min(1.0, self.sizes.row_s),
+        )
 
     def _options(self, precision: Any, batch: int) -> ExtractOptions:
         workers = WORKERS if self.device.type == "cuda" else 2
@@ -255,4 +260,3 @@ def decode(folder: Path, seconds: float) -> float:
     write_clip(path, frames, rate=25)
     read = get_decoder("auto")
     return rate(lambda: read(path, FramePolicy("uniform", 16)), torch.device("cpu"), seconds)
-

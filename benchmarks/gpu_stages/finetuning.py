@@ -110,7 +110,9 @@ class Bench:
         model = self._model(_items(name, files, self._sizes, None), files, "host")
         self._fit(model, StepClock(self._device, 60.0, most=1), self._sizes.batch)
         return watch(
-            lambda: self._fit(model, StepClock(self._device, 60.0, warm=1, most=min(3, self._sizes.profiled)), self._sizes.batch),
+            lambda: self._fit(
+                model, StepClock(self._device, 60.0, warm=1, most=min(3, self._sizes.profiled)), self._sizes.batch
+            ),
             self._device,
         )
 

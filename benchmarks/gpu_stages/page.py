@@ -34,7 +34,11 @@ def write_page(folder: Path, stages: Sequence[str], ended: dict[str, str], comma
         facts |= one["facts"]
     lines = [f"# freezeframe on {facts.get('card', 'an unknown device')}", ""]
     lines += [DRY, ""] if any(one["tiny"] for one in found.values()) else []
-    lines += [f"    {command}", "", "Synthetic inputs, random weights. Columns are explained at the top of each stage's"]
+    lines += [
+        f"    {command}",
+        "",
+        "Synthetic inputs, random weights. Columns are explained at the top of each stage's",
+    ]
     lines += ["module in `benchmarks/gpu_stages/`.", ""]
     lines += _table([{"": name, "value": value} for name, value in (facts | libraries()).items()])
     lines += _goals([goal for one in found.values() for goal in one["goals"]])
@@ -71,7 +75,12 @@ def number(value: Any) -> str:
 def _stage(stage: str, found: dict[str, Any] | None, ended: str) -> list[str]:
     if found is None:
         return [f"## Stage {stage}", "", ended or "wrote nothing.", ""]
-    lines = [f"## Stage {stage}: {found['title']}", "", f"Took {found['seconds']:.0f} s.{' ' + ended if ended else ''}", ""]
+    lines = [
+        f"## Stage {stage}: {found['title']}",
+        "",
+        f"Took {found['seconds']:.0f} s.{' ' + ended if ended else ''}",
+        "",
+    ]
     for title, rows in found["tables"].items():
         lines += [f"### {title[:1].upper()}{title[1:]}", "", *_table(rows)]
     if found["left_out"]:
