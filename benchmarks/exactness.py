@@ -25,28 +25,24 @@ import platform
 import sys
 import tempfile
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
+from benchmarks.difference import Trained, difference, vectors_of
+from benchmarks.noise import write_pixels
 from extract.encoders.registry import get_encoder
 from extract.encoders.spec import EncoderSpec
 from extract.jobs.extractor import extract
 from extract.jobs.options import ExtractOptions
-from extract.jobs.pixels import Pixels
 from extract.media.catalog import build_catalog
 from features.errors import FreezeframeError
-from features.provenance import Provenance
-from features.store import FeatureRows, write_features
-from models.items.towers import towers_of
-from models.shared.recommender import Recommender
 from pipelines.console import table
 from pipelines.data.detection import read_dataset
 from pipelines.data.load import load_data
@@ -59,29 +55,6 @@ from pipelines.training.fit import Progress, fit
 USERS, HISTORY = 24, 5  # HISTORY: interactions of a user; with more than items + 1, no item is left to be a negative
 BATCH = 8  # users per step
 WORDS = ("steel", "bolt", "glass", "lab", "tape", "red", "small", "pack", "of", "for", "filter", "pump", "valve")
-
-
-@dataclass(frozen=True)
-class Difference:
-    """How far 'top' is from 'e2e', as described at the top of this file."""
-
-    vectors: float
-    losses: float
-    weights: float
-    bits: bool
-    worst: str
-    top_s: float
-    e2e_s: float
-
-
-@dataclass(frozen=True)
-class Trained:
-    """What is kept of a run: vectors before it, the losses of its steps, its tensors after it."""
-
-    vectors: Tensor
-    losses: list[float]
-    state: dict[str, Tensor]
-    step_s: float
 
 
 class Corpus:
@@ -112,7 +85,7 @@ class Corpus:
         self.pixels: Path | None = None
         if spec.modality != "title":
             self.pixels = folder / "pixels.h5"
-            _write_pixels(self.pixels, spec, self.ids, rng)
+            write_pixels(self.pixels, spec, self.ids, rng, "toy")
         lines = "".join(f"{item}\t{title}\n" for item, title in self.titles.items())
         (self.folder / "items.tsv").write_text(f"item\ttitle\n{lines}")
 
@@ -147,7 +120,7 @@ class Corpus:
         files = open_features(recipe, data.split)
         towers = open_towers(recipe, data.split, files, media_of(data.dataset, data.split, recipe.features))
         model = build_model(recipe, data.split, files, {}, towers)
-        vectors = _vectors(model)
+        vectors = vectors_of(model)
         losses: list[float] = []
         times: list[float] = []
 
@@ -165,54 +138,8 @@ class Corpus:
         return Trained(vectors, losses, state, gaps[len(gaps) // 2] if gaps else 0.0)
 
 
-def difference(top: Trained, e2e: Trained) -> Difference:
-    """Compare two runs."""
-    vectors = float(((top.vectors - e2e.vectors).norm(dim=1) / e2e.vectors.norm(dim=1)).max())
-    losses = max(abs(one - two) / abs(two) for one, two in zip(top.losses, e2e.losses, strict=True))
-    pairs = list(zip(e2e.state.items(), top.state.values(), strict=True))
-    bits = top.losses == e2e.losses and all(torch.equal(one, two) for (_, one), two in pairs)
-    worst, name = max((_apart(name, one, two), name) for (name, one), two in pairs)
-    return Difference(vectors, losses, worst, bits, name, top.step_s, e2e.step_s)
-
-
-def _apart(name: str, one: Tensor, two: Tensor) -> float:
-    first, second = (_seen(name, tensor.double()) for tensor in (one, two))
-    if not first.numel() or torch.equal(first, second):
-        return 0.0
-    return float((first - second).abs().max() / max(float(first.abs().max()), 1e-30))
-
-
-def _seen(name: str, tensor: Tensor) -> Tensor:
-    """Return a tensor without the biases of attention's keys."""
-    if name.endswith("key.bias"):
-        return tensor[:0]
-    return tensor.view(3, -1)[[0, 2]] if name.endswith(("qkv.bias", "in_proj_bias")) else tensor
-
-
-def _vectors(model: Recommender) -> Tensor:
-    """Return the encoder's vectors (I, W) as training starts."""
-    (tower,) = towers_of(model)
-    model.eval()
-    with torch.no_grad():
-        parts = torch.arange(tower.n_items).split(16)
-        found = torch.cat([tower._raw(part) for part in parts])
-    model.train()
-    return found
-
-
 def _titles(rng: np.random.Generator, items: int) -> list[str]:
     return [" ".join(rng.choice(WORDS, int(rng.integers(1, 13)))) for _ in range(items)]
-
-
-def _write_pixels(path: Path, spec: EncoderSpec, ids: list[str], rng: np.random.Generator) -> None:
-    made = Pixels(spec)
-    contract = made.recipe()
-    size, frames = contract["pixels"]["size"], spec.frames.count if spec.frames else 1
-    colours = rng.integers(0, 206, (len(ids), 1, 1, 1, 3))
-    noise = rng.integers(0, 50, (len(ids), frames, size, size, 3))
-    blank = [""] * len(ids)
-    rows = FeatureRows(ids, (colours + noise).astype(np.uint8), np.zeros(len(ids), np.uint8), blank, blank, blank)
-    write_features(path, rows, Provenance("toy", contract))
 
 
 def main() -> None:

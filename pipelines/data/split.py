@@ -11,13 +11,16 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-import polars as pl
 from numpy.typing import NDArray
 
 from features.provenance import canonical_json
 from pipelines.data.vocabulary import Vocabulary
+
+if TYPE_CHECKING:  # training and ranking need arrays alone, also where polars is not installed
+    import polars as pl
 
 Ints = NDArray[np.int64]
 Bools = NDArray[np.bool_]
@@ -146,6 +149,8 @@ class Sequences:
 
 def encode(ids: pl.Series, vocabulary: Vocabulary) -> Ints:
     """Return the dense indices of raw ids, all of which the vocabulary must know."""
+    import polars as pl
+
     rows = ids.cast(pl.Enum(list(vocabulary.ids))).to_physical()
     return rows.to_numpy().astype(np.int64)
 

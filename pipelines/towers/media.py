@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
@@ -16,12 +17,14 @@ from extract.encoders.spec import EncoderSpec
 from features.errors import ConfigError
 from features.provenance import canonical_json
 from features.store import FeatureFile
-from pipelines.data.dataset import Dataset
 from pipelines.data.joining import refuse_foreign
 from pipelines.data.split import Split
 from pipelines.recipe.feature_config import FeatureConfig
 from pipelines.towers.look_ahead import LookAhead
 from pipelines.towers.open_towers import Media, MediaSource
+
+if TYPE_CHECKING:  # it needs polars
+    from pipelines.data.dataset import Dataset
 
 
 class TitleTokens:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,10 @@ from models import recommenders
 from models.items.towers import Source, Tower
 from models.shared.representation import ItemsConfig
 from pipelines.data.split import Split
-from pipelines.recipe.recipe import Recipe
 from pipelines.towers.activations import MappedActivations
+
+if TYPE_CHECKING:  # reading recipes needs pydantic and ruamel.yaml, training does not
+    from pipelines.recipe.recipe import Recipe
 
 SEEN = ("inputs", "tokenizer", "arch", "pooling")  # entries of an encoder's recipe: what it sees, and how
 OF_A_CUT = ("top_blocks", "tokens")  # entries in which interchangeable files of one encoder may differ

@@ -11,7 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.exactness import Corpus, Difference, Trained, difference
+from benchmarks.difference import Difference, Trained, difference
+from benchmarks.exactness import Corpus
 from extract.encoders.registry import ENCODERS
 from tests.support.encoding import BLOCKS
 
