@@ -3,7 +3,7 @@
 The search is exact: for 20,000 to 1,000,000 items a flat inner-product index is fast enough and agrees with evaluation.
 
 A run's index is kept in its folder. Row n of `index.faiss` is the item in line n of `items.txt` (from 0; its format is
-described in pipelines/runs/kept_data.py). `index.json` holds the sha256 of the vectors and of `items.txt`; where either
+described in pipelines/runs/kept/kept_data.py). `index.json` holds the sha256 of the vectors and of `items.txt`; where either
 has changed, both files are written again.
 """
 
@@ -33,7 +33,7 @@ from pipelines.console import note, print_json, say, table
 from pipelines.data.filters import newest, without_repeats
 from pipelines.data.split import Sequences, histories
 from pipelines.retrieval.exact_index import USES_FAISS, ExactIndex, scale_to_length_1
-from pipelines.runs.kept_data import ITEM_ROWS, id_lines
+from pipelines.runs.kept.kept_data import ITEM_ROWS, id_lines
 from pipelines.runs.run import Run
 
 if USES_FAISS:

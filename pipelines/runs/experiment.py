@@ -9,8 +9,9 @@ A run folder holds:
   targets. rank_ties.npy: how many places each target may take, if targets tie with other items.
 - lists.npy: what is offered to each test user, if the recipe asks for it.
 - record.json: code version, seed, fingerprints, timings, peak memory.
+- item_vectors.npy, user_vectors.npy, vectors.json: see pipelines/runs/kept/kept_vectors.py.
 - users.json, items.json, training.npy, interactions.parquet, titles.parquet, dataset.json, users.txt, items.txt: see
-  pipelines/runs/kept_data.py.
+  pipelines/runs/kept/kept_data.py.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ from pipelines.recipe.recipe import Recipe, build_recipe, difference, recipe_to_
 from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.runs.costs import files_read, run_costs
 from pipelines.runs.inputs import Inputs, build, open_features, read_inputs
-from pipelines.runs.kept_data import ITEM_ROWS, USER_ROWS, keep, write_row_ids
+from pipelines.runs.kept.kept_data import ITEM_ROWS, USER_ROWS, keep, write_row_ids
+from pipelines.runs.kept.kept_vectors import ITEM_VECTORS, USER_VECTORS, forget_vectors, keep_vectors
 from pipelines.runs.memory import peaks, start_peaks
 from pipelines.runs.processes import refuse_recipe, share_model
 from pipelines.runs.record import begin_record, finish_record
@@ -54,7 +56,7 @@ from pipelines.training.fit import fit
 from pipelines.training.watch import watching
 
 RANKS = ("ranks.npy", "rank_ties.npy", "rank_offsets.npy", "lists.npy")
-DERIVED = ("index.faiss", "index.json", *RANKS, USER_ROWS, ITEM_ROWS, LOG)
+DERIVED = ("index.faiss", "index.json", ITEM_VECTORS, USER_VECTORS, *RANKS, USER_ROWS, ITEM_ROWS, LOG)
 
 
 @explain_missing_kernels
@@ -114,6 +116,7 @@ def run_recipe(
     metrics = as_metrics(result, split) | {"valid": fitted.best}
     log.write(fitted.history)  # whole also where nothing was left to train
     if ranks.first:
+        keep_vectors(folder, model, len(split.users))
         metrics["files"] = save_ranks(folder, result) | write_row_ids(folder, split)
         costs = run_costs(fitted, model, files_read(recipe, files, towers.towers), peaks(place, own_peak))
         finish_record(folder, fitted, model, place, costs, ranks.world, device)
@@ -141,6 +144,7 @@ def _clear(folder: Path) -> None:
     """Make a run folder, or remove what an earlier training left that this one makes anew."""
     folder.mkdir(parents=True, exist_ok=True)
     remove_partial(folder)
+    forget_vectors(folder)
     (folder / "metrics.json").unlink(missing_ok=True)  # a run that goes on has one of fewer epochs
     if not (folder / CHECKPOINT).is_file():  # a new run: files of an older one belong to other weights
         for name in DERIVED:

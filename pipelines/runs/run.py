@@ -11,8 +11,9 @@ from pipelines.console import note
 from pipelines.data.load import Data, load_data
 from pipelines.device import resolve_device
 from pipelines.recipe.recipe import Recipe
-from pipelines.runs.inputs import build, read_inputs
-from pipelines.runs.kept_data import kept_split, kept_user, placed
+from pipelines.runs.inputs import build, read_inputs, training_facts
+from pipelines.runs.kept.kept_data import kept_split, kept_user, placed
+from pipelines.runs.kept.kept_vectors import kept_model
 from pipelines.runs.run_files import finished_recipe, read_object
 from pipelines.towers.open_towers import Media
 from pipelines.training.checkpoint import CHECKPOINT, load_best
@@ -68,6 +69,30 @@ def open_run(
     if any(parameter.requires_grad for parameter in model.parameters()):
         load_best(folder / CHECKPOINT, model)
     return Run(folder, recipe, data, model.to(resolve_device(device)).eval())
+
+
+def open_to_serve(folder: Path, *, place: Path | None = None, only_user: str | None = None, rows: bool = True) -> Run:
+    """Open a finished run to recommend: from the vectors that it keeps, on the CPU.
+
+    Feature files, activations, media and encoders may be gone, and the dataset may have new interactions. A run that
+    keeps no vectors, or other ones than its checkpoint's, is opened as a whole.
+
+    Args:
+        folder: the run folder.
+        place: the dataset folder, if it is not the recipe's.
+        only_user: as for `open_run`.
+        rows: whether interactions are read at all; only where the run keeps neither them nor vectors, they are anyway.
+
+    Raises:
+        ConfigError: the folder holds no finished run, or nothing is left to read interactions from.
+    """
+    recipe = placed(finished_recipe(folder), folder, place)
+    data = kept_user(folder, recipe.data, only_user) if only_user is not None or not rows else None
+    data = data or _as_trained(folder, load_data(recipe.data))
+    model = kept_model(folder, recipe, training_facts(data.split))
+    if model is None:
+        return open_run(folder, place=place, new_interactions=True, only_user=only_user)
+    return Run(folder, recipe, data, model)
 
 
 def _reads_dataset(recipe: Recipe) -> bool:

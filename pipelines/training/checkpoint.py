@@ -140,20 +140,28 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identit
     return State(history, content["best_epoch"], content["best"], content["best_weights"])
 
 
-def load_best(path: Path, model: nn.Module) -> int:
+def load_best(path: Path, model: nn.Module, *, without: str | None = None) -> int:
     """Load the weights of a checkpoint's best epoch into a freshly built model; return that epoch.
+
+    Args:
+        path: the checkpoint.
+        model: the model.
+        without: what the names of weights begin with that the model lacks, such as 'items.'; None: it has them all.
 
     Raises:
         ConfigError: the file is damaged or belongs to another model.
     """
-    content = _read(path)
-    _put(path, model, content["best_weights"])
+    content = _read(path, mmap=True)  # the optimiser's numbers, two for each weight, stay on the disk
+    weights = content["best_weights"]
+    if without is not None:
+        weights = {name: tensor for name, tensor in weights.items() if not name.startswith(without)}
+    _put(path, model, weights)
     return int(content["best_epoch"])
 
 
-def _read(path: Path) -> dict[str, Any]:
+def _read(path: Path, *, mmap: bool = False) -> dict[str, Any]:
     try:
-        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
         missing = {"identity", "model", "optimizer", "history", "best_epoch", "best", "best_weights"} - set(content)
     except FileNotFoundError as error:
         raise ConfigError(f"{path} does not exist; train the recipe into another folder") from error

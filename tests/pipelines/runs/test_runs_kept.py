@@ -23,7 +23,7 @@ from pipelines.data.vocabulary import Vocabulary
 from pipelines.recipe.recipe import build_recipe
 from pipelines.retrieval.retrieve import recommend
 from pipelines.runs.experiment import run_recipe
-from pipelines.runs.kept_data import id_lines, kept_user, write_row_ids
+from pipelines.runs.kept.kept_data import id_lines, kept_user, write_row_ids
 from pipelines.runs.run import Run, open_run
 from tests.support.small import item_ids, plain_recipe, recipe, small_dataset, write_vectors
 

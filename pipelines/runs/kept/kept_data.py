@@ -21,6 +21,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -30,6 +31,7 @@ from features.atomic import write_atomic
 from features.errors import ConfigError, StoreError
 from features.paths import here, write_advice
 from features.shards.marks import without_time
+from pipelines.console import note
 from pipelines.data.data_config import DataConfig
 from pipelines.data.dataset import Dataset
 from pipelines.data.load import Data, file_marks
@@ -77,31 +79,50 @@ def _keep_rows(folder: Path, data: Data, config: DataConfig) -> None:
         write_atomic(source, json.dumps(told, indent=2))
 
 
-def kept_user(folder: Path, config: DataConfig, user: str) -> Data | None:
+def kept_user(folder: Path, config: DataConfig, user: str | None) -> Data | None:
     """Return the data of a run with one user's interactions alone, as the run keeps them.
 
     Args:
         folder: the run folder.
         config: the run's section `data`, with the dataset folder as it is found now.
-        user: the user's raw id.
+        user: the user's raw id; None reads no interactions.
 
     Returns:
         The dataset, whose interactions are that user's, and the split without windows and targets. None where the
         dataset has to be read: the run keeps too little, or a file of the dataset has changed.
     """
-    if not (folder / SOURCE).is_file():
+    told = _kept_source(folder, config)
+    if told is None:
         return None
     try:
-        told = read_object(folder / SOURCE)
-        if not _same_files(here(config.folder), told["files"]):
-            return None
-        rows = pl.scan_parquet(folder / ROWS).filter(pl.col("user") == user).collect()
+        rows = pl.scan_parquet(folder / ROWS).filter(pl.lit(False) if user is None else pl.col("user") == user).collect()
         titles = dict(pl.read_parquet(folder / TITLES).iter_rows())
         dataset = Dataset(told["name"], told["layout"], rows, titles, None, None, ordered=told["ordered"])
-    except (ConfigError, KeyError, OSError, pl.exceptions.PolarsError):  # damaged: the dataset has it all, too
+    except (KeyError, OSError, pl.exceptions.PolarsError):  # damaged: the dataset has it all, too
         return None
     split = kept_split(folder, dataset)
     return None if split is None else Data(dataset, split)
+
+
+def kept_rows(folder: Path, config: DataConfig) -> Path | None:
+    """Return the Parquet file of the interactions that a run keeps, user after user; None as in `kept_user`."""
+    return None if _kept_source(folder, config) is None else folder / ROWS
+
+
+def _kept_source(folder: Path, config: DataConfig) -> dict[str, Any] | None:
+    """Return what dataset.json says if the rows beside it are those of the dataset now, or there is no dataset now."""
+    if not all((folder / name).is_file() for name in (SOURCE, ROWS, TITLES)):
+        return None
+    there = here(config.folder)
+    try:
+        told = read_object(folder / SOURCE)
+        if there.exists() and not _same_files(there, told["files"]):
+            return None
+    except (ConfigError, KeyError):
+        return None
+    if not there.exists():
+        note(f"dataset folder {there} does not exist any more; the interactions that {folder} keeps are used")
+    return told
 
 
 def _same_files(folder: Path, then: Mapping[str, Mapping[str, str]]) -> bool:
