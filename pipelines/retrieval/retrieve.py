@@ -3,8 +3,8 @@
 The search is exact: for 20,000 to 1,000,000 items a flat inner-product index is fast enough and agrees with evaluation.
 
 A run's index is kept in its folder. Row n of `index.faiss` is the item in line n of `items.txt` (from 0; its format is
-described in pipelines/runs/kept/kept_data.py). `index.json` holds the sha256 of the vectors and of `items.txt`; where either
-has changed, both files are written again.
+described in pipelines/runs/kept/kept_data.py). `index.json` holds the sha256 of the vectors and of `items.txt`; where
+either has changed, both files are written again.
 """
 
 from __future__ import annotations
@@ -30,9 +30,9 @@ from features.provenance import file_sha256
 from features.store import FeatureFile, State
 from models.shared.recommender import Recommender, UserBatch
 from pipelines.console import note, print_json, say, table
-from pipelines.data.filters import newest, without_repeats
 from pipelines.data.split import Sequences, histories
 from pipelines.retrieval.exact_index import USES_FAISS, ExactIndex, scale_to_length_1
+from pipelines.retrieval.histories import Histories, histories_of
 from pipelines.runs.kept.kept_data import ITEM_ROWS, id_lines
 from pipelines.runs.run import Run
 
@@ -81,17 +81,17 @@ def recommend(run: Run, user: str, top: int) -> list[Hit]:
     split = run.data.split
     number = _number(run, user)
     index = _run_index(run)
-    known = np.array(_known_history(run, user), dtype=np.int64)
-    own = Sequences(known, np.array([0, len(known)]))
-    items, mask, _, _ = histories(own, np.zeros(1, dtype=np.int64), own.offsets[1:], run.recipe.data.max_length)
+    found = _history(run, user)
+    if run.model.reads_history and not len(found.read.flat):
+        raise ConfigError(f"the model knows none of the items that user {user!r} has had; train again with them")
+    items, mask, _, _ = histories(found.read, np.zeros(1, np.int64), found.read.offsets[1:], run.recipe.data.max_length)
     place = next(chain(run.model.parameters(), run.model.buffers())).device
     batch = UserBatch(
         torch.tensor([number]).to(place), torch.from_numpy(items).to(place), torch.from_numpy(mask).to(place)
     )
     with torch.inference_mode():
         query = run.model.user_vectors(batch).cpu().numpy()
-    had = run.data.dataset.interactions.filter(pl.col("user") == user)["item"]  # including those before `keep_last`
-    hits = search(index, query, [split.items.known(had)], top)[0]
+    hits = search(index, query, [found.had.flat.tolist()], top)[0]
     titles = run.data.dataset.titles
     return [Hit(split.items.ids[row], score, titles.get(split.items.ids[row], "")) for row, score in hits]
 
@@ -118,28 +118,11 @@ def _number(run: Run, user: str) -> int:
     return 0
 
 
-def _known_history(run: Run, user: str) -> list[int]:
-    """Return a user's history; ConfigError if the model reads histories and knows none of its items."""
-    found = _history(run, user)
-    if not found and run.model.reads_history:
-        raise ConfigError(f"the model knows none of the items that user {user!r} has had; train again with them")
-    return found
-
-
-def _history(run: Run, user: str) -> list[int]:
-    """Return a user's whole history, oldest item first: training, validation and test interactions alike.
-
-    Only items that the model knows count. Repeats are treated as the split treats them; in leave-one-out only the
-    newest `keep_last` items count.
-    """
-    split, config = run.data.split, run.recipe.data
-    known = pl.col("item").is_in(list(split.items.ids))
-    had = run.data.dataset.interactions.filter((pl.col("user") == user) & known)
-    if split.protocol in ("leave-one-out", "time", "ratio", "user-folds"):
-        had = without_repeats(had, config)
-    if split.protocol == "leave-one-out":
-        had = newest(had, config)
-    return split.items.known(had["item"])
+def _history(run: Run, user: str) -> Histories:
+    """Return the history of one user, which may be empty."""
+    found = histories_of(run, run.data.dataset.interactions.filter(pl.col("user") == user))
+    nothing = Sequences(np.zeros(0, np.int64), np.zeros(2, np.int64))
+    return found if found.users else Histories([user], np.zeros(1, np.int64), nothing, nothing)
 
 
 def item_vectors(model: Recommender) -> Floats:
@@ -275,9 +258,9 @@ def show_recommended(run: Run, user: str, top: int, *, json: bool = False) -> No
         note(_why_none(run, user))
     if not json:
         titles, items = run.data.dataset.titles, run.data.split.items.ids
-        for seen in _history(run, user)[-run.recipe.data.max_length :]:
+        for seen in _history(run, user).read.flat[-run.recipe.data.max_length :]:
             say(f"seen  {items[seen]}  {titles.get(items[seen], '')}")
-    _print_hits(f"recommended to user {user}", hits, json=json)
+    print_hits(f"recommended to user {user}", hits, json=json)
 
 
 def show_similar(
@@ -285,10 +268,11 @@ def show_similar(
 ) -> None:
     """Print the items whose vectors have the highest cosine with the item's, with their titles where they are given."""
     hits = [replace(hit, title=(titles or {}).get(hit.item, hit.title)) for hit in similar(file, item, top)]
-    _print_hits(f"similar to item {item}", hits, json=json)
+    print_hits(f"similar to item {item}", hits, json=json)
 
 
-def _print_hits(title: str, hits: Sequence[Hit], *, json: bool) -> None:
+def print_hits(title: str, hits: Sequence[Hit], *, json: bool) -> None:
+    """Print items as a table, or as JSON."""
     if json:
         print_json([asdict(hit) for hit in hits])
         return

@@ -69,12 +69,12 @@ def _keep_rows(folder: Path, data: Data, config: DataConfig) -> None:
     titles = pl.DataFrame(list(dataset.titles.items()), schema={"item": pl.String, "title": pl.String}, orient="row")
     try:
         # small groups of rows: a user's rows are in one or two of them, and only those are read
-        dataset.interactions.write_parquet(folder / ROWS, row_group_size=GROUP_ROWS)
+        by_user(dataset.interactions).write_parquet(folder / ROWS, row_group_size=GROUP_ROWS)
         titles.write_parquet(folder / TITLES)
     except (OSError, pl.exceptions.PolarsError) as error:
         raise StoreError(f"cannot write {folder / ROWS} ({error}); free some space, or check the folder") from error
     files = {name: {"mark": mark, "digest": file_digest(there / name)} for name, mark in data.files.items()}
-    told = {"name": dataset.name, "layout": dataset.layout, "ordered": dataset.ordered, "files": files}
+    told = {"name": dataset.name, "layout": dataset.layout, "ordered": dataset.ordered, "files": files, "by_user": True}
     if file_marks(there) == data.files:  # nothing changed between reading the files and hashing them
         write_atomic(source, json.dumps(told, indent=2))
 
@@ -95,7 +95,9 @@ def kept_user(folder: Path, config: DataConfig, user: str | None) -> Data | None
     if told is None:
         return None
     try:
-        rows = pl.scan_parquet(folder / ROWS).filter(pl.lit(False) if user is None else pl.col("user") == user).collect()
+        rows = (
+            pl.scan_parquet(folder / ROWS).filter(pl.lit(False) if user is None else pl.col("user") == user).collect()
+        )
         titles = dict(pl.read_parquet(folder / TITLES).iter_rows())
         dataset = Dataset(told["name"], told["layout"], rows, titles, None, None, ordered=told["ordered"])
     except (KeyError, OSError, pl.exceptions.PolarsError):  # damaged: the dataset has it all, too
@@ -105,8 +107,17 @@ def kept_user(folder: Path, config: DataConfig, user: str | None) -> Data | None
 
 
 def kept_rows(folder: Path, config: DataConfig) -> Path | None:
-    """Return the Parquet file of the interactions that a run keeps, user after user; None as in `kept_user`."""
-    return None if _kept_source(folder, config) is None else folder / ROWS
+    """Return the Parquet file of the interactions that a run keeps, user after user.
+
+    None as in `kept_user`, and for a run of an earlier version, which kept the rows in the order of the dataset.
+    """
+    told = _kept_source(folder, config)
+    return folder / ROWS if told is not None and told.get("by_user") else None
+
+
+def by_user(rows: pl.DataFrame) -> pl.DataFrame:
+    """Return interactions with the rows of each user together, in their order."""
+    return rows if rows["user"].is_sorted() else rows.sort("user", maintain_order=True)
 
 
 def _kept_source(folder: Path, config: DataConfig) -> dict[str, Any] | None:

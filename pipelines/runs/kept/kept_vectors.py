@@ -1,7 +1,7 @@
 """The vectors that a finished run keeps, so that it can rank without what computed them.
 
 - `item_vectors.npy`: (I, D) float32, row n = line n of items.txt. FAISS searches these.
-- `user_vectors.npy`: (U, D) float32, row n = position n of users.json; only where a model knows users by number. A model
+- `user_vectors.npy`: (U, D) float32, row n = position n of users.json; only where a model knows users by number. One
   that reads histories computes a user's vector from the rows of `item_vectors.npy`.
 - `vectors.json`: the mark and hash of these files, and of the checkpoint.pt that they were made from. It is deleted
   before one of them changes, and written after them.
@@ -34,8 +34,6 @@ from pipelines.training.checkpoint import CHECKPOINT, load_best
 ITEM_VECTORS, USER_VECTORS, FACTS = "item_vectors.npy", "user_vectors.npy", "vectors.json"
 USERS_AT_A_TIME = 4096
 Floats = NDArray[np.float32]
-
-
 
 
 def keep_vectors(folder: Path, model: Recommender, n_users: int) -> None:

@@ -58,7 +58,7 @@ def test_every_user_gets_the_best_items_not_had(run: Run) -> None:
 
 def test_more_than_there_is_gives_all_there_is(run: Run) -> None:
     user = run.data.split.users.ids[0]
-    assert [hit.item for hit in recommend(run, user, 10_000)] == brute_force(run, user)[0]
+    assert [hit.item for hit in recommend(run, user, ITEMS)] == brute_force(run, user)[0]
 
 
 def test_the_index_of_a_run_is_written_once_and_used_again(run: Run) -> None:

@@ -1,0 +1,182 @@
+"""What the verb `recommend` does: it opens a run, makes lists for one person or many, and says who got none."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import polars as pl
+
+from features.errors import ConfigError
+from pipelines.console import note, print_json, say
+from pipelines.data.dataset import interactions_from_table
+from pipelines.data.tables import Columns, read_lines
+from pipelines.progress import progress
+from pipelines.retrieval.list_files import check_ending, writing
+from pipelines.retrieval.many import Choice, Lister, rows_of_users
+from pipelines.retrieval.retrieve import Hit, print_hits, show_recommended
+from pipelines.runs.run import Run, open_to_serve
+
+FEW = 3  # ids that a message lists
+ALL = "all"
+SOMEBODY = "somebody"  # the user id of a history given on the command line
+
+
+@dataclass(frozen=True)
+class Wishes:
+    """What may be recommended, as the command line says it."""
+
+    top: int
+    """How many items."""
+    only: Path | None = None
+    """File of item ids to choose from; None: all items."""
+    never: Path | None = None
+    """File of item ids to leave out."""
+    hide_seen: bool = True
+    """Whether to leave out what somebody has had."""
+
+    @property
+    def plain(self) -> bool:
+        """Return whether every unseen item may be recommended."""
+        return self.only is None and self.never is None and self.hide_seen
+
+    def choice(self, run: Run) -> Choice:
+        """Return the same with the ids in the files; ConfigError if the run knows none of the ids to choose from."""
+        only = None if self.only is None else _known_items(run, self.only)
+        if only is not None and not only:
+            ids = run.data.split.items.ids
+            raise ConfigError(f"{self.only} names no item that the run knows; its ids look like {ids[0]!r}")
+        never = () if self.never is None else _known_items(run, self.never)
+        return Choice(self.top, only, never, self.hide_seen)
+
+
+def recommend_to_one(
+    folder: Path, user: str | None, history: str | None, wishes: Wishes, *, data: Path | None, json: bool
+) -> None:
+    """Print the best items for a user, or for somebody who is not in the data."""
+    if user is not None and wishes.plain:
+        show_recommended(open_to_serve(folder, place=data, only_user=user), user, wishes.top, json=json)
+        return
+    run = open_to_serve(folder, place=data, only_user=user, rows=False)
+    lister = Lister(run, wishes.choice(run))
+    if user is not None:
+        run.data.split.users.index(user)
+        rows = run.data.dataset.interactions.filter(pl.col("user") == user)
+    else:
+        rows = _one_history(run, history or "")
+    lists = list(lister.lists(rows))
+    if not lists:
+        raise ConfigError(f"the model knows none of the items in the history of {user or SOMEBODY!r}")
+    titles = run.data.dataset.titles
+    hits = [Hit(item, score, titles.get(item, "")) for item, score in lists[0].select("item", "score").iter_rows()]
+    print_hits(f"recommended to {'user ' + user if user is not None else SOMEBODY}", hits, json=json)
+
+
+def _one_history(run: Run, text: str) -> pl.DataFrame:
+    """Return the interactions of somebody whose items are given as text."""
+    _refuse_numbers(run, "--history")
+    items = [item.strip() for item in text.split(",") if item.strip()]
+    strange = [item for item in items if not run.data.split.items.known([item])]
+    if len(strange) == len(items):
+        ids = run.data.split.items.ids
+        raise ConfigError(f"--history is {text!r}, of which the model knows no item; ids look like {ids[0]!r}")
+    if strange:
+        note(f"--history: {len(strange)} of {len(items)} items are unknown to the model, {_some(strange)}")
+    return pl.DataFrame({"user": [SOMEBODY] * len(items), "item": items})
+
+
+def recommend_to_many(
+    folder: Path, source: str | Path, wishes: Wishes, out: Path, *, data: Path | None, json: bool
+) -> None:
+    """Write the lists of many people to a file, and say how many got one.
+
+    Args:
+        folder: the run folder.
+        source: a file of user ids or 'all' as text; a table of interactions of other people as a Path.
+        wishes: what may be recommended.
+        out: the file to write.
+        data: the dataset folder, if it is not the run's.
+        json: whether to print the counts as JSON.
+    """
+    check_ending(out)
+    run = open_to_serve(folder, place=data, rows=False)
+    lister = Lister(run, wishes.choice(run))
+    if isinstance(source, Path):
+        parts, asked = iter([_strangers(run, source)]), None
+    else:
+        asked = None if source == ALL else _ids(Path(source))
+        parts = rows_of_users(run, asked)
+    people, lines, met = 0, 0, set()
+    with progress("recommend", unit="users") as advance, writing(out) as write:
+        total = len(asked or run.data.split.users)
+        for rows in parts:
+            met |= set(rows["user"].unique().to_list()) if asked is not None else set()
+            for lists in lister.lists(rows):
+                write(lists)
+                lines, people = lines + len(lists), people + lists["user"].n_unique()
+                advance(people, max(total, people))
+        if not lines:
+            raise ConfigError(f"nobody got a list: {_without(lister, asked, met) or 'there are no interactions'}")
+    if said := _without(lister, asked, met):
+        note(said)
+    if json:
+        print_json({"out": str(out), "users": people, "rows": lines, "without": _count(lister, asked, met)})
+    else:
+        say(f"{out}: {lines} rows for {people} users")
+
+
+def _strangers(run: Run, path: Path) -> pl.DataFrame:
+    """Return the interactions of people who are not in the data, user after user."""
+    _refuse_numbers(run, "--histories")
+    rows, _ = interactions_from_table(path, Columns())
+    return rows.sort("user", maintain_order=True).select("user", "item")
+
+
+def _refuse_numbers(run: Run, option: str) -> None:
+    if not run.model.reads_history:
+        raise ConfigError(
+            f"{option} needs a model that reads histories; {run.recipe.model.name} knows users by number alone"
+        )
+
+
+def _without(lister: Lister, asked: Sequence[str] | None, met: set[str]) -> str:
+    """Return who got no list, and why, in words; '' if everybody got one."""
+    reasons = (
+        ("unknown to the dataset", _unknown(asked, met)),
+        (f"not trained on, and {lister.run.recipe.model.name} knows users by number", lister.unserved.untrained),
+        ("without an item that the model knows", lister.unserved.strange),
+    )
+    return "; ".join(f"{len(users)} users {reason}, {_some(users)}" for reason, users in reasons if users)
+
+
+def _count(lister: Lister, asked: Sequence[str] | None, met: set[str]) -> dict[str, int]:
+    left = lister.unserved
+    return {"unknown": len(_unknown(asked, met)), "untrained": len(left.untrained), "strange": len(left.strange)}
+
+
+def _unknown(asked: Sequence[str] | None, met: set[str]) -> list[str]:
+    return [user for user in asked or () if user not in met]
+
+
+def _known_items(run: Run, path: Path) -> list[str]:
+    ids = _ids(path)
+    known = [item for item in ids if run.data.split.items.known([item])]
+    if len(known) < len(ids):
+        strange = [item for item in ids if not run.data.split.items.known([item])]
+        note(f"{path}: {len(strange)} of {len(ids)} items are unknown to the model, {_some(strange)}")
+    return known
+
+
+def _ids(path: Path) -> list[str]:
+    """Return the ids of a file, one per line, each once."""
+    if not path.is_file():
+        raise ConfigError(f"{path} does not exist; give a file with one id per line")
+    ids = list(dict.fromkeys(line for line in read_lines(path) if line))
+    if not ids:
+        raise ConfigError(f"{path} holds no ids; give a file with one id per line")
+    return ids
+
+
+def _some(ids: Sequence[str]) -> str:
+    return f"such as {', '.join(map(repr, ids[:FEW]))}"
