@@ -55,7 +55,7 @@ class KeptVectors(Recommender):
         self.register_buffer("vectors", items, persistent=False)
         self._users = users
 
-    def forward(self, batch: Any) -> TrainOutput:
+    def forward(self, batch: Any) -> TrainOutput:  # noqa: ARG002 (it raises)
         """Raise ValueError: kept vectors do not train."""
         raise ValueError("kept vectors do not train; build the model itself")
 
