@@ -11,11 +11,12 @@ import polars as pl
 from features.errors import ConfigError
 from pipelines.console import note, print_json, say
 from pipelines.data.dataset import interactions_from_table
-from pipelines.data.tables import Columns, read_lines
+from pipelines.data.tables import NO_TIME, Columns, read_lines
 from pipelines.progress import progress
 from pipelines.retrieval.list_files import check_ending, writing
 from pipelines.retrieval.many import Choice, Lister, rows_of_users
 from pipelines.retrieval.retrieve import Hit, print_hits, show_recommended
+from pipelines.retrieval.searchable import check_top
 from pipelines.runs.run import Run, open_to_serve
 
 FEW = 3  # ids that a message lists
@@ -42,7 +43,12 @@ class Wishes:
         return self.only is None and self.never is None and self.hide_seen
 
     def choice(self, run: Run) -> Choice:
-        """Return the same with the ids in the files; ConfigError if the run knows none of the ids to choose from."""
+        """Return the same with the ids in the files.
+
+        Raises:
+            ConfigError: the run knows none of the ids to choose from, or has fewer items than are asked for.
+        """
+        check_top(self.top, len(run.data.split.items))
         only = None if self.only is None else _known_items(run, self.only)
         if only is not None and not only:
             ids = run.data.split.items.ids
@@ -127,9 +133,12 @@ def recommend_to_many(
 
 
 def _strangers(run: Run, path: Path) -> pl.DataFrame:
-    """Return the interactions of people who are not in the data, user after user."""
+    """Return the interactions of people who are not in the data, user after user; without times, in file order."""
     _refuse_numbers(run, "--histories")
-    rows, _ = interactions_from_table(path, Columns())
+    try:
+        rows, _ = interactions_from_table(path, Columns())
+    except ConfigError:  # without times, rows are in the order of events; another fault is found again
+        rows, _ = interactions_from_table(path, Columns(time=NO_TIME))
     return rows.sort("user", maintain_order=True).select("user", "item")
 
 

@@ -19,6 +19,7 @@ from models.shared.recommender import UserBatch
 from pipelines.data.load import load_data
 from pipelines.data.split import histories
 from pipelines.retrieval.histories import Histories, histories_of
+from pipelines.retrieval.searchable import check_top, item_vectors
 from pipelines.runs.kept.kept_data import by_user, kept_rows
 from pipelines.runs.run import Run
 
@@ -59,13 +60,11 @@ class Lister:
         """Take an opened run and what may be recommended.
 
         Raises:
-            ConfigError: a model without item vectors, more items asked for than there are, or none that may be chosen.
+            ConfigError: a model without item vectors, or no item asked for or to choose from.
         """
-        from pipelines.retrieval.retrieve import item_vectors
-
         self.run, self.choice, self.unserved = run, choice, Unserved()
         items = run.data.split.items
-        check_top(choice.top, len(items))
+        check_top(choice.top)
         vectors = torch.from_numpy(item_vectors(run.model))
         rows = np.arange(len(items)) if choice.only is None else np.unique(items.known(choice.only))
         self.rows = np.setdiff1d(rows, items.known(choice.never))
@@ -125,12 +124,6 @@ class Lister:
         if not len(self._scores):
             self._scores = torch.empty(people, len(self.rows))
         return self._scores[:people] if len(self._scores) >= people else torch.empty(people, len(self.rows))
-
-
-def check_top(top: int, items: int) -> None:
-    """Raise ConfigError where more items are asked for than there are, or none."""
-    if not 1 <= top <= items:
-        raise ConfigError(f"--top is {top}; ask for at least 1 item, and at most the {items} that there are")
 
 
 def rows_of_users(run: Run, users: Iterable[str] | None) -> Iterator[pl.DataFrame]:

@@ -28,11 +28,12 @@ from features.atomic import fsync_file, put_in_place, write_atomic
 from features.errors import ConfigError, StoreError, nearest
 from features.provenance import file_sha256
 from features.store import FeatureFile, State
-from models.shared.recommender import Recommender, UserBatch
+from models.shared.recommender import UserBatch
 from pipelines.console import note, print_json, say, table
 from pipelines.data.split import Sequences, histories
 from pipelines.retrieval.exact_index import USES_FAISS, ExactIndex, scale_to_length_1
 from pipelines.retrieval.histories import Histories, histories_of
+from pipelines.retrieval.searchable import check_top, item_vectors
 from pipelines.runs.kept.kept_data import ITEM_ROWS, id_lines
 from pipelines.runs.run import Run
 
@@ -77,8 +78,8 @@ def search(index: Any, queries: Floats, hidden: Sequence[Sequence[int]], top: in
 
 def recommend(run: Run, user: str, top: int) -> list[Hit]:
     """Return the best items for a user, given the user's whole history in the dataset; seen items are hidden."""
-    _check_top(top)
     split = run.data.split
+    check_top(top)
     number = _number(run, user)
     index = _run_index(run)
     found = _history(run, user)
@@ -123,18 +124,6 @@ def _history(run: Run, user: str) -> Histories:
     found = histories_of(run, run.data.dataset.interactions.filter(pl.col("user") == user))
     nothing = Sequences(np.zeros(0, np.int64), np.zeros(2, np.int64))
     return found if found.users else Histories([user], np.zeros(1, np.int64), nothing, nothing)
-
-
-def item_vectors(model: Recommender) -> Floats:
-    """Return the model's (I, D) item vectors; ConfigError for a model whose scores are no inner products."""
-    if not model.inner_product:
-        raise ConfigError(
-            f"{type(model).__name__}'s score is no inner product of a user and an item vector, so FAISS cannot search "
-            "it; rank with `evaluate`, or train a model that the verb `models` lists as searchable"
-        )
-    with torch.inference_mode():
-        vectors: Floats = model.item_vectors().float().cpu().numpy()
-    return vectors
 
 
 def _run_index(run: Run) -> Any:
@@ -215,7 +204,6 @@ def _read_index(path: Path, shape: tuple[int, ...]) -> Any:
 
 def similar(file: FeatureFile, item: str, top: int) -> list[Hit]:
     """Return the items whose vectors have the highest cosine with that of `item`, without itself."""
-    _check_top(top)
     if len(file.shape) != 2:
         raise StoreError(
             f"{file.path} holds activations or pixels of shape {file.shape}; give a file of vectors (I, F)"
@@ -223,6 +211,7 @@ def similar(file: FeatureFile, item: str, top: int) -> list[Hit]:
     done = [i for i, state in zip(file.columns.ids, file.columns.states.tolist(), strict=True) if state == State.DONE]
     if item not in done:
         raise StoreError(f"{file.path} has no vector of item {item!r}{_why(file, item, done)}")
+    check_top(top)
     vectors = file.read(done)
     faiss.normalize_L2(vectors) if USES_FAISS else scale_to_length_1(vectors)
     row = done.index(item)
@@ -240,11 +229,6 @@ def _why(file: FeatureFile, item: str, done: Sequence[str]) -> str:
     return f"; {close}ids look like {done[0]!r}" if done else "; it has no vectors at all"
 
 
-def _check_top(top: int) -> None:
-    if top < 1:
-        raise ConfigError(f"--top is {top}; ask for at least 1")
-
-
 def _why_none(run: Run, user: str) -> str:
     """Return why nothing is recommended."""
     had = run.data.dataset.interactions.filter(pl.col("user") == user)["item"].n_unique()
@@ -253,6 +237,7 @@ def _why_none(run: Run, user: str) -> str:
 
 def show_recommended(run: Run, user: str, top: int, *, json: bool = False) -> None:
     """Print a user's newest items, and the best items that the user has not seen; as JSON the latter alone."""
+    check_top(top, len(run.data.split.items))
     hits = recommend(run, user, top)
     if not hits:
         note(_why_none(run, user))
@@ -267,6 +252,7 @@ def show_similar(
     file: FeatureFile, item: str, top: int, *, titles: Mapping[str, str] | None = None, json: bool = False
 ) -> None:
     """Print the items whose vectors have the highest cosine with the item's, with their titles where they are given."""
+    check_top(top, len(file.columns.ids))
     hits = [replace(hit, title=(titles or {}).get(hit.item, hit.title)) for hit in similar(file, item, top)]
     print_hits(f"similar to item {item}", hits, json=json)
 

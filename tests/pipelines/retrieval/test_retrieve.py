@@ -18,8 +18,10 @@ from features.provenance import file_sha256
 from features.store import FeatureFile
 from models.shared.recommender import UserBatch
 from pipelines.retrieval import retrieve
+from pipelines.retrieval.histories import histories_of
 from pipelines.retrieval.retrieve import build_index, item_vectors, recommend, search, show_recommended, similar
 from pipelines.runs.experiment import run_recipe
+from pipelines.runs.kept.kept_data import by_user
 from pipelines.runs.run import Run, open_run
 from tests.support.small import ITEMS, item_ids, recipe, small_dataset, write_vectors
 
@@ -176,7 +178,7 @@ def test_a_run_that_can_only_be_read_is_searched_in_memory(
 
 
 def test_titles_stand_beside_items(run: Run) -> None:
-    titles = {hit.item: hit.title for hit in recommend(run, "u02", 10_000)}
+    titles = {hit.item: hit.title for hit in recommend(run, "u02", ITEMS)}
     assert all(title == ("" if item == f"{ITEMS - 1:03}" else f"title, {int(item)}") for item, title in titles.items())
 
 
@@ -249,4 +251,9 @@ def test_a_history_is_what_the_split_made_of_it(repeats: str, keep_last: int | N
     test = opened.data.split.test
     for row, user in enumerate(opened.data.split.users.ids):
         expected = [*test.items[row][test.mask[row]], test.targets[row]]
-        assert retrieve._history(opened, user) == expected
+        assert retrieve._history(opened, user).read.flat.tolist() == expected
+    everybody = histories_of(opened, by_user(opened.data.dataset.interactions))
+    assert everybody.users == list(opened.data.split.users.ids)
+    for row in range(len(everybody.users)):
+        expected = [*test.items[row][test.mask[row]], test.targets[row]]
+        assert everybody.read.flat[slice(*everybody.read.offsets[row : row + 2])].tolist() == expected

@@ -63,8 +63,9 @@ def test_another_folder_may_take_the_datasets_place(tmp_path: Path, capsys: Capt
     data = small_dataset(tmp_path / "farm")
     run_recipe(recipe(data), tmp_path / "run")
     data.rename(tmp_path / "laptop")
-    assert cli("recommend", tmp_path / "run", "--user", "u01") == 2
+    assert cli("evaluate", tmp_path / "run") == 2
     assert "farm does not exist" in capsys.readouterr().err
+    assert cli("recommend", tmp_path / "run", "--user", "u01") == 0  # from what the run keeps
     assert cli("recommend", tmp_path / "run", "--user", "u01", "--data", tmp_path / "laptop") == 0
     assert cli("evaluate", tmp_path / "run", "--data", tmp_path / "laptop") == 0
 
