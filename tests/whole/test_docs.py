@@ -187,6 +187,21 @@ def test_readme(here: Path) -> None:
     assert [feature["path"] for feature in parse_yaml((here / "recipe.yaml").read_text(), "recipe")["features"]]
 
 
+def test_recommend_page(here: Path) -> None:
+    write_interactions(here / "mydata", list(sequences()))
+    assert run_pipeline.main(["init", "mydata"]) == 0
+    run(["train", "recipe.yaml", "--out", "runs/first"], here)
+    write(here / "users.txt", "42\n101\nnobody\n")
+    write(here / "people.csv", "user,item\nsomebody,3\nsomebody,7\n")
+    for name in ("fresh", "blocked"):
+        write(here / f"{name}.txt", "".join(f"{item}\n" for item in range(1, 9 if name == "fresh" else 4)))
+    lines = commands(ROOT / "docs" / "recommend.md")
+    assert len(lines) == 6
+    for arguments in lines:
+        run(arguments, here)
+    assert {path.name for path in here.glob("lists.*")} == {"lists.parquet", "lists.csv", "lists.jsonl"}
+
+
 def test_microlens_recipe_page(here: Path) -> None:
     add_mydata(here)
     for arguments in commands(ROOT / "docs" / "microlens-recipe.md"):

@@ -65,10 +65,11 @@ def test_every_verb_prints_one_document_with_the_keys_of_the_page(
     np.save("x.npy", np.ones((30, 4), dtype=np.float32))
     changes = {"items": {"kind": "id+v", "dim": 8}, "features": [{"path": "f.h5"}]}
     write(Path("r.yaml"), dump_yaml(plain_recipe(Path("data"), changes)))
-    told, dry = documented(), {f"{verb} dry": f"{LINES[verb]} --dry-run" for verb in ("extract", "compare")}
-    assert set(told) == {*LINES, *dry}
-    for words, line in (LINES | dry).items():
-        asked = [*words.removesuffix(" dry").split(), *line.split(), *([] if "--json" in line else ["--json"])]
+    told, further = documented(), {f"{verb} dry": f"{LINES[verb]} --dry-run" for verb in ("extract", "compare")}
+    further["recommend many"] = "run --users all --out lists.csv"
+    assert set(told) == {*LINES, *further}
+    for words, line in (LINES | further).items():
+        asked = [*words.removesuffix(" dry").removesuffix(" many").split(), *line.split(), *([] if "--json" in line else ["--json"])]
         assert run_pipeline.main(asked) == 0, capsys.readouterr().err
         found: Any = json.loads(capsys.readouterr().out)
         kind = "list" if isinstance(found, list) else "object"
