@@ -22,7 +22,7 @@ class Sender:
 
     def __init__(self, device: torch.device) -> None:
         self._device = device
-        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None
+        self._stream = torch.cuda.Stream(device) if device.type == "cuda" else None  # type: ignore[no-untyped-call]
 
     def send(self, batch: Any) -> Sent:
         """Start to send a dataclass of tensors of the CPU, which may hold others."""
@@ -39,7 +39,9 @@ class Sender:
 class Sent:
     """A batch that has been sent."""
 
-    def __init__(self, batch: Any, tensors: list[Tensor], packed: Tensor | None, event: torch.cuda.Event | None) -> None:
+    def __init__(
+        self, batch: Any, tensors: list[Tensor], packed: Tensor | None, event: torch.cuda.Event | None
+    ) -> None:
         self._batch, self._tensors, self._packed, self._event = batch, tensors, packed, event
 
     def arrive(self) -> Any:

@@ -267,9 +267,8 @@ class _Epochs:
         """Return what to do about a loss that is not finite; it names the highest learning rate."""
         own = max((tower.lr for tower in self.towers if tower.lr is not None), default=0.0)
         rate = f"items.encoder_lr ({own})" if own > self.config.lr else f"train.lr ({self.config.lr})"
-        return (
-            f"the usual cause is {rate}: lower it, or lower train.clip ({self.config.clip}); the last checkpoint is kept"
-        )
+        clip = f"train.clip ({self.config.clip})"
+        return f"the usual cause is {rate}: lower it, or lower {clip}; the last checkpoint is kept"
 
 
 class _Losses:

@@ -4,8 +4,8 @@ What runs under `pretend_gpu` computes on the CPU, but an operation over tensors
 shows mixed-up devices on machines without a GPU, and nothing about kernels, precision or memory. The device is
 'lazy:0', a name of torch's that neither needs a driver nor is used here otherwise; branches for 'cuda' are not taken.
 
-`counted_waits` counts what makes the host wait for a GPU, by the name of the operation: a number or a copy that the host
-asks for, a copy to the device that blocks, and every operation whose shape depends on the numbers.
+`counted_waits` counts what makes the host wait for a GPU, by the name of the operation: a number or a copy that the
+host asks for, a copy to the device that blocks, and every operation whose shape depends on the numbers.
 
 It lacks what Apple's GPUs (torch's 'mps') lack in some release of torch or macOS that the product may meet: float64,
 sparse tensors and the kernel of `embedding_bag`.
