@@ -26,12 +26,14 @@ from torch import Tensor
 from features.errors import ConfigError
 from models.items.towers import take_meters, towers_of
 from models.shared.process_group import ALONE, Ranks
-from models.shared.recommender import PairBatch, Recommender, TrainBatch, TrainOutput
+from models.shared.recommender import PairBatch, Recommender, TrainBatch
 from pipelines.data.split import Split
+from pipelines.device import tf32
 from pipelines.ranking.full_ranking import Mask, evaluate
 from pipelines.training.checkpoint import CHECKPOINT, EpochRecord, Metrics, State, load, save
 from pipelines.training.feeding import Sender, Sent
 from pipelines.training.optimizers import build_optimizer, clip_gradients
+from pipelines.training.running_loss import RunningLoss
 from pipelines.training.train_config import TrainConfig
 
 LOOK_EVERY = 32  # steps of a GPU; a look waits for it
@@ -139,7 +141,8 @@ def fit(
     take_meters(model)  # resets what was counted before training
     while state.epoch < config.epochs and not state.out_of_patience(config.patience):
         epoch = state.epoch + 1
-        loss, train_s = train.one(epoch)
+        with tf32(config.tf32):
+            loss, train_s = train.one(epoch)
         spent = take_meters(model)
         valid: Metrics | None = None
         valid_s = 0.0
@@ -181,6 +184,8 @@ def _identity(seed: int, split: Split, mask: Mask, config: TrainConfig, model: R
     """Return what a checkpoint and the run that resumes from it must share; epochs and patience may differ."""
     free = ("epochs", "patience", "eval_batch_size")
     kept = {f"train.{name}": value for name, value in asdict(config).items() if name not in free}
+    if not config.tf32:
+        del kept["train.tf32"]  # checkpoints made before there was this setting go on
     rates = {f"items.encoder_lr of tower {number}": tower.lr for number, tower in enumerate(towers_of(model))}
     return {"seed": seed, "split": split.fingerprint, "mask": mask, **kept, **rates}
 
@@ -225,7 +230,7 @@ class _Epochs:
         """Train one epoch; return its mean loss per position and its seconds."""
         began = time.perf_counter()
         self.model.train()
-        losses = _Losses(epoch, self.steps, 1 if self.device.type == "cpu" else LOOK_EVERY, self._advice)
+        losses = RunningLoss(epoch, self.steps, 1 if self.device.type == "cpu" else LOOK_EVERY, self._advice)
         with epoch_randomness(self.seed, epoch, self.device) as generator:
             order = torch.split(torch.randperm(len(self.arrays[0]), generator=generator), self.config.batch_size)
             coming = self._send(order[0])
@@ -252,7 +257,7 @@ class _Epochs:
         batch = self.kind(*(array[rows] for array in self.arrays))
         return self.sender.send(replace(batch, plan=self.model.plan(batch)))
 
-    def _step(self, batch: PairBatch | TrainBatch, losses: _Losses) -> None:
+    def _step(self, batch: PairBatch | TrainBatch, losses: RunningLoss) -> None:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             output = self.model(batch)
         losses.add(output)
@@ -269,45 +274,6 @@ class _Epochs:
         rate = f"items.encoder_lr ({own})" if own > self.config.lr else f"train.lr ({self.config.lr})"
         clip = f"train.clip ({self.config.clip})"
         return f"the usual cause is {rate}: lower it, or lower {clip}; the last checkpoint is kept"
-
-
-class _Losses:
-    """The losses of an epoch's steps. They stay on the device until some have gathered, and are then read at once.
-
-    Args:
-        epoch: number of the epoch, for messages.
-        steps: steps of the epoch, for messages.
-        every: how many losses are read at once; 1 reads each before its backward pass.
-        advice: returns what to do about one that is not finite.
-    """
-
-    def __init__(self, epoch: int, steps: int, every: int, advice: Callable[[], str]) -> None:
-        self._epoch, self._steps, self._every, self._advice = epoch, steps, every, advice
-        self._waiting: list[Tensor] = []
-        self._counts: list[int] = []
-        self._total, self._positions, self._seen = 0.0, 0, 0
-
-    def add(self, output: TrainOutput) -> None:
-        """Take a step's loss; ConfigError, which names the step, if one of those read now is not finite."""
-        self._waiting.append(output.loss.detach())
-        self._counts.append(output.positions)
-        if len(self._waiting) == self._every:
-            self._look()
-
-    def mean(self) -> float:
-        """Return the mean loss per position; ConfigError as `add` raises it."""
-        self._look()
-        return self._total / max(self._positions, 1)
-
-    def _look(self) -> None:
-        losses = torch.stack(self._waiting).tolist() if self._waiting else []
-        for loss, count in zip(losses, self._counts, strict=True):
-            self._seen += 1
-            if not math.isfinite(loss):
-                place = f"epoch {self._epoch}, step {self._seen} of {self._steps}"
-                raise ConfigError(f"loss is {loss} at {place}; {self._advice()}")
-            self._total, self._positions = self._total + loss * count, self._positions + count
-        self._waiting, self._counts = [], []
 
 
 @contextmanager
