@@ -141,22 +141,27 @@ class SASRec(SequentialRecommender):
                     nn.init.zeros_(layer.bias)
 
     def encode(self, vectors: Tensor, mask: Tensor) -> Tensor:
-        """Return (B, L, D) states of the histories; zero in padded slots.
+        """Return (B, L, D) states of the histories; zero in padded slots."""
+        slots = mask.flatten().nonzero()[:, 0]
+        states = self.states(vectors, mask, slots)
+        return states.new_zeros(mask.numel(), states.shape[1]).index_copy(0, slots, states).view(vectors.shape)
+
+    def states(self, vectors: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+        """Return the states (Q, D) of the real slots.
 
         Most histories are short, so everything but the attention itself runs on the real slots alone.
         """
-        batch, length, dim = vectors.shape
-        states, visible, slots = self._start(vectors, mask)
+        states, visible = self._start(vectors, mask, places)
         for block in self.blocks:
-            states = block(states, visible, slots)
-        states = self.norm(states) if self.config.norm == "pre" else states
-        return states.new_zeros(batch * length, dim).index_copy(0, slots, states).view(batch, length, dim)
+            states = block(states, visible, places)
+        return self.norm(states) if self.config.norm == "pre" else states
 
     def newest(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Return (B, D) states of the last slots; the last block computes only these."""
         if self.training or not bool(mask[:, -1].all()):  # dropout, or a history without an item
             return super().newest(vectors, mask)
-        states, visible, slots = self._start(vectors, mask)
+        slots = mask.flatten().nonzero()[:, 0]
+        states, visible = self._start(vectors, mask, slots)
         last = self.blocks[-1]
         assert isinstance(last, Block)
         for block in self.blocks[:-1]:
@@ -164,17 +169,16 @@ class SASRec(SequentialRecommender):
         states = last.newest(states, visible[:, :, -1:], slots, mask.sum(1).cumsum(0) - 1)
         return self.norm(states) if self.config.norm == "pre" else states
 
-    def _start(self, vectors: Tensor, mask: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Return what the blocks take: states (R, D), what sees what (B, 1, L, L), and the real slots (R,)."""
+    def _start(self, vectors: Tensor, mask: Tensor, slots: Tensor) -> tuple[Tensor, Tensor]:
+        """Return what the blocks take beside the real slots (R,): states (R, D), and what sees what (B, 1, L, L)."""
         batch, length, dim = vectors.shape
-        slots = mask.flatten().nonzero()[:, 0]
         states = (vectors + self.positions[-length:]).view(batch * length, dim)[slots]
         if self.config.norm == "post":
             states = self.norm(states)
         states = functional.dropout(states, self.config.dropout, self.training)
         causal = torch.ones(length, length, dtype=torch.bool, device=mask.device).tril()
         itself = torch.eye(length, dtype=torch.bool, device=mask.device)  # some kernels give NaN where a row has no key
-        return states, (causal & mask[:, None, :] | itself)[:, None], slots
+        return states, (causal & mask[:, None, :] | itself)[:, None]
 
 
 MODEL = SASRec

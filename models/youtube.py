@@ -15,14 +15,14 @@ model.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import get_args
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
 from models.shared.recommender import TrainBatch, TrainingFacts, TrainOutput
 from models.shared.representation import ItemRepresentation
 from models.shared.sequential import SequentialConfig, SequentialRecommender
-from models.shared.training_rows import History, training_rows
+from models.shared.training_rows import History, plan_rows
 
 
 @dataclass(frozen=True)
@@ -70,18 +70,19 @@ class YouTube(SequentialRecommender):
         states: Tensor = self.tower(vectors.cumsum(1) / counts)
         return states
 
+    def plan(self, batch: TrainBatch) -> Any:
+        """Return the plan of a batch on the CPU; negatives are drawn here."""
+        return super().plan(batch) if self.config.history == "past" else plan_rows(batch, "all", self.objective)
+
     def forward(self, batch: TrainBatch) -> TrainOutput:
         """Return the loss over all targets."""
         if self.config.history == "past":
             return super().forward(batch)
-        rows = training_rows(batch.mask, "all")
-        users = batch.users[rows.windows]
-        needed = self.objective.candidates(batch.items, batch.mask, users)
-        vectors = self.items(needed.items)
-        told = vectors[needed.slots[rows.windows[:, None], rows.slots]] * rows.mask[:, :, None]
-        states = self.tower(told.sum(1) / rows.mask.sum(1, keepdim=True))
-        labels = needed.slots[rows.windows, rows.targets]
-        return TrainOutput(self.objective(states, vectors, labels, users, needed), len(users))
+        plan = self.planned(batch)
+        vectors = self.items(plan.needed.items)
+        told = vectors[plan.seen] * plan.mask[:, :, None]
+        states = self.tower(told.sum(1) / plan.mask.sum(1, keepdim=True))
+        return TrainOutput(self.objective(states, vectors, plan.labels, plan.needed), len(plan.labels))
 
 
 MODEL = YouTube

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import wraps
 from typing import ParamSpec, TypeVar
 
@@ -47,6 +48,21 @@ def why_device(name: str, device: torch.device) -> str:
     if device.type == "cpu" and torch.backends.mps.is_available():
         why += "; --device mps takes the Apple GPU, where freezeframe was never run"
     return f"device {device_name(device)} (auto: {why})"
+
+
+@contextmanager
+def tf32(allowed: bool) -> Iterator[None]:
+    """Let CUDA round the factors of float32 products to TF32 inside, or forbid it: torch's own choice differs by layer.
+
+    Torch allows it in convolutions and forbids it elsewhere.
+    """
+    products, layers = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32, layers.allow_tf32
+    products.allow_tf32 = layers.allow_tf32 = allowed
+    try:
+        yield
+    finally:
+        products.allow_tf32, layers.allow_tf32 = before
 
 
 def explain_missing_kernels(run: Callable[Given, Made]) -> Callable[Given, Made]:

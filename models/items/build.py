@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from models.items.adapters import AdapterItems, InterItems
 from models.items.frozen import FrozenItems, normalise
 from models.items.towers import Tower, TowerItems
+from models.shared.host_copy import host_copy
 from models.shared.representation import CONTENT, TOWERS, Fuse, ItemRepresentation, ItemsConfig
 from models.shared.seeding import seeded
 
@@ -78,16 +79,18 @@ class CategoryItems(ItemRepresentation):
         super().__init__(len(categories.offsets) - 1, dim)
         self.register_buffer("codes", categories.codes, persistent=False)
         self.register_buffer("offsets", categories.offsets, persistent=False)
+        self._counts = categories.offsets.diff()  # stays on the CPU
         self.embedding = nn.Parameter(torch.empty(categories.size, dim).normal_(std=std))
 
     def forward(self, items: Tensor) -> Tensor:
         """Return the means (n, D)."""
         counts = self.offsets[items + 1] - self.offsets[items]
-        rows = torch.repeat_interleave(counts)
+        total = int(self._counts[host_copy(items)].sum())
+        rows = torch.repeat_interleave(counts, output_size=total)
         within = torch.arange(len(rows), device=items.device) - (counts.cumsum(0) - counts)[rows]
         codes = self.codes[self.offsets[items][rows] + within]
-        total = self.embedding.new_zeros(len(items), self.dim).index_add(0, rows, self.embedding[codes])
-        return total / counts.clamp(min=1)[:, None]
+        sums = self.embedding.new_zeros(len(items), self.dim).index_add(0, rows, self.embedding[codes])
+        return sums / counts.clamp(min=1)[:, None]
 
 
 class FusedItems(ItemRepresentation):

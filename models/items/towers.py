@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from models.items.frozen import start_length
+from models.shared.host_copy import host_copy, sent
 from models.shared.process_group import ALONE, Ranks, own_randomness
 from models.shared.representation import ItemRepresentation, ItemsConfig, linear
 
@@ -40,6 +41,8 @@ class Source(Protocol):
 
     def read(self, items: Tensor) -> Tensor | tuple[Tensor, ...]:
         """Return the inputs (n, ...) of distinct, ascending items (n,) int64, on the device of `items`.
+
+        `host_copy(items)` gives the items on the CPU; in training nothing waits for it.
 
         Inputs have the precision in which they are stored: floats become float32 at the encoder's door, and whole
         numbers (pixels, token ids) stay. The caller does not write to what is returned. Encoders that take several
@@ -147,12 +150,15 @@ class TowerItems(ItemRepresentation):
         """Return (n, D) vectors; an item that occurs several times in `items` is read and encoded once."""
         if self._held is not None:
             return self._held[items]
-        distinct, inverse = torch.unique(items, return_inverse=True)  # ascending
+        asked = host_copy(items)
+        distinct, inverse = torch.unique(asked, return_inverse=True)  # ascending
         if self.ranks.alone or not len(distinct):
-            return self._encode_all(distinct)[inverse]
-        with own_randomness(items.device, self._stream, int(distinct.sum())):
-            own = self._encode_all(self.ranks.share(distinct))
-        return self.ranks.gather(own.float(), len(distinct))[inverse]
+            vectors = self._encode_all(distinct)
+        else:
+            with own_randomness(items.device, self._stream, int(distinct.sum())):
+                own = self._encode_all(self.ranks.share(distinct))
+            vectors = self.ranks.gather(own.float(), len(distinct))
+        return vectors if torch.equal(distinct, asked) else vectors[sent(inverse, items.device)]
 
     def share(self, ranks: Ranks, number: int) -> None:
         """Encode only this process's share of the items from now on; see `share_out`."""
@@ -206,6 +212,7 @@ class TowerItems(ItemRepresentation):
             )
 
     def _encode_all(self, distinct: Tensor) -> Tensor:
+        """Return the vectors (n, D), on the module's device, of distinct items (n,) on the CPU."""
         if not len(distinct):
             return self.shift.new_zeros(0, self.dim)
         pieces = self._pieces(distinct)
@@ -214,7 +221,7 @@ class TowerItems(ItemRepresentation):
         else:
             vectors = torch.cat([self._encode(piece) for piece in self._one_ahead(pieces)])
         # pieces by length do not stand in the order of items
-        return vectors if self._lengths is None else vectors[torch.argsort(torch.cat(pieces))]
+        return vectors if self._lengths is None else vectors[sent(torch.argsort(torch.cat(pieces)), vectors.device)]
 
     def _pieces(self, items: Tensor) -> tuple[Tensor, ...]:
         """Return distinct items in the pieces that are encoded at a time, each ascending."""
@@ -223,18 +230,18 @@ class TowerItems(ItemRepresentation):
             most = min(most, WITHOUT_GRAPH)
         if self._lengths is None:
             return torch.split(items, most)
-        groups = by_length(self._lengths(items).to(items.device), most)
+        groups = by_length(self._lengths(items), most)
         return tuple(items[group] for group in groups)
 
     def _one_ahead(self, pieces: Sequence[Tensor]) -> Iterator[Tensor]:
         """Yield the pieces; before each, let the source look ahead to the one after it."""
         for piece, following in zip_longest(pieces, pieces[1:]):
             if following is not None and isinstance(self.source, LooksAhead):
-                self.source.expect(following.cpu())
+                self.source.expect(following)
             yield piece
 
     def _encode(self, items: Tensor) -> Tensor:
-        vectors: Tensor = self.project(self._normalised(self._raw(items)))
+        vectors: Tensor = self.project(self._normalised(self._raw(sent(items, self.shift.device))))
         return vectors
 
     def _raw(self, items: Tensor) -> Tensor:

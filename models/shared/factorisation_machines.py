@@ -24,7 +24,7 @@ from models.shared.objective import Objective
 from models.shared.recommender import NoInnerProduct, TrainBatch, TrainingFacts, TrainOutput, UserBatch
 from models.shared.representation import ItemRepresentation
 from models.shared.sequential import SequentialConfig
-from models.shared.training_rows import History, training_rows
+from models.shared.training_rows import History, plan_rows
 
 CELLS_CPU = 2**18  # floats of a layer held at a time when all items are scored; so many stay in the cache
 CELLS_GPU = 2**27
@@ -86,20 +86,21 @@ class FieldRecommender(NoInnerProduct):
         """Return the first-order terms (...) of vectors (..., D); zeros where `linear` is False."""
         return vectors.new_zeros(vectors.shape[:-1]) if self.weight is None else self.weight(vectors).squeeze(-1)
 
+    def plan(self, batch: TrainBatch) -> Any:
+        """Return the plan of a batch on the CPU; negatives are drawn here."""
+        return plan_rows(batch, self.config.history, self.objective)
+
     def forward(self, batch: TrainBatch) -> TrainOutput:
         """Return the loss over all rows: each target against the other items."""
-        rows = training_rows(batch.mask, self.config.history)
-        users = batch.users[rows.windows]
-        needed = self.objective.candidates(batch.items, batch.mask, users)
+        plan = self.planned(batch)
+        needed, labels = plan.needed, plan.labels
         vectors = self.items(needed.items)
-        labels = needed.slots[rows.windows, rows.targets]
-        seen = needed.slots[rows.windows[:, None], rows.slots]
-        history = self.of_history(vectors[seen] * rows.mask[:, :, None])
+        history = self.of_history(vectors[plan.seen] * plan.mask[:, :, None])
         candidates = vectors[None]
         if needed.negatives is not None:
             candidates = vectors[torch.cat([labels[:, None], needed.negatives], dim=1)]
         scores = self.logits(history, self.of_candidates(candidates))
-        return TrainOutput(self.objective.of_scores(scores, labels, users, needed), len(labels))
+        return TrainOutput(self.objective.of_scores(scores, labels, needed), len(labels))
 
     @torch.no_grad()
     def scores(self, batch: UserBatch) -> Tensor:

@@ -46,15 +46,31 @@ def log_popularity(item_counts: Tensor) -> Tensor:
     return (counts / item_counts.sum().clamp(min=1)).log().float()
 
 
-def own_items(users: Tensor, met: UserItems, distinct: BatchItems) -> Tensor:
-    """Return (Q, C) bool: whether the query's user (Q,) has met the item anywhere in training, past or future."""
+@dataclass(frozen=True)
+class OwnItems:
+    """Which candidates the user of each query has met in training: pairs, from which any device makes the mask."""
+
+    rows: Tensor
+    """Row of each query's user in a matrix of the batch's different users, (Q,) int64."""
+    places: Tensor
+    """Places of the pairs met in that matrix, (m,) int64: row times C plus candidate."""
+    shape: tuple[int, int]
+    """Shape of that matrix: different users, and candidates C."""
+
+    def mask(self) -> Tensor:
+        """Return (Q, C) bool: whether the query's user has met the item."""
+        own = torch.zeros(self.shape[0] * self.shape[1], dtype=torch.bool, device=self.rows.device)
+        return own.index_fill_(0, self.places, True).view(self.shape).index_select(0, self.rows)
+
+
+def own_items(users: Tensor, met: UserItems, distinct: BatchItems) -> OwnItems:
+    """Return which items the user of each query (Q,) has met anywhere in training, past or future; on the CPU."""
     different, inverse = torch.unique(users, return_inverse=True)
     rows, items = met.of(different)
-    column = torch.searchsorted(distinct.items, items).clamp_(max=max(len(distinct.items) - 1, 0))
+    count = len(distinct.items)
+    column = torch.searchsorted(distinct.items, items).clamp_(max=max(count - 1, 0))
     here = distinct.items[column] == items
-    own = torch.zeros(len(different), len(distinct.items), dtype=torch.bool, device=users.device)
-    own[rows[here], column[here]] = True
-    return own[inverse]
+    return OwnItems(inverse, (rows * count + column)[here], (len(different), count))
 
 
 def in_batch_softmax(
@@ -116,7 +132,7 @@ def sampled_softmax(positive: Tensor, negative: Tensor, log_probability: Tensor)
         negative: (Q, N) scores of the drawn items, none of them the label.
         log_probability: (Q, N) log of the probability of each draw.
     """
-    count = negative.new_tensor(float(negative.shape[1])).log()
+    count = negative.new_full((), negative.shape[1]).log()
     logits = torch.cat([positive[:, None], negative - log_probability - count], dim=1)
     return (logits.logsumexp(1) - positive).sum() / max(len(positive), 1)
 
@@ -212,8 +228,11 @@ def _chunked(
 def _needs_shift(queries: Tensor, candidates: Tensor, weights: tuple[Tensor, Tensor] | None) -> bool:
     """Return whether exp of the logits could leave float32, so that the largest must be subtracted first.
 
-    By Cauchy-Schwarz no logit is larger in magnitude than the bound. A small bound saves two passes over all logits.
+    By Cauchy-Schwarz no logit is larger in magnitude than the bound. A small bound saves two passes over all logits. On
+    a GPU these passes cost less than waiting for the bound.
     """
+    if queries.device.type != "cpu":
+        return True
     if not len(queries) or not len(candidates):
         return False
     bound = torch.linalg.vector_norm(queries, dim=1).max() * torch.linalg.vector_norm(candidates, dim=1).max()

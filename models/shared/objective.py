@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from models.shared.losses import (
-    BatchItems,
+    OwnItems,
     batch_items,
     binary_cross_entropy,
     bpr,
@@ -74,6 +74,10 @@ class Candidates:
     """Number of real slots that hold each item, (C,) int64; None where the loss does not need it."""
     negatives: Tensor | None = None
     """Where the drawn items stand in `items`, (Q, N) int64; None where none are drawn."""
+    chance: Tensor | None = None
+    """Log probability of each draw, (Q, N) float32; loss 'sampled' only."""
+    own: OwnItems | None = None
+    """Which items are no negatives of a query; None where all are."""
 
 
 class Objective(nn.Module):
@@ -93,7 +97,7 @@ class Objective(nn.Module):
         self.met = UserItems(facts) if config.loss == "in-batch" and config.mask_own else None
 
     def candidates(self, items: Tensor, mask: Tensor, users: Tensor) -> Candidates:
-        """Return the items whose vectors a batch needs; draw the negatives.
+        """Return the items whose vectors a batch needs; draw the negatives. All of it is on the CPU.
 
         Args:
             items: (B, S) int64, inputs and labels.
@@ -101,68 +105,65 @@ class Objective(nn.Module):
             users: (Q,) int64, the user of each query.
         """
         if self.config.loss == "full":
-            return Candidates(torch.arange(self.n_items, device=items.device), items)
+            return Candidates(torch.arange(self.n_items), items)
         if self.sampler is None:
             distinct = batch_items(items, mask)
-            return Candidates(distinct.items, distinct.slots, distinct.counts)
+            own = None if self.met is None else own_items(users, self.met, distinct)
+            return Candidates(distinct.items, distinct.slots, distinct.counts, own=own)
         drawn = self.sampler(users, self.config.negatives)
+        chance = None
+        if self.config.loss == "sampled":
+            chance = self.sampler.log_probability(users[:, None].expand_as(drawn), drawn)
         real = items[mask]
         distinct_items, inverse = torch.unique(torch.cat([real, drawn.flatten()]), return_inverse=True)
         slots = torch.zeros_like(items)
         slots[mask] = inverse[: len(real)]
-        return Candidates(distinct_items, slots, negatives=inverse[len(real) :].view_as(drawn))
+        return Candidates(distinct_items, slots, negatives=inverse[len(real) :].view_as(drawn), chance=chance)
 
-    def forward(self, queries: Tensor, vectors: Tensor, labels: Tensor, users: Tensor, of: Candidates) -> Tensor:
+    def forward(self, queries: Tensor, vectors: Tensor, labels: Tensor, of: Candidates) -> Tensor:
         """Return the mean loss () over queries.
 
         Args:
             queries: (Q, D).
             vectors: (C, D), those of `of.items`.
             labels: (Q,) int64, where the labels stand in `of.items`.
-            users: (Q,) int64, the user of each query.
             of: from `candidates`.
         """
         if self.config.loss == "full":
             return full_softmax(queries, vectors, labels)
         if of.negatives is None:
-            return in_batch_softmax(queries, vectors, labels, *self._weights(users, of))
+            return in_batch_softmax(queries, vectors, labels, *self._weights(of))
         with torch.autocast(queries.device.type, enabled=False):
             queries, vectors = queries.float(), vectors.float()
             positive = (queries * vectors[labels]).sum(1)
             negative = torch.einsum("qd,qnd->qn", queries, vectors[of.negatives])
-            return self._drawn(positive, negative, users, of)
+            return self._drawn(positive, negative, of)
 
-    def of_scores(self, scores: Tensor, labels: Tensor, users: Tensor, of: Candidates) -> Tensor:
+    def of_scores(self, scores: Tensor, labels: Tensor, of: Candidates) -> Tensor:
         """Return the mean loss () over queries whose scores are no inner products; not for 'full'.
 
         Args:
             scores: (Q, C), those of `of.items`; where negatives are drawn (Q, 1 + N), the label's first.
             labels: (Q,) int64, where the labels stand in `of.items`.
-            users: (Q,) int64, the user of each query.
             of: from `candidates`.
         """
         with torch.autocast(scores.device.type, enabled=False):
             scores = scores.float()
             if of.negatives is not None:
-                return self._drawn(scores[:, 0], scores[:, 1:], users, of)
-            weights, shares, excluded = self._weights(users, of)
+                return self._drawn(scores[:, 0], scores[:, 1:], of)
+            weights, shares, excluded = self._weights(of)
             return in_batch_softmax_of_scores(scores, labels, weights, shares, excluded)
 
-    def _drawn(self, positive: Tensor, negative: Tensor, users: Tensor, of: Candidates) -> Tensor:
-        assert self.sampler is not None
-        assert of.negatives is not None
+    def _drawn(self, positive: Tensor, negative: Tensor, of: Candidates) -> Tensor:
         if self.config.loss == "bpr":
             return bpr(positive, negative)
         if self.config.loss == "bce":
             return binary_cross_entropy(positive, negative)
-        drawn = of.items[of.negatives]
-        chance = self.sampler.log_probability(users[:, None].expand_as(drawn), drawn)
-        return sampled_softmax(positive, negative, chance)
+        assert of.chance is not None
+        return sampled_softmax(positive, negative, of.chance)
 
-    def _weights(self, users: Tensor, of: Candidates) -> tuple[Tensor, Tensor, Tensor | None]:
+    def _weights(self, of: Candidates) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return log counts (C,) and log shares (C,) of the batch's items, and which are no negatives (Q, C)."""
         assert of.counts is not None
-        excluded = None
-        if self.met is not None:
-            excluded = own_items(users, self.met, BatchItems(of.items, of.slots, of.counts))
+        excluded = None if of.own is None else of.own.mask()
         return of.counts.float().log(), self.log_shares[of.items], excluded

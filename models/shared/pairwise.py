@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from models.shared.objective import LossConfig, Objective
+from models.shared.objective import Candidates, LossConfig, Objective
 from models.shared.recommender import PairBatch, Recommender, TrainingFacts, TrainOutput, UserBatch
 from models.shared.representation import CHUNK, ItemRepresentation
 
@@ -31,6 +31,18 @@ class PairConfig(LossConfig):
         super().__post_init__()
         if not self.reg >= 0:
             raise ValueError(f"reg is {self.reg}; it must be at least 0")
+
+
+@dataclass(frozen=True)
+class PairPlan:
+    """What whole numbers decide in a step over pairs. Letters: Q pairs, n different users."""
+
+    needed: Candidates
+    """Items whose vectors the batch needs."""
+    users: Tensor
+    """Different users of the batch, (n,) int64, ascending."""
+    rows: Tensor
+    """Where each pair's user stands in `users`, (Q,) int64."""
 
 
 class PairRecommender(Recommender):
@@ -54,14 +66,19 @@ class PairRecommender(Recommender):
         """
         return encoded
 
-    def forward(self, batch: PairBatch) -> TrainOutput:
-        """Return the loss over the pairs: each user against the item met."""
+    def plan(self, batch: PairBatch) -> Any:
+        """Return the plan of a batch on the CPU; negatives are drawn here."""
         everything = torch.ones_like(batch.items[:, None], dtype=torch.bool)
         needed = self.objective.candidates(batch.items[:, None], everything, batch.users)
-        users, rows = torch.unique(batch.users, return_inverse=True)
+        return PairPlan(needed, *torch.unique(batch.users, return_inverse=True))
+
+    def forward(self, batch: PairBatch) -> TrainOutput:
+        """Return the loss over the pairs: each user against the item met."""
+        plan = self.planned(batch)
+        needed, users, rows = plan.needed, plan.users, plan.rows
         user_vectors, vectors = self.encode(users, needed.items)
         labels = needed.slots[:, 0]
-        loss = self.objective(user_vectors[rows], vectors, labels, batch.users, needed)
+        loss = self.objective(user_vectors[rows], vectors, labels, needed)
         if self.config.reg:
             of_users, of_items = self.punished(users, needed.items, (user_vectors, vectors))
             lengths = of_items.square().sum(1)

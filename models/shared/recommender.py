@@ -14,6 +14,7 @@ from typing import Any, ClassVar, Literal, get_args
 import torch
 from torch import Tensor, nn
 
+from models.shared.host_copy import map_tensors, sent
 from models.shared.representation import Fuse, ItemRepresentation, Kind
 
 KINDS = get_args(Kind)  # kinds of item representations
@@ -30,6 +31,8 @@ class TrainBatch:
     """Items of each window, (B, L + 1) int64, oldest first; slots 0..L-1 are inputs, slots 1..L their targets."""
     mask: Tensor
     """True where a slot is real, (B, L + 1) bool. Real slots are contiguous and end in the last slot."""
+    plan: Any = None
+    """What the model's `plan` gives for this batch; None: the model makes it when it needs it."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,8 @@ class PairBatch:
     """User of each interaction, (B,) int64."""
     items: Tensor
     """Item of each interaction, (B,) int64."""
+    plan: Any = None
+    """What the model's `plan` gives for this batch; None: the model makes it when it needs it."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +115,21 @@ class Recommender(nn.Module, ABC):
     def forward(self, batch: Any) -> TrainOutput:
         """Return the training loss of a batch of the kind that `trains_on` names."""
 
+    def plan(self, batch: Any) -> Any:  # noqa: ARG002 (a model may need none)
+        """Return what whole numbers alone decide in a step, as a dataclass of tensors; None if there is nothing.
+
+        It takes a batch on the CPU and computes there, negatives drawn included. Training does so for the next batch
+        while the device computes: sizes that depend on the data would make the host wait for the device.
+        """
+        return None
+
+    def planned(self, batch: Any) -> Any:
+        """Return a batch's plan, on the batch's device; make it where the batch comes without."""
+        if batch.plan is not None:
+            return batch.plan
+        plan = self.plan(map_tensors(batch, lambda tensor: tensor.cpu()))
+        return map_tensors(plan, lambda tensor: sent(tensor, batch.users.device))
+
     @abstractmethod
     def user_vectors(self, batch: UserBatch) -> Tensor:
         """Return (B, D) float32 vectors of the users after their histories."""
@@ -142,25 +162,27 @@ class NoInnerProduct(Recommender):
         raise ValueError(f"{type(self).__name__} has no item vectors: its score is no inner product; use scores()")
 
 
-class UserItems(nn.Module):
-    """The items that each user has met (interacted with) in training: the one thing negatives are checked against."""
+class UserItems:
+    """The items that each user has met (interacted with) in training: the one thing negatives are checked against.
+
+    It stays on the CPU, where batches are planned.
+    """
 
     offsets: Tensor  # (U + 1,)
     items: Tensor  # (E',) user after user, the distinct items of each, ascending
 
     def __init__(self, facts: TrainingFacts) -> None:
-        super().__init__()
         self.n_users, self.n_items = facts.n_users, facts.n_items
         keys = torch.unique(facts.edges[0] * facts.n_items + facts.edges[1])  # sorted
         users = torch.div(keys, facts.n_items, rounding_mode="floor")
         counts = torch.bincount(users, minlength=facts.n_users)
-        self.register_buffer("offsets", torch.cat([counts.new_zeros(1), counts.cumsum(0)]), persistent=False)
-        self.register_buffer("items", keys - users * facts.n_items, persistent=False)
+        self.offsets = torch.cat([counts.new_zeros(1), counts.cumsum(0)])
+        self.items = keys - users * facts.n_items
 
     def of(self, users: Tensor) -> tuple[Tensor, Tensor]:
         """Return every pair of a user and an item met: the row in `users` (n,) and the item, (m,) each."""
         starts, counts = self.offsets[users], self.offsets[users + 1] - self.offsets[users]
         total = int(counts.sum())
         rows = torch.repeat_interleave(counts, output_size=total)
-        within = torch.arange(total, device=users.device) - (counts.cumsum(0) - counts)[rows]
+        within = torch.arange(total) - (counts.cumsum(0) - counts)[rows]
         return rows, self.items[starts[rows] + within]

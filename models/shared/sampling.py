@@ -1,4 +1,6 @@
-"""Negative sampling: items that a user has not met in training, drawn by array operations on any device.
+"""Negative sampling: items that a user has not met in training, drawn by array operations on the CPU.
+
+Draws are made while a batch is planned, so they are the same for every device, and no device waits for them.
 
 Letters: Q queries, N negatives, U users, I items, W items that may be drawn, E interactions. Draws come from torch's
 global generator, which a training epoch seeds, as do those of dropout.
@@ -6,12 +8,11 @@ global generator, which a training epoch seeds, as do those of dropout.
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from models.shared.float64 import float64_device
 from models.shared.recommender import TrainingFacts, UserItems
 
 Sampling = Literal["uniform", "popularity"]
@@ -20,7 +21,7 @@ POWER = 0.75  # exponent of training counts, as in word2vec (Mikolov et al., arX
 ROUNDS = 8  # redraws of popular items that turn out to be the user's own; what is left is drawn uniformly
 
 
-class NegativeSampler(nn.Module):
+class NegativeSampler:
     """Draws items that a user has not met: exactly uniform, or by popularity to the power of 0.75.
 
     Without `cold`, items that nobody has met in training are never drawn. Drawing them teaches that content like theirs
@@ -30,10 +31,9 @@ class NegativeSampler(nn.Module):
     drawable: Tensor  # (W,) items, ascending
     shifted: Tensor  # (E',) keys for the exact uniform draw
     own: Tensor  # (E' + 1,) keys of the items met, ascending
-    cumulative: Tensor  # (I,) float64, running sum of the popularity weights; on the CPU if the device has no float64
+    cumulative: Tensor  # (I,) float64, running sum of the popularity weights
 
     def __init__(self, facts: TrainingFacts, how: Sampling = "uniform", *, cold: bool = True) -> None:
-        super().__init__()
         if how not in get_args(Sampling):
             raise ValueError(f"sampling is {how!r}; known: {', '.join(get_args(Sampling))}")
         self.how = how
@@ -42,7 +42,7 @@ class NegativeSampler(nn.Module):
         allowed = torch.ones(facts.n_items, dtype=torch.bool)
         if not cold:
             allowed = torch.bincount(self.met.items, minlength=facts.n_items) > 0
-        self.register_buffer("drawable", allowed.nonzero()[:, 0], persistent=False)
+        self.drawable = allowed.nonzero()[:, 0]
         everything = (counts >= len(self.drawable)).nonzero()
         if len(everything):
             raise ValueError(
@@ -53,19 +53,13 @@ class NegativeSampler(nn.Module):
         within = torch.arange(len(users)) - self.met.offsets[users]
         place = (allowed.cumsum(0) - 1)[self.met.items]  # in `drawable`
         # In a user's ascending items, the place of the j-th minus j counts the items below it that were not met.
-        self.register_buffer("shifted", users * facts.n_items + place - within, persistent=False)
+        self.shifted = users * facts.n_items + place - within
         last = users.new_tensor([facts.n_users * facts.n_items])  # above every key: a search never leaves the array
-        self.register_buffer("own", torch.cat([users * facts.n_items + self.met.items, last]), persistent=False)
+        self.own = torch.cat([users * facts.n_items + self.met.items, last])
         weights = facts.item_counts.double().clamp(min=1).pow(POWER) * allowed
-        self.cumulative = weights.cumsum(0)  # no buffer: `_apply` moves it
+        self.cumulative = weights.cumsum(0)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> Any:
-        """Move the module as torch does, and the float64 tensor only where it can go."""
-        moved = super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.cumulative = self.cumulative.to(float64_device(self.drawable.device))
-        return moved
-
-    def forward(self, users: Tensor, count: int) -> Tensor:
+    def __call__(self, users: Tensor, count: int) -> Tensor:
         """Return (Q, count) int64 items that the users (Q,) have not met in training; repeats are possible."""
         users = users[:, None].expand(-1, count)
         if self.how == "uniform":
@@ -92,21 +86,19 @@ class NegativeSampler(nn.Module):
         """
         if self.how == "uniform":
             unmet = len(self.drawable) - (self.met.offsets[users + 1] - self.met.offsets[users])
-            return -unmet.to(self.cumulative.device).double().log().float().to(users.device)
+            return -unmet.double().log().float()
         weights = self.cumulative.diff(prepend=self.cumulative.new_zeros(1))
-        return (weights[items.to(weights.device)] / self.cumulative[-1]).log().float().to(users.device)
+        return (weights[items] / self.cumulative[-1]).log().float()
 
     def _uniform(self, users: Tensor) -> Tensor:
         """Return for each user the r-th item not met, with r uniform: one draw, no rejection."""
         starts = self.met.offsets[users]
         unmet = len(self.drawable) - (self.met.offsets[users + 1] - starts)
         # float64 has 53 bits: the share of an item is exact to 1e-9 at any number of items that fits in memory
-        place = self.cumulative.device
-        rank = (torch.rand(users.shape, dtype=torch.float64, device=place) * unmet.to(place)).long().to(users.device)
+        rank = (torch.rand(users.shape, dtype=torch.float64) * unmet).long()
         below = torch.searchsorted(self.shifted, users * self.met.n_items + rank, right=True) - starts
         return self.drawable[rank + below]
 
     def _popular(self, users: Tensor) -> Tensor:
-        point = torch.rand(users.shape, dtype=torch.float64, device=self.cumulative.device) * self.cumulative[-1]
-        found = torch.searchsorted(self.cumulative, point, right=True).clamp(max=int(self.drawable[-1]))
-        return found.to(users.device)
+        point = torch.rand(users.shape, dtype=torch.float64) * self.cumulative[-1]
+        return torch.searchsorted(self.cumulative, point, right=True).clamp(max=int(self.drawable[-1]))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from models.shared.losses import batch_items
-from models.shared.objective import LossConfig, Objective
+from models.shared.objective import Candidates, LossConfig, Objective
 from models.shared.recommender import Recommender, TrainBatch, TrainingFacts, TrainOutput, UserBatch
 from models.shared.representation import ItemRepresentation
 
@@ -32,6 +32,18 @@ class SequentialConfig(LossConfig):
             raise ValueError(f"max_length is {self.max_length}; a history needs at least 1 item")
 
 
+@dataclass(frozen=True)
+class WindowPlan:
+    """What whole numbers decide in a step over windows. Letters: Q real positions, B windows, L + 1 slots."""
+
+    needed: Candidates
+    """Items whose vectors the batch needs."""
+    places: Tensor
+    """Where each position stands among the B x L inputs, (Q,) int64, ascending."""
+    labels: Tensor
+    """Where each position's next item stands in `needed.items`, (Q,) int64."""
+
+
 class SequentialRecommender(Recommender):
     """A recommender whose user vector is the state after the newest item of the history."""
 
@@ -47,20 +59,28 @@ class SequentialRecommender(Recommender):
         anything finite.
         """
 
+    def states(self, vectors: Tensor, mask: Tensor, places: Tensor) -> Tensor:
+        """Return the states (Q, D) of the real slots, which are `places` (Q,) among B x L; see `encode`."""
+        return self.encode(vectors, mask).flatten(0, 1).index_select(0, places)
+
     def newest(self, vectors: Tensor, mask: Tensor) -> Tensor:
         """Return the states (B, D) of the last slots; models that can compute these alone override it."""
         return self.encode(vectors, mask)[:, -1]
 
+    def plan(self, batch: TrainBatch) -> Any:
+        """Return the plan of a batch on the CPU; negatives are drawn here."""
+        real = batch.mask[:, :-1]
+        users = batch.users.repeat_interleave(real.sum(1))
+        needed = self.objective.candidates(batch.items, batch.mask, users)
+        return WindowPlan(needed, real.flatten().nonzero()[:, 0], needed.slots[:, 1:][real])
+
     def forward(self, batch: TrainBatch) -> TrainOutput:
         """Return the loss over all real positions: each state against the next item."""
-        real = batch.mask[:, :-1]
-        positions = int(real.sum())
-        users = batch.users.repeat_interleave(real.sum(1), output_size=positions)
-        needed = self.objective.candidates(batch.items, batch.mask, users)
+        plan = self.planned(batch)
+        real, needed = batch.mask[:, :-1], plan.needed
         vectors = self.items(needed.items)
-        states = self.encode(self._inputs(vectors, needed.slots[:, :-1], real), real)
-        loss = self.objective(states[real], vectors, needed.slots[:, 1:][real], users, needed)
-        return TrainOutput(loss, positions)
+        states = self.states(self._inputs(vectors, needed.slots[:, :-1], real), real, plan.places)
+        return TrainOutput(self.objective(states, vectors, plan.labels, needed), len(plan.labels))
 
     def user_vectors(self, batch: UserBatch) -> Tensor:
         """Return (B, D) states after the newest item; all empty histories give the same vector."""

@@ -138,7 +138,11 @@ class Adjacency(nn.Module):
 
 
 def _offsets(rows: Tensor, count: int) -> Tensor:
-    return torch.cat([rows.new_zeros(1), torch.bincount(rows, minlength=count).cumsum(0)])
+    if rows.device.type == "cpu":
+        counts = torch.bincount(rows, minlength=count)
+    else:  # there `bincount` waits for the largest row
+        counts = rows.new_zeros(count).index_add_(0, rows, torch.ones_like(rows))
+    return torch.cat([rows.new_zeros(1), counts.cumsum(0)])
 
 
 def _sums(vectors: Tensor, columns: Tensor, offsets: Tensor, weights: Tensor) -> Tensor:

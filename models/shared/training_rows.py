@@ -11,6 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from models.shared.objective import Candidates, Objective
+from models.shared.recommender import TrainBatch
+
 History = Literal["past", "all"]
 
 
@@ -26,6 +29,28 @@ class Rows:
     """Slots of each row's history, (Q, S - 1) int64, oldest first; 0 where there is none."""
     mask: Tensor
     """True where there is a slot, (Q, S - 1) bool. Real ones end in the last column."""
+
+
+@dataclass(frozen=True)
+class RowPlan:
+    """What whole numbers decide in a step over training rows."""
+
+    needed: Candidates
+    """Items whose vectors the batch needs."""
+    labels: Tensor
+    """Where each row's target stands in `needed.items`, (Q,) int64."""
+    seen: Tensor
+    """Where the items of each row's history stand there, (Q, S - 1) int64; any number where there is none."""
+    mask: Tensor
+    """True where there is one, (Q, S - 1) bool."""
+
+
+def plan_rows(batch: TrainBatch, history: History, objective: Objective) -> RowPlan:
+    """Return the plan of a batch of windows on the CPU; negatives are drawn here."""
+    rows = training_rows(batch.mask, history)
+    needed = objective.candidates(batch.items, batch.mask, batch.users[rows.windows])
+    labels = needed.slots[rows.windows, rows.targets]
+    return RowPlan(needed, labels, needed.slots[rows.windows[:, None], rows.slots], rows.mask)
 
 
 def training_rows(mask: Tensor, history: History) -> Rows:

@@ -19,6 +19,7 @@ from features.errors import ConfigError
 from models.items.towers import held_tables
 from models.shared.recommender import Recommender, UserBatch
 from pipelines.data.split import Bools, EvalPart, Ints, ManyTargets
+from pipelines.device import tf32
 from pipelines.ranking.metrics import (
     DEFAULT,
     LIST_METRICS,
@@ -169,7 +170,7 @@ def evaluate(
     training = model.training
     model.eval()
     try:
-        with held_tables(model):  # an encoder runs once over all items, not again for every batch of users
+        with tf32(False), held_tables(model):  # an encoder runs once over all items, not again for every batch of users
             user_ranks, ties = _all_ranks(model, part, mask, batch_size, torch.device(device), asked)
     finally:
         model.train(training)

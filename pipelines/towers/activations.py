@@ -16,6 +16,7 @@ from torch import Tensor
 from features.errors import StoreError
 from features.precision import to_float32
 from features.store import AbsentPolicy, FeatureFile
+from models.shared.host_copy import host_copy, sent
 from pipelines.towers.look_ahead import LookAhead
 
 RESIDENT_BYTES = 2**31  # a file up to this size is read into memory, or onto the GPU, once
@@ -93,10 +94,12 @@ class MappedActivations:
             StoreError: a value is not finite.
         """
         if self._resident is None:
-            return self._stored(items.cpu().numpy(), tokens).to(items.device)
+            return sent(self._stored(host_copy(items).numpy(), tokens), items.device)
         if self._resident.device != items.device and _fits(self._resident, items.device):
             self._resident = self._resident.to(items.device)
-        return self._resident[:, :tokens][items.to(self._resident.device)].to(items.device)
+        if self._resident.device == items.device:
+            return self._resident[:, :tokens][items]
+        return sent(self._resident[:, :tokens][host_copy(items)], items.device)
 
     def _stored(self, items: NDArray[np.int64], tokens: int | None = None) -> Tensor:
         rows = self._rows[items]

@@ -17,6 +17,7 @@ from extract.encoders.spec import EncoderSpec
 from features.errors import ConfigError
 from features.provenance import canonical_json
 from features.store import FeatureFile
+from models.shared.host_copy import host_copy, sent
 from pipelines.data.joining import refuse_foreign
 from pipelines.data.split import Split
 from pipelines.recipe.feature_config import FeatureConfig
@@ -48,8 +49,8 @@ class TitleTokens:
 
     def read(self, items: Tensor) -> Tokens:
         """Return the tokens of items (n,) int64, on their device."""
-        tokens = self._tokenizer.tokenise([self._titles[item] for item in items.tolist()])
-        return type(tokens)(tokens.ids.to(items.device), tokens.mask.to(items.device))
+        tokens = self._tokenizer.tokenise([self._titles[item] for item in host_copy(items).tolist()])
+        return type(tokens)(sent(tokens.ids, items.device), sent(tokens.mask, items.device))
 
 
 class StoredPixels:
@@ -96,11 +97,11 @@ class StoredPixels:
         """Return (n, T, 3, H, W) float32 of items (n,) int64, covers (n, 3, H, W), on their device."""
         from extract.encoders.preprocess import normalise
 
-        rows = self._rows[items.cpu().numpy()]
-        pixels = torch.from_numpy(self._stored(rows)).to(items.device)
+        rows = self._rows[host_copy(items).numpy()]
+        pixels = sent(torch.from_numpy(self._stored(rows)), items.device)
         values = normalise(pixels, self._inputs)
         if (rows < 0).any():
-            values[torch.from_numpy(rows < 0).to(items.device)] = 0
+            values.index_fill_(0, sent(torch.from_numpy(np.flatnonzero(rows < 0)), items.device), 0)
         return values
 
     def _stored(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:

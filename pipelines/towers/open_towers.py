@@ -21,6 +21,7 @@ from features.provenance import canonical_json
 from features.store import FeatureFile
 from models import recommenders
 from models.items.towers import Source, Tower
+from models.shared.host_copy import host_copy
 from models.shared.representation import ItemsConfig
 from pipelines.data.split import Split
 from pipelines.towers.activations import MappedActivations
@@ -272,7 +273,7 @@ class Lengths:
 
     def __call__(self, items: Tensor) -> Tensor:
         """Return lengths (n,) int64, on the CPU, of distinct items (n,) int64."""
-        items = items.cpu()
+        items = host_copy(items)
         unknown = items[self._known[items] == 0]
         for start in range(0, len(unknown), AT_ONCE):
             some = unknown[start : start + AT_ONCE]

@@ -128,8 +128,8 @@ def load(path: Path, model: nn.Module, optimizer: torch.optim.Optimizer, identit
             difference is named.
     """
     content = _read(path)
-    for name, value in identity.items():
-        found = content["identity"].get(name)
+    for name in content["identity"] | identity:
+        found, value = content["identity"].get(name), identity.get(name)
         if found != value:
             raise ConfigError(
                 f"{path}: {name} was {found!r}, now {value!r}; restore it, or delete {path} and train again"

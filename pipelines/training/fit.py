@@ -3,6 +3,9 @@
 A run is a function of the model's initial weights, the split, the config and the seed. The order of windows and the
 dropout of an epoch depend only on the seed and the epoch. An interrupted run that resumes therefore ends with the
 numbers of an unbroken one: bit for bit on a CPU with the same number of threads, within rounding on a GPU.
+
+The host never waits for a GPU within a step: a batch is planned and sent while the one before is computed, and losses
+are looked at every `LOOK_EVERY` steps. On a CPU every loss is looked at as soon as it is there.
 """
 
 from __future__ import annotations
@@ -11,7 +14,7 @@ import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -25,10 +28,15 @@ from models.items.towers import take_meters, towers_of
 from models.shared.process_group import ALONE, Ranks
 from models.shared.recommender import PairBatch, Recommender, TrainBatch
 from pipelines.data.split import Split
+from pipelines.device import tf32
 from pipelines.ranking.full_ranking import Mask, evaluate
 from pipelines.training.checkpoint import CHECKPOINT, EpochRecord, Metrics, State, load, save
+from pipelines.training.feeding import Sender, Sent
 from pipelines.training.optimizers import build_optimizer, clip_gradients
+from pipelines.training.running_loss import RunningLoss
 from pipelines.training.train_config import TrainConfig
+
+LOOK_EVERY = 32  # steps of a GPU; a look waits for it
 
 
 @dataclass(frozen=True)
@@ -133,7 +141,8 @@ def fit(
     take_meters(model)  # resets what was counted before training
     while state.epoch < config.epochs and not state.out_of_patience(config.patience):
         epoch = state.epoch + 1
-        loss, train_s = train.one(epoch)
+        with tf32(config.tf32):
+            loss, train_s = train.one(epoch)
         spent = take_meters(model)
         valid: Metrics | None = None
         valid_s = 0.0
@@ -175,6 +184,8 @@ def _identity(seed: int, split: Split, mask: Mask, config: TrainConfig, model: R
     """Return what a checkpoint and the run that resumes from it must share; epochs and patience may differ."""
     free = ("epochs", "patience", "eval_batch_size")
     kept = {f"train.{name}": value for name, value in asdict(config).items() if name not in free}
+    if not config.tf32:
+        del kept["train.tf32"]  # checkpoints made before there was this setting go on
     rates = {f"items.encoder_lr of tower {number}": tower.lr for number, tower in enumerate(towers_of(model))}
     return {"seed": seed, "split": split.fingerprint, "mask": mask, **kept, **rates}
 
@@ -184,7 +195,7 @@ def _silent(_: Progress) -> None:
 
 
 class _Epochs:
-    """Training epochs over the windows or pairs of a split. Its arrays are moved to the device once."""
+    """Training epochs over the windows or pairs of a split."""
 
     def __init__(
         self,
@@ -203,12 +214,13 @@ class _Epochs:
         windows, edges = split.train, split.train_edges
         pairs = model.trains_on == "pairs"
         arrays = (edges[0], edges[1]) if pairs else (windows.users, windows.items, windows.mask)
-        self.arrays = [torch.from_numpy(array).to(device) for array in arrays]
+        self.arrays = [torch.from_numpy(array) for array in arrays]
+        self.sender = Sender(device)
         self.kind: type[PairBatch] | type[TrainBatch] = PairBatch if pairs else TrainBatch
         self.parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
         self.towers = towers_of(model)
         shown, real = (edges[1], np.ones_like(edges[1], bool)) if pairs else (windows.items, windows.mask)
-        self.shown, self.real = torch.from_numpy(shown), torch.from_numpy(real)  # on the CPU
+        self.shown, self.real = torch.from_numpy(shown), torch.from_numpy(real)
         inside = {id(parameter) for tower in self.towers for parameter in tower.parameters()}
         self.shared = [parameter for parameter in self.parameters if id(parameter) in inside]
         self.rest = [parameter for parameter in self.parameters if id(parameter) not in inside]
@@ -218,16 +230,17 @@ class _Epochs:
         """Train one epoch; return its mean loss per position and its seconds."""
         began = time.perf_counter()
         self.model.train()
-        total, positions = 0.0, 0
+        losses = RunningLoss(epoch, self.steps, 1 if self.device.type == "cpu" else LOOK_EVERY, self._advice)
         with epoch_randomness(self.seed, epoch, self.device) as generator:
-            order = torch.randperm(len(self.arrays[0]), generator=generator)
-            later = torch.split(order, self.config.batch_size)[1:]
-            for step, rows in enumerate(torch.split(order.to(self.device), self.config.batch_size), start=1):
-                self._look_ahead(later[step - 1 : step])
-                loss, count = self._step(rows, epoch, step)
-                total, positions = total + loss * count, positions + count
+            order = torch.split(torch.randperm(len(self.arrays[0]), generator=generator), self.config.batch_size)
+            coming = self._send(order[0])
+            for step in range(1, len(order) + 1):
+                self._look_ahead(order[step : step + 1])
+                self._step(coming.arrive(), losses)
+                if step < len(order):
+                    coming = self._send(order[step])  # a GPU is still busy with this step
                 self.report(epoch, step, None)
-        return total / max(positions, 1), time.perf_counter() - began
+        return losses.mean(), time.perf_counter() - began
 
     def report(self, epoch: int, step: int, record: EpochRecord | None) -> None:
         """Tell how far training is."""
@@ -240,29 +253,27 @@ class _Epochs:
         for rows, tower in product(following, self.towers):
             tower.expect(self.shown[rows][self.real[rows]])
 
-    def _step(self, rows: Tensor, epoch: int, step: int) -> tuple[float, int]:
+    def _send(self, rows: Tensor) -> Sent:
         batch = self.kind(*(array[rows] for array in self.arrays))
+        return self.sender.send(replace(batch, plan=self.model.plan(batch)))
+
+    def _step(self, batch: PairBatch | TrainBatch, losses: RunningLoss) -> None:
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.precision == "bfloat16"):
             output = self.model(batch)
-        # This waits for the forward pass only; finding the distinct items has waited already.
-        loss = float(output.loss.detach())
-        if not math.isfinite(loss):
-            raise ConfigError(
-                f"loss is {loss} at epoch {epoch}, step {step} of {self.steps}; the usual cause is {self._rate()}: "
-                f"lower it, or lower train.clip ({self.config.clip}); the last checkpoint is kept"
-            )
+        losses.add(output)
         self.optimizer.zero_grad()
         output.loss.backward()
         self.ranks.join_gradients(self.shared, self.rest)
         if self.config.clip is not None:
             clip_gradients(self.parameters, self.config.clip)
         self.optimizer.step()
-        return loss, output.positions
 
-    def _rate(self) -> str:
-        """Return the key and value of the highest learning rate, for a message."""
+    def _advice(self) -> str:
+        """Return what to do about a loss that is not finite; it names the highest learning rate."""
         own = max((tower.lr for tower in self.towers if tower.lr is not None), default=0.0)
-        return f"items.encoder_lr ({own})" if own > self.config.lr else f"train.lr ({self.config.lr})"
+        rate = f"items.encoder_lr ({own})" if own > self.config.lr else f"train.lr ({self.config.lr})"
+        clip = f"train.clip ({self.config.clip})"
+        return f"the usual cause is {rate}: lower it, or lower {clip}; the last checkpoint is kept"
 
 
 @contextmanager

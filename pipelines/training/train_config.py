@@ -42,6 +42,9 @@ class TrainConfig:
     """Users scored at a time in validation."""
     precision: Precision = "float32"
     """'bfloat16' runs the model in mixed precision; losses and scores stay float32."""
+    tf32: bool = False
+    """Whether a GPU may round the factors of float32 products in training to TF32 (10 bits instead of 23), which is
+    faster. Rankings are never computed so."""
     start_from: str | None = None
     """Folder of a finished run whose weights training starts from (pipelines/runs/warm_start.py). It is relative to the
     parent of the run's own folder, so a bare name is a run beside it. {seed} becomes the run's seed."""

@@ -51,7 +51,7 @@ def met_in(batch: TrainBatch) -> UserItems:
 def our_loss(states: Tensor, table: Tensor, batch: TrainBatch, log_shares: Tensor) -> Tensor:
     distinct = batch_items(batch.items, batch.mask)
     real = batch.mask[:, :-1]
-    excluded = own_items(batch.users.repeat_interleave(real.sum(1)), met_in(batch), distinct)
+    excluded = own_items(batch.users.repeat_interleave(real.sum(1)), met_in(batch), distinct).mask()
     return in_batch_softmax(
         states[real],
         table[distinct.items],
@@ -170,11 +170,11 @@ def test_batch_items_leave_padding_out() -> None:
 def test_own_items_join_the_windows_of_a_user() -> None:
     batch = window_batch()
     distinct = batch_items(batch.items, batch.mask)
-    own = own_items(batch.users, met_in(batch), distinct)
+    own = own_items(batch.users, met_in(batch), distinct).mask()
     assert own[0].nonzero().flatten().tolist() == [0, 2, 5]  # items 1, 3, 6
     assert torch.equal(own[0], own[2])
     part = batch_items(batch.items[:1], batch.mask[:1])  # 1 and 3: what the user met in the other window is not here
-    assert own_items(batch.users[:2], met_in(batch), part).tolist() == [[True, True], [False, True]]
+    assert own_items(batch.users[:2], met_in(batch), part).mask().tolist() == [[True, True], [False, True]]
 
 
 @pytest.mark.parametrize(("loss", "correction"), [("in-batch", True), ("in-batch", False), ("full", True)])

@@ -139,7 +139,7 @@ def test_an_objective_draws_for_the_right_user(loss: str, how: Sampling) -> None
     assert torch.equal(needed.items[needed.slots[mask]], items[mask])
     vectors = torch.randn(len(needed.items), 4, requires_grad=True)
     labels = needed.slots[:, 1:][mask[:, :-1]]
-    objective(torch.randn(3, 4), vectors, labels, users, needed).backward()
+    objective(torch.randn(3, 4), vectors, labels, needed).backward()
     assert vectors.grad is not None
     assert torch.isfinite(vectors.grad).all()
 

@@ -16,6 +16,7 @@ import torch
 from models import build_recommender, recommenders
 from models.items.build import ItemsConfig, build_items
 from models.items.towers import Tower
+from models.shared.host_copy import host_copy, sent
 from models.shared.recommender import PairBatch, Recommender, TrainBatch
 from models.shared.sequential import SequentialRecommender
 from pipelines.data.split import EvalPart, Split, TrainWindows
@@ -118,7 +119,7 @@ class InMemory:
         self.inputs = inputs
 
     def read(self, items: torch.Tensor) -> torch.Tensor:
-        return self.inputs[items.cpu()].to(items.device)
+        return sent(self.inputs[host_copy(items)], items.device)
 
 
 def toy_tower(seed: int = 0) -> Tower:

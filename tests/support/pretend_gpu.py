@@ -4,12 +4,16 @@ What runs under `pretend_gpu` computes on the CPU, but an operation over tensors
 shows mixed-up devices on machines without a GPU, and nothing about kernels, precision or memory. The device is
 'lazy:0', a name of torch's that neither needs a driver nor is used here otherwise; branches for 'cuda' are not taken.
 
+`counted_waits` counts what makes the host wait for a GPU, by the name of the operation: a number or a copy that the
+host asks for, a copy to the device that blocks, and every operation whose shape depends on the numbers.
+
 It lacks what Apple's GPUs (torch's 'mps') lack in some release of torch or macOS that the product may meet: float64,
 sparse tensors and the kernel of `embedding_bag`.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from types import SimpleNamespace
@@ -29,7 +33,10 @@ GPU = torch.device("lazy", 0)
 aten = torch.ops.aten
 BETWEEN = {aten.copy_.default, aten._to_copy.default}  # take tensors of two places
 LACKING = {aten._embedding_bag.default, aten._embedding_bag_forward_only.default}
+WAITING_TAGS = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 BY_INDEX = {aten.index.Tensor, aten.index_put.default, aten.index_put_.default, aten._index_put_impl_.default}
+
+_waits: Counter[str] | None = None  # of all threads: the backward pass runs in its own
 
 
 class OnGpu(Tensor):
@@ -84,6 +91,8 @@ class _Pretend(TorchDispatchMode):
         _refuse_mixed(function, args, leaves, on_gpu)
         if function in LACKING:
             raise NotImplementedError(f"{function} is not there on {GPU}")
+        if _waits is not None and _waits_for_gpu(function, args, kwargs, bool(on_gpu), asked):
+            _waits[str(function)] += 1
         if asked is not None:
             kwargs["device"] = torch.device("cpu")
         inner_args, inner_kwargs = pytree.tree_map_only(OnGpu, lambda leaf: leaf.held, (args, kwargs))
@@ -98,6 +107,35 @@ class _Pretend(TorchDispatchMode):
         outer = pytree.tree_map_only(Tensor, lambda leaf: known[id(leaf)] if id(leaf) in known else OnGpu(leaf), inner)
         kwargs.pop("device", None)
         return outer if asked is not None else return_and_correct_aliasing(function, args, kwargs, outer)
+
+
+def _waits_for_gpu(function: Any, args: Any, kwargs: Any, on_gpu: bool, asked: torch.device | None) -> bool:
+    """Return whether the host waits, on CUDA, until all work before this operation is done."""
+    if function is aten._to_copy.default:
+        leaves = on_gpu and asked is not None and asked.type != GPU.type
+        arrives = not on_gpu and asked is not None and asked.type == GPU.type and not kwargs.get("non_blocking")
+        return leaves or arrives
+    if function is aten.copy_.default:
+        into, source = (isinstance(tensor, OnGpu) for tensor in args[:2])
+        blocks = not (args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
+        return (source and not into) or (into and not source and blocks)
+    if function in BY_INDEX:
+        return any(isinstance(index, OnGpu) and index.dtype in (torch.bool, torch.uint8) for index in args[1])
+    if function is aten.repeat_interleave.Tensor:
+        return kwargs.get("output_size") is None
+    return function is aten.bincount.default or bool(WAITING_TAGS & set(function.tags))
+
+
+@contextmanager
+def counted_waits() -> Iterator[Counter[str]]:
+    """Yield how often, under `pretend_gpu`, an operation makes the host wait, by its name; clear() starts anew."""
+    global _waits
+    assert _waits is None
+    _waits = Counter()
+    try:
+        yield _waits
+    finally:
+        _waits = None
 
 
 def _refuse_mixed(function: Any, args: Any, leaves: list[Tensor], on_gpu: list[OnGpu]) -> None:

@@ -19,8 +19,7 @@ from extract.jobs.extractor import extract
 from extract.media.catalog import Catalog
 from features.errors import ConfigError
 from features.store import FeatureFile
-from models.shared.recommender import TrainingFacts
-from models.shared.sampling import NegativeSampler
+from models.shared.host_copy import map_tensors
 from pipelines.ranking.full_ranking import _many_ranks
 from pipelines.retrieval.retrieve import recommend
 from pipelines.runs.experiment import run_recipe
@@ -28,7 +27,7 @@ from pipelines.runs.run import open_run
 from pipelines.training.fit import fit
 from pipelines.training.train_config import TrainConfig
 from tests.support import tower_runs
-from tests.support.checkerboard import CASES, build, checkerboard
+from tests.support.checkerboard import CASES, batch_for, build, checkerboard
 from tests.support.encoding import TINY, batch, encode
 from tests.support.encoding import build as build_encoder
 from tests.support.pretend_gpu import pretend_gpu
@@ -92,19 +91,16 @@ def test_a_pretended_gpu_lacks_what_apples_lacks() -> None:
 
 
 @pytest.mark.parametrize("how", ["uniform", "popularity"])
-def test_negatives_are_the_same_where_float64_is_not(how: Any) -> None:
-    edges = torch.tensor([[0, 0, 1, 2, 2, 2], [0, 3, 3, 1, 3, 4]])
-    facts = TrainingFacts(3, 6, torch.bincount(edges[1], minlength=6), edges)
-    users = torch.arange(3).repeat(4)
+def test_negatives_and_their_chances_are_the_same_on_every_device(how: str, device: str) -> None:
+    batch = batch_for(build("sasrec", "id"), SPLIT)
 
-    def drawn(device: str) -> list[Any]:
-        sampler = NegativeSampler(facts, how).to(device)
+    def planned(place: str) -> list[Any]:
+        model = build("sasrec", "id", loss="sampled", negatives=9, sampling=how).to(place)
         torch.manual_seed(0)
-        items = sampler(users.to(device), 9)
-        return [items.tolist(), sampler.log_probability(users[:, None].to(device), items).tolist()]
+        needed = model.planned(map_tensors(batch, lambda tensor: tensor.to(place))).needed
+        return [tensor.tolist() for tensor in (needed.items, needed.negatives, needed.chance)]
 
-    with pretend_gpu() as name:
-        assert drawn(name) == drawn("cpu")
+    assert planned(device) == planned("cpu")
 
 
 def test_ranks_of_several_targets_are_the_same_where_float64_is_not() -> None:
