@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from freezeframe import imports
 from pipelines.commands.options import argument, json_option, option
 
 
@@ -28,8 +29,9 @@ REQUEST = Recommend
 
 def run(request: Recommend) -> None:
     """Print a user's newest items, and the best items that the user has not seen."""
-    from pipelines.retrieval.retrieve import show_recommended
-    from pipelines.runs.run import open_run
+    with imports():
+        from pipelines.retrieval.retrieve import show_recommended
+        from pipelines.runs.run import open_run
 
     opened = open_run(request.run, place=request.data, new_interactions=True, only_user=request.user)
     show_recommended(opened, request.user, request.top, json=request.json)
