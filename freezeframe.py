@@ -63,7 +63,7 @@ def run_alone(main: Callable[[], int]) -> NoReturn:
         sys.exit(code)  # somebody looks at this process, and does so after its end
     atexit._run_exitfuncs()
     try:
-        for stream in (sys.stdout, sys.stderr):
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # Windows has none without a console
             stream.flush()
     except OSError:  # such as a closed pipe, which Python itself reports
         sys.exit(code)
