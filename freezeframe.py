@@ -1,4 +1,4 @@
-"""The command `freezeframe`, and the finder that keeps its packages apart from a user's folders of the same names.
+"""The command `freezeframe`, how its process starts and ends, and the finder that keeps its packages apart.
 
 Our packages have plain names: `extract`, `features`, `models`, `pipelines`. A user's project may well hold a folder
 `models` of its own, and Python takes the first one on its path. Importing this module puts a finder before Python's
@@ -8,16 +8,21 @@ run_pipeline.py` in a checkout imports this module first. Only the standard libr
 
 from __future__ import annotations
 
+import atexit
+import gc
+import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import Any, NoReturn
 
 PACKAGES = ("extract", "features", "models", "pipelines")
 OWN = (*PACKAGES, "run_pipeline", "freezeframe")
 ROOT = Path(__file__).resolve().parent  # a checkout, or the folder that packages are installed in
+_own_process = False  # whether this process was started to run one command line, and nothing else
 
 
 class OwnPackages:
@@ -33,13 +38,54 @@ if not any(getattr(finder, "__name__", "") == OwnPackages.__name__ for finder in
     sys.meta_path.insert(0, OwnPackages)
 
 
-def command() -> int:
-    """Run the command line as `freezeframe`; return the exit code."""
+def command() -> NoReturn:
+    """Run the command line as `freezeframe`, and end the process with its exit code."""
     for line in clashes(ROOT):
         sys.stderr.write(f"warning: {line}\n")
     from run_pipeline import main
 
-    return main()
+    run_alone(main)
+
+
+def run_alone(main: Callable[[], int]) -> NoReturn:
+    """Run a command line that this process was started for, and end the process with its exit code.
+
+    A process that has imported torch takes about a second to take everything apart before it ends. Nobody waits for
+    that here: what was registered to be done at the end is done, output is written out, and the process stops.
+    """
+    global _own_process
+    _own_process = True
+    code = main()
+    threading = sys.modules.get("threading")
+    if threading is not None and any(not one.daemon for one in threading.enumerate()[1:]):
+        sys.exit(code)  # a thread still works: Python waits for it
+    if sys.flags.interactive or sys.getprofile() is not None or sys.gettrace() is not None:
+        sys.exit(code)  # somebody looks at this process, and does so after its end
+    atexit._run_exitfuncs()
+    try:
+        for stream in filter(None, (sys.stdout, sys.stderr)):  # Windows has none without a console
+            stream.flush()
+    except OSError:  # such as a closed pipe, which Python itself reports
+        sys.exit(code)
+    os._exit(code)
+
+
+@contextmanager
+def imports() -> Iterator[None]:
+    """Import modules inside the block without a search for garbage meanwhile; in a process of our own only.
+
+    Modules make hundreds of thousands of objects, which all stay. Python looks through them again and again while they
+    become more, and later with every search. Here it does not: it never looks at what the block has left.
+    """
+    if not _own_process:  # a notebook or a test has garbage of its own, which must not stay for ever
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
 
 
 def clashes(folder: Path) -> list[str]:
@@ -101,4 +147,6 @@ def call(module: str, function: str, pickled: bytes) -> Any:
 if __name__ == "__main__":
     if not sys.flags.safe_path:  # `python -m` and `python FILE` put a folder first, which the finder makes needless
         del sys.path[0]
-    sys.exit(command())
+    from freezeframe import command as run_command  # the module of this name, whose state others of ours see
+
+    run_command()

@@ -17,7 +17,7 @@ from contextlib import AbstractContextManager, nullcontext
 from types import ModuleType
 from typing import Any, NamedTuple
 
-import freezeframe  # noqa: F401 (first of our modules: it makes sure that the others are ours)
+import freezeframe  # first of our modules: it makes sure that the others are ours
 from features.installation import called_as, install_extra, versions
 
 # Only the standard library up here, and only the verb that is asked for: `--help` does not wait for torch.
@@ -222,4 +222,4 @@ def _fill(parser: argparse.ArgumentParser, name: str) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    freezeframe.run_alone(main)

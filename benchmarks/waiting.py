@@ -23,9 +23,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import polars as pl
 
 ROOT = Path(__file__).resolve().parents[1]
 PER_USER, PER_ITEM = 30, 100
+DRAWN_ROWS = 10_000_000  # drawn at once, so that a table larger than memory can be made
 RECIPE = """name: waiting
 data: {{folder: {folder}}}
 model: {{name: sasrec, layers: 1}}
@@ -107,20 +112,30 @@ def main() -> None:
 
 def write_table(folder: Path, rows: int, form: str) -> None:
     """Write a table of interactions, unless it is there."""
-    import numpy as np
     import polars as pl
 
     if folder.is_dir():
         return
-    rng = np.random.default_rng(0)
+    with tempfile.TemporaryDirectory(dir=folder.parent if folder.parent.is_dir() else None) as place:
+        for start in range(0, rows, DRAWN_ROWS):
+            part = _drawn(min(DRAWN_ROWS, rows - start), rows, seed=start // DRAWN_ROWS)
+            part.write_parquet(Path(place, f"{start:012}.parquet"))
+        folder.mkdir(parents=True)
+        table, path = pl.scan_parquet(f"{place}/*.parquet"), folder / f"interactions.{form}"
+        table.sink_csv(path) if form == "csv" else table.sink_parquet(path)
+
+
+def _drawn(count: int, rows: int, seed: int) -> pl.DataFrame:
+    """Return `count` interactions of a table that has `rows` of them."""
+    import numpy as np
+    import polars as pl
+
+    rng = np.random.default_rng(seed)
     users, items = max(rows // PER_USER, 1), max(rows // PER_ITEM, 10)
-    drawn = np.minimum((rng.pareto(1.0, rows) * items / 200).astype(np.int64), items - 1)
-    table = pl.DataFrame({"user": rng.integers(0, users, rows), "item": drawn})
+    drawn = np.minimum((rng.pareto(1.0, count) * items / 200).astype(np.int64), items - 1)
+    table = pl.DataFrame({"user": rng.integers(0, users, count), "item": drawn})
     table = table.with_columns(pl.format("u{}", "user").alias("user"), pl.format("v{}", "item").alias("item"))
-    table = table.with_columns(pl.Series("timestamp", rng.integers(1_600_000_000, 1_700_000_000, rows)))
-    folder.mkdir(parents=True)
-    path = folder / f"interactions.{form}"
-    table.write_csv(path) if form == "csv" else table.write_parquet(path)
+    return table.with_columns(pl.Series("timestamp", rng.integers(1_600_000_000, 1_700_000_000, count)))
 
 
 def verbs(tiny: Path) -> dict[str, list[str]]:

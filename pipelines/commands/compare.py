@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.errors import ConfigError
+from freezeframe import imports
 from pipelines.commands.options import argument, json_option, option
 
 if TYPE_CHECKING:
@@ -58,22 +59,25 @@ REQUEST = Compare
 
 def run(request: Compare) -> None:
     """Make the rows and show them; without sources, list the groups of recipes that come with freezeframe."""
-    from pipelines.console import print_json
+    with imports():
+        from pipelines.console import print_json
 
     if not request.sources:  # before the imports below, which load torch
-        from pipelines.recipe.collections import list_groups, print_groups
+        with imports():
+            from pipelines.recipe.collections import list_groups, print_groups
 
         if request.json:
             print_json(list_groups())
         else:
             print_groups()
         return
-    from pipelines.comparing import compare as comparing
-    from pipelines.comparing.cost_table import trains_an_encoder
-    from pipelines.comparing.machine import as_data
-    from pipelines.comparing.plot import check_plot
-    from pipelines.comparing.result_table import Comparison
-    from pipelines.recipe.plan import Plan, plan
+    with imports():
+        from pipelines.comparing import compare as comparing
+        from pipelines.comparing.cost_table import trains_an_encoder
+        from pipelines.comparing.machine import as_data
+        from pipelines.comparing.plot import check_plot
+        from pipelines.comparing.result_table import Comparison
+        from pipelines.recipe.plan import Plan, plan
 
     test = comparing.check_test(request.test)
     if request.plot is not None:

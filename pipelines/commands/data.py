@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from features.errors import ConfigError
+from freezeframe import imports
 from pipelines.commands.options import COLUMNS, argument, json_option, option
 
 if TYPE_CHECKING:
@@ -32,13 +33,14 @@ REQUEST = Data
 
 def run(request: Data) -> None:
     """Print the report of a dataset and of its split, and its warnings on standard error."""
-    from pipelines.console import print_json, say, table
-    from pipelines.data.detection import read_dataset
-    from pipelines.data.load import columns_to_read
-    from pipelines.data.report import data_report, print_report
-    from pipelines.data.splits.split_report import split_facts, split_rows
-    from pipelines.data.tables import parse_columns
-    from pipelines.recipe.data_settings import data_settings
+    with imports():
+        from pipelines.console import print_json, say, table
+        from pipelines.data.detection import read_dataset
+        from pipelines.data.load import columns_to_read
+        from pipelines.data.report import data_report, print_report
+        from pipelines.data.splits.split_report import split_facts, split_rows
+        from pipelines.data.tables import parse_columns
+        from pipelines.recipe.data_settings import data_settings
 
     config = data_settings(request.data, request.overrides, parse_columns(request.columns))
     dataset = read_dataset(request.data, columns_to_read(config))

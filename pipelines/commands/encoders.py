@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from freezeframe import imports
 from pipelines.commands.options import argument, json_option
 
 
@@ -21,9 +22,10 @@ REQUEST = Encoders
 
 def run(request: Encoders) -> None:
     """Print a table of all encoders, or all about one."""
-    from extract.encoders.inputs import PixelInput
-    from extract.encoders.registry import ENCODERS, get_encoder
-    from pipelines.console import print_json, table
+    with imports():
+        from extract.encoders.inputs import PixelInput
+        from extract.encoders.registry import ENCODERS, get_encoder
+        from pipelines.console import print_json, table
 
     rows = []
     for spec in ENCODERS.values() if request.name is None else [get_encoder(request.name)]:

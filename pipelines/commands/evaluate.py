@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from features.errors import ConfigError
+from freezeframe import imports
 from pipelines.commands.options import argument, json_option, option
 
 
@@ -41,11 +42,12 @@ REQUEST = Evaluate
 
 def run(request: Evaluate) -> None:
     """Rank the test users again and print the metrics."""
-    from pipelines.console import print_json
-    from pipelines.device import resolve_device
-    from pipelines.runs.experiment import evaluate_test, evaluated_as, tell_device
-    from pipelines.runs.results import as_metrics, print_groups, print_metrics
-    from pipelines.runs.run import open_run
+    with imports():
+        from pipelines.console import print_json
+        from pipelines.device import resolve_device
+        from pipelines.runs.experiment import evaluate_test, evaluated_as, tell_device
+        from pipelines.runs.results import as_metrics, print_groups, print_metrics
+        from pipelines.runs.run import open_run
 
     edges = {"--popularity-edges": request.popularity_edges, "--history-edges": request.history_edges}
     idle = next((f"{name} {text}" for name, text in edges.items() if text is not None), None)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from features.errors import ConfigError, nearest
+from freezeframe import imports
 from pipelines.commands.options import argument, json_option
 
 
@@ -22,8 +23,9 @@ REQUEST = Models
 
 def run(request: Models) -> None:
     """Print a table of all recommenders, or all about one."""
-    from models import described
-    from pipelines.console import print_json, table
+    with imports():
+        from models import described
+        from pipelines.console import print_json, table
 
     rows = []
     for name, model in described().items():

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from features.errors import ConfigError
+from freezeframe import imports
 from pipelines.commands.options import argument, json_option, option
 
 
@@ -48,7 +49,8 @@ def run(request: Recommend) -> None:
     if len(people) != 1:
         given = ", ".join(f"--{name}" for name in people) or "none of them"
         raise ConfigError(f"give one of --user, --users, --history and --histories; found: {given}")
-    from pipelines.retrieval.asking import Wishes, recommend_to_many, recommend_to_one
+    with imports():
+        from pipelines.retrieval.asking import Wishes, recommend_to_many, recommend_to_one
 
     wishes = Wishes(request.top, request.only, request.never, hide_seen=request.seen == "hide")
     source = request.users if request.users is not None else request.histories

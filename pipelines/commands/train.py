@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from freezeframe import imports
 from pipelines.commands.options import argument, json_option, option
 
 SHARES = True  # under torchrun its processes share the work; other verbs would each do all of it
@@ -30,15 +31,16 @@ REQUEST = Train
 
 def run(request: Train) -> None:
     """Train, or go on, or show what a finished run recorded."""
-    from pipelines.console import explain, print_json, say
-    from pipelines.data.load import load_data
-    from pipelines.data.report import tell
-    from pipelines.recipe.recipe import load_recipe
-    from pipelines.runs.experiment import goes_on, run_recipe
-    from pipelines.runs.processes import processes
-    from pipelines.runs.record import RECORD
-    from pipelines.runs.results import course_in_words, print_metrics
-    from pipelines.runs.run_files import read_object, read_recipe
+    with imports():
+        from pipelines.console import explain, print_json, say
+        from pipelines.data.load import load_data
+        from pipelines.data.report import tell
+        from pipelines.recipe.recipe import load_recipe
+        from pipelines.runs.experiment import goes_on, run_recipe
+        from pipelines.runs.processes import processes
+        from pipelines.runs.record import RECORD
+        from pipelines.runs.results import course_in_words, print_metrics
+        from pipelines.runs.run_files import read_object, read_recipe
 
     with processes(request.device) as (ranks, device):
         recipe = load_recipe(request.recipe, request.overrides)

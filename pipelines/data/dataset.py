@@ -65,7 +65,13 @@ class Dataset:
     def counts(self) -> dict[str, int]:
         """Return the numbers of users, items and interactions, as read."""
         rows = self.interactions
-        return {"users": rows["user"].n_unique(), "items": len(self.items_met), "interactions": len(rows)}
+        return {"users": self.users_met, "items": len(self.items_met), "interactions": len(rows)}
+
+    @cached_property
+    def users_met(self) -> int:
+        """Return how many users the interactions have; streaming, which takes less memory for a large table."""
+        found = self.interactions.lazy().select(pl.col("user").n_unique()).collect(engine="streaming")
+        return int(found.item())
 
     @cached_property
     def items_met(self) -> frozenset[str]:
@@ -144,25 +150,40 @@ def typed_interactions(table: pl.DataFrame, path: Path, columns: Columns) -> tup
 def in_time_order(table: pl.DataFrame) -> pl.DataFrame:
     """Return a table without the column exact, sorted by user (as text), then time; ties keep their order.
 
-    The table has no nulls. Its column exact orders rows of the same timestamp. polars' own sort by several columns
-    takes four times as long: it compares all columns of a row at once, the text of the user among them.
+    The given table is emptied meanwhile, column by column: a large one has no room beside its sorted copy. It has no
+    nulls. Its column exact orders rows of the same timestamp. polars' own sort by several columns takes four times as
+    long: it compares all columns of a row at once, the text of the user among them.
     """
     groups = table.select("user").with_row_index("row").group_by("user").agg("row").sort("user")
+    table.drop_in_place("user")
     user = np.repeat(np.arange(len(groups), dtype=np.uint32), groups["row"].list.len().to_numpy())
-    rows = groups["row"].explode().to_numpy()  # user after user, each in the order of the file
-    rows = rows[_by_time(user, table["timestamp"].to_numpy()[rows], table["exact"].to_numpy()[rows])]
-    others = [name for name in table.columns if name not in ("user", "exact")]
-    columns = {name: table[name].rechunk().gather(rows) for name in others}
-    return pl.DataFrame({"user": groups["user"].rechunk().gather(user).set_sorted(), **columns})
+    users, rows = groups["user"].rechunk(), groups["row"].explode().to_numpy()  # rows as in the file, user after user
+    del groups
+    rows = rows[_by_time(user, table["timestamp"].to_numpy()[rows], table.drop_in_place("exact"), rows)]
+    columns = {name: table.drop_in_place(name).rechunk().gather(rows) for name in table.columns}
+    return pl.DataFrame({"user": users.gather(user).set_sorted(), **columns})
 
 
-def _by_time(user: NDArray[np.uint32], whole: NDArray[np.int64], exact: NDArray[np.float64]) -> NDArray[np.intp]:
-    """Return the stable order of rows by user, time in whole units and exact time; users are ascending."""
+def _by_time(
+    user: NDArray[np.uint32], whole: NDArray[np.int64], exact: pl.Series, rows: NDArray[np.uint32]
+) -> NDArray[np.intp]:
+    """Return the stable order of rows by user, time in whole units and exact time.
+
+    Args:
+        user: each row's user, ascending.
+        whole: each row's time in whole units.
+        exact: the exact times in the order of the file; integers where they are the whole units.
+        rows: each row's place in the file.
+    """
     first, last = int(whole.min()), int(whole.max())
-    if (int(user[-1]) + 1) * (last - first + 1) < 2**63 and np.array_equal(exact, whole):
-        # user and time as one number
-        return np.argsort(user * np.int64(last - first + 1) + (whole - first), kind="stable")
-    return np.lexsort((exact, whole, user))
+    fractions = None if exact.dtype.is_integer() else exact.to_numpy()[rows]
+    if (int(user[-1]) + 1) * (last - first + 1) < 2**63 and (fractions is None or np.array_equal(fractions, whole)):
+        key = user.astype(np.int64)  # user and time as one number, made in place
+        key *= last - first + 1
+        key += whole
+        key -= first
+        return np.argsort(key, kind="stable")
+    return np.lexsort((whole, user) if fractions is None else (fractions, whole, user))
 
 
 def _shown(cells: Sequence[object]) -> str:

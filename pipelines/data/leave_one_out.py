@@ -50,7 +50,7 @@ def leave_one_out(dataset: Dataset, config: DataConfig, catalog_ids: Iterable[st
         train_counts=np.bincount(edges[1], minlength=len(items)),
         train_edges=edges,
         fingerprint=_fingerprint(users, items, sequences, config),
-        dropped_users=dataset.interactions["user"].n_unique() - len(users),
+        dropped_users=dataset.users_met - len(users),
         dropped_items=_dropped_items(dataset, frequent, config),
     )
 

@@ -277,14 +277,14 @@ def ids_of(table: pl.DataFrame, column: str, path: Path) -> pl.Series:
 def times_of(table: pl.DataFrame, column: str) -> tuple[pl.Series, pl.Series]:
     """Return times as int64, and as float64 to order fractions of a second; null where a cell is not a time.
 
-    Numbers stay as they are, whatever their unit. ISO 8601 dates become microseconds since 1970; dates without an
-    offset count as UTC.
+    Where all times are whole numbers, both are the same int64. Numbers stay as they are, whatever their unit. ISO 8601
+    dates become microseconds since 1970; dates without an offset count as UTC.
     """
     times = table[column]
     if times.dtype == pl.String or times.dtype.is_integer():
         whole = times.cast(pl.Int64, strict=False)
         if not whole.has_nulls():
-            return whole, whole.cast(pl.Float64)
+            return whole, whole
     if times.dtype == pl.String:
         numbers = times.str.strip_chars().cast(pl.Float64, strict=False)
         if numbers.is_null().all() and times.is_not_null().any():

@@ -19,6 +19,8 @@ def data_settings(folder: Path, words: Sequence[str], columns: Columns) -> DataC
     Raises:
         ConfigError: a word is no `key=value`, or its key or value is none of the section `data`.
     """
+    if not words:  # nothing that could be of the wrong type
+        return DataConfig(folder=str(folder), columns=columns)
     named = {name: value for name, value in asdict(columns).items() if value is not None}
     values: dict[str, Any] = {"folder": str(folder)} | ({"columns": named} if named else {})
     plain = {"data": values}

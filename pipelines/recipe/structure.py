@@ -7,12 +7,13 @@ import typing
 from collections.abc import Mapping
 from dataclasses import fields, is_dataclass
 from functools import cache
-from typing import Any
-
-from pydantic import TypeAdapter, ValidationError
-from pydantic_core import ErrorDetails
+from typing import TYPE_CHECKING, Any
 
 from features.errors import ConfigError, nearest
+
+if TYPE_CHECKING:  # verbs that check nothing do not wait for pydantic
+    from pydantic import TypeAdapter
+    from pydantic_core import ErrorDetails
 
 LISTS = ("tuple_type", "list_type")
 WORDS = dict.fromkeys(("dataclass_type", "dict_type", "mapping_type"), "give a mapping of keys to values")
@@ -23,6 +24,8 @@ def structure(target: type, values: Mapping[str, Any], prefix: str) -> Any:
 
     `prefix`, such as 'model.', goes before the dotted paths in messages.
     """
+    from pydantic import ValidationError
+
     try:
         # through JSON, because strict mode then still turns lists into tuples, and converts nothing else
         return _adapter(target).validate_json(json.dumps(values), strict=True)
@@ -39,6 +42,8 @@ def structure(target: type, values: Mapping[str, Any], prefix: str) -> Any:
 @cache
 def _adapter(target: type) -> TypeAdapter[Any]:
     """Return what validates a dataclass; building it takes longer than using it."""
+    from pydantic import TypeAdapter
+
     return TypeAdapter(target)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import freezeframe
 from models import described, recommenders
 from models.listing.declared import NotPlainError, declared, declared_by
 from pipelines.recipe.yaml_text import dump_yaml
@@ -60,6 +62,13 @@ def test_verbs_that_need_no_torch_do_not_import_it(command: str, folder: Path) -
     assert not {"torch", "scipy", "sklearn", "transformers", "torchvision", "matplotlib"} & found
 
 
+@pytest.mark.parametrize("command", ["compare", "data {}/data"])
+def test_verbs_that_check_no_recipe_do_not_import_what_checks_one(command: str, folder: Path) -> None:
+    found = loaded(*(word.format(folder) for word in command.split()))
+    assert "rich" in found
+    assert "pydantic" not in found
+
+
 def test_training_imports_neither_the_compiler_nor_what_only_media_need(folder: Path, tmp_path: Path) -> None:
     found = loaded("train", folder / "r.yaml", "train.epochs=1", "--device", "cpu", "--out", tmp_path / "run")
     assert "torch" in found
@@ -104,3 +113,37 @@ def test_the_optimisers_still_are_torchs(kind: type[AdamW] | type[LazyAdamW]) ->
             assert weight.requires_grad
             optimizer.load_state_dict(optimizer.state_dict())
     assert torch.allclose(*weights, atol=1e-6)
+
+
+ENDING = """import atexit, gc, sys, threading
+import freezeframe
+atexit.register(print, 'registered')
+def main():
+    with freezeframe.imports():
+        print('collects' if gc.isenabled() else 'imports')
+    print('collects' if gc.isenabled() else 'imports', gc.get_freeze_count() > 0)
+    if 'thread' in sys.argv:
+        threading.Timer(0.2, print, ['thread']).start()
+    return 3
+freezeframe.run_alone(main)"""
+
+
+def ended(*words: str) -> list[str]:
+    done = subprocess.run([sys.executable, "-c", ENDING, *words], cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (3, "")
+    return done.stdout.splitlines()
+
+
+def test_a_command_ends_with_its_code_its_output_and_what_was_registered_for_the_end() -> None:
+    assert ended() == ["imports", "collects True", "registered"]
+
+
+def test_a_command_waits_for_its_threads() -> None:
+    assert ended("thread") == ["imports", "collects True", "thread", "registered"]
+
+
+def test_a_notebook_keeps_collecting_garbage_while_it_imports() -> None:
+    before = gc.get_freeze_count()
+    with freezeframe.imports():
+        assert gc.isenabled()
+    assert gc.get_freeze_count() == before

@@ -9,9 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ruamel.yaml import YAML
-from ruamel.yaml.error import YAMLError
-
 from features.errors import ConfigError
 from pipelines.data.tables import PART_WORDS, TABLES
 
@@ -71,6 +68,9 @@ def _named_by_readme(folder: Path) -> list[Config]:
     parts = re.split(r"^---\s*$", text, maxsplit=2, flags=re.MULTILINE)
     if len(parts) < 3 or parts[0].strip():
         return []
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
     try:
         front = YAML(typ="safe", pure=True).load(parts[1])
     except YAMLError:

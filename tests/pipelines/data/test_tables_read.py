@@ -238,7 +238,10 @@ def test_rows_are_sorted_as_polars_sorts_them(rows: list[tuple[str, int | float]
         }
     )
     expected = table.sort("user", "timestamp", "exact", maintain_order=True).drop("exact")
+    whole = table.with_columns(pl.col("timestamp").alias("exact"))
+    expected_whole = table.sort("user", "timestamp", maintain_order=True).drop("exact")
     assert in_time_order(table).equals(expected)
+    assert in_time_order(whole).equals(expected_whole)
 
 
 @pytest.mark.parametrize(
