@@ -333,8 +333,11 @@ def share_out(model: nn.Module, ranks: Ranks) -> None:
 
 @contextmanager
 def held_tables(model: nn.Module) -> Iterator[None]:
-    """Encode all items of every trained encoder once; inside, look their vectors up. For evaluation."""
-    towers = towers_of(model)
+    """Encode all items of every trained encoder once; inside, look their vectors up. For evaluation.
+
+    Inside another one, those that are held already are used.
+    """
+    towers = [tower for tower in towers_of(model) if tower._held is None]
     try:
         for tower in towers:
             tower._held = tower.table()

@@ -28,19 +28,20 @@ import torch
 from features.errors import ConfigError
 from features.provenance import write_atomic
 from features.store import FeatureFile
+from models.items.towers import held_tables
 from models.shared.process_group import ALONE, Ranks
 from models.shared.recommender import Recommender
 from pipelines.console import note
 from pipelines.data.load import Data
 from pipelines.data.split import Split
-from pipelines.device import explain_missing_kernels, resolve_device, why_device
+from pipelines.device import explain_missing_kernels, resolve_device, tf32, why_device
 from pipelines.ranking.full_ranking import Evaluation, evaluate
 from pipelines.recipe.recipe import Recipe, build_recipe, difference, recipe_to_dict
 from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.runs.costs import files_read, run_costs
 from pipelines.runs.inputs import Inputs, build, open_features, read_inputs
 from pipelines.runs.kept.kept_data import ITEM_ROWS, USER_ROWS, keep, write_row_ids
-from pipelines.runs.kept.kept_vectors import ITEM_VECTORS, USER_VECTORS, forget_vectors, keep_vectors
+from pipelines.runs.kept.kept_vectors import ITEM_VECTORS, USER_VECTORS, forget_vectors, keep_vectors, vectors_to_keep
 from pipelines.runs.memory import peaks, start_peaks
 from pipelines.runs.processes import refuse_recipe, share_model
 from pipelines.runs.record import begin_record, finish_record
@@ -112,11 +113,13 @@ def run_recipe(
             progress=watch,
             ranks=ranks,
         )
-    result = evaluate_test(model, recipe, split, place)
+    with tf32(False), held_tables(model):  # encoders run once over all items, for the test and for what is kept
+        result = evaluate_test(model, recipe, split, place)
+        vectors = vectors_to_keep(model)
     metrics = as_metrics(result, split) | {"valid": fitted.best}
     log.write(fitted.history)  # whole also where nothing was left to train
     if ranks.first:
-        keep_vectors(folder, model, len(split.users))
+        keep_vectors(folder, model, vectors, len(split.users))
         metrics["files"] = save_ranks(folder, result) | write_row_ids(folder, split)
         costs = run_costs(fitted, model, files_read(recipe, files, towers.towers), peaks(place, own_peak))
         finish_record(folder, fitted, model, place, costs, ranks.world, device)

@@ -36,22 +36,35 @@ USERS_AT_A_TIME = 4096
 Floats = NDArray[np.float32]
 
 
-def keep_vectors(folder: Path, model: Recommender, n_users: int) -> None:
-    """Write the vectors of a model with its trained weights, or nothing for a model without such vectors.
+def vectors_to_keep(model: Recommender) -> Floats | None:
+    """Return the (I, D) item vectors of a model, None for one without; all processes that train it must call this.
+
+    The model is in eval mode afterwards.
+    """
+    model.eval()
+    if not model.inner_product:
+        return None
+    with torch.inference_mode():
+        vectors: Floats = model.item_vectors().float().cpu().numpy()
+    return vectors
+
+
+def keep_vectors(folder: Path, model: Recommender, items: Floats | None, n_users: int) -> None:
+    """Write the vectors of a model with its trained weights.
 
     Args:
         folder: the run folder.
-        model: the model, in eval mode.
+        model: the model, as `vectors_to_keep` left it.
+        items: what `vectors_to_keep` returned; None: nothing is written.
         n_users: number of users, U.
 
     Raises:
         StoreError: a file cannot be written.
     """
     forget_vectors(folder)
-    if not model.inner_product:
+    if items is None:
         return
     with torch.inference_mode():
-        items = model.item_vectors().float().cpu().numpy()
         _write(folder / ITEM_VECTORS, items.shape, iter([items]))
         if not model.reads_history:
             _write(folder / USER_VECTORS, (n_users, items.shape[1]), _of_users(model, n_users))

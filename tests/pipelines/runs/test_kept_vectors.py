@@ -13,6 +13,7 @@ import torch
 
 from features.errors import ConfigError
 from models import recommenders
+from models.items.towers import TowerItems
 from models.shared.kept import KeptVectors
 from models.shared.recommender import UserBatch
 from pipelines.recipe.recipe import Recipe
@@ -151,3 +152,22 @@ def test_a_run_of_an_encoder_recommends_after_its_activations_are_gone(tmp_path:
     found = recommend(open_to_serve(tmp_path / "run", only_user="u03"), "u03", 5)
     assert [hit.item for hit in found] == [hit.item for hit in expected]
     assert [hit.score for hit in found] == pytest.approx([hit.score for hit in expected], abs=1e-5)
+
+
+def test_an_encoder_runs_once_for_the_test_and_for_what_is_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = small_dataset(tmp_path / "small")
+    write(data / "items.csv", "item,title\n" + "".join(f"{i:03},{title}\n" for i, title in enumerate(TITLES)))
+    made = recipe(data, changes("e2e", "bert-tiny"))
+    after_training: list[int] = []
+    encode = TowerItems._encode_all
+
+    def counted(self: TowerItems, distinct: torch.Tensor) -> torch.Tensor:
+        if not self.training and len(distinct) == self.n_items:
+            after_training.append(len(distinct))
+        return encode(self, distinct)
+
+    monkeypatch.setattr(TowerItems, "_encode_all", counted)
+    run_recipe(made, tmp_path / "run", device="cpu")
+    assert len(after_training) == made.train.epochs + 1  # a validation per epoch, and the end
