@@ -49,7 +49,7 @@ def test_a_run_folder(data: Path, vectors: Path, tmp_path: Path) -> None:
     metrics = run_recipe(made, run)
     names = {"config.yaml", "metrics.json", "record.json", "ranks.npy", "log.jsonl", "checkpoint.pt"}
     names |= {"users.json", "items.json", "training.npy", "users.txt", "items.txt"}
-    names |= {"interactions.parquet", "titles.parquet", "dataset.json"}
+    names |= {"interactions.parquet", "titles.parquet", "dataset.json", "item_vectors.npy", "vectors.json"}
     assert {path.name for path in run.iterdir()} == names
     assert load_recipe(run / "config.yaml") == made
     assert read_json(run / "metrics.json") == metrics
