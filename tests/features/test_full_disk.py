@@ -25,6 +25,8 @@ from tests.support.processes import Started
 from tests.support.small import item_ids, small_dataset, write_vectors
 
 COUNT = 40
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_covers(tmp_path_factory.mktemp("full") / "data", COUNT)

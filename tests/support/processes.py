@@ -16,7 +16,10 @@ from collections.abc import Callable, Mapping
 from contextlib import chdir
 from multiprocessing import forkserver
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NoReturn
+
+import pytest
 
 ROOT = Path(__file__).resolve().parents[2]
 LIBRARIES = ["torch", "torchvision", "polars", "h5py", "pydantic", "rich.progress", "pytest"]
@@ -31,6 +34,21 @@ def ready() -> None:
     context.set_forkserver_preload([*LIBRARIES, *OURS])
     with chdir(ROOT):  # it does not take over sys.path: our modules are found in the folder in which it starts
         forkserver.ensure_running()
+
+
+@pytest.fixture
+def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the workers of `extract --processes` be forked from the server, where the product starts them by spawn."""
+    ready()
+    monkeypatch.setattr("extract.jobs.farm.multiprocessing.get_context", lambda _: SimpleNamespace(Process=_worker))
+
+
+def _worker(*, target: Callable[..., None], args: tuple[Any, ...]) -> Any:
+    return context.Process(target=_of_the_server, args=(target, *args))
+
+
+def _of_the_server(work: Callable[..., None], order: Any, _: int, threads: int) -> None:
+    work(order, os.getppid(), threads)  # a worker ends when its parent does, which is the server; that ends with us
 
 
 class Started:
