@@ -14,7 +14,10 @@ from features.store import FeatureFile
 from pipelines.data.detection import read_dataset
 from pipelines.data.synthetic import Corpus, CorpusSize, make_corpus
 from pipelines.feature_files.extraction import dataset_catalog, extract_with_bar
+from tests.support.processes import forked_workers
 from tests.support.stores import write
+
+__all__ = ["forked_workers"]  # a fixture
 
 torch.set_num_threads(1)  # tensors are tiny: more threads only wait for each other
 SHARED = Path(__file__).resolve().parents[2] / "shared"

@@ -6,10 +6,12 @@ the full disk where no file system can be mounted; it stops the files that HDF5 
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
-import sys
+import tempfile
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pytest
@@ -19,17 +21,10 @@ from features import atomic
 from features.shards import job as shards
 from features.store import FeatureFile
 from tests.support.media import write_cover, write_covers
+from tests.support.processes import Started
 from tests.support.small import item_ids, small_dataset, write_vectors
 
 COUNT = 40
-ROOT = Path(__file__).resolve().parents[2]
-LIMITED = """
-import resource, sys
-import run_pipeline
-if int(sys.argv[1]):
-    resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv[1]),) * 2)
-sys.exit(run_pipeline.main(sys.argv[2:]))
-"""
 
 
 @pytest.fixture(scope="module")
@@ -42,14 +37,20 @@ def extraction(data: Path, out: Path) -> list[str]:
     return [*line.split(), "--dtype", "float32"]
 
 
+def limited(limit: int, line: list[str]) -> int:
+    """Run a command line under a limit of bytes per file, if it is not 0; only errors are printed."""
+    import resource
+
+    if limit:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+    with redirect_stdout(io.StringIO()):
+        return run_pipeline.main(line)
+
+
 def refused(line: list[str], limit: int = 0) -> str:
     """Run a command line under a limit of bytes per file; return the one line it ends with, all that it says."""
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    environment["PYTHONPATH"] = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
-    done = subprocess.run(
-        [sys.executable, "-c", LIMITED, str(limit), *line, "--quiet"], capture_output=True, text=True, env=environment
-    )
-    code, told = done.returncode, done.stderr
+    with tempfile.NamedTemporaryFile() as file:  # outside of the folders that are looked at
+        code, told = Started(limited, limit, [*line, "--quiet"], told=Path(file.name)).end()
     assert code == 2, (code, told)
     assert told.count("\n") == 1
     assert told.startswith("error: cannot write ")

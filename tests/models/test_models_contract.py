@@ -56,7 +56,8 @@ def trained(name: str, items: str) -> tuple[Recommender, FitResult]:
     drawn = getattr(recommenders()[name].config_class(), "loss", None) in DRAWN
     model = build(name, items, **({"cold_negatives": False} if drawn else {}))
     patience = 10 if name in ("grcn", "youtube") else 5  # these pause before they learn
-    config = TrainConfig(epochs=40, batch_size=16, lr=1e-2, patience=patience)
+    batch_size, lr = (32, 2e-2) if name in ("grcn", "lightgcn") else (16, 1e-2)  # of two whose steps take long
+    config = TrainConfig(epochs=40, batch_size=batch_size, lr=lr, patience=patience)
     result = fit(model, checkerboard(), config, seed=0, run=None, mask="hide")
     return model.eval(), result
 

@@ -1,10 +1,12 @@
-"""What one of several processes does in test_ranks.py: `torchrun ... -m tests.support.ranks_worker TASK FOLDER`."""
+"""What one of several processes does in test_ranks.py, and how they are started: as torchrun does, but forked."""
 
 from __future__ import annotations
 
 import os
 import signal
 import sys
+import uuid
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,10 @@ from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+import run_pipeline
 from features.errors import ConfigError, FreezeframeError
 from models import build_recommender, recommenders
 from models.items.build import ItemsConfig, build_items
@@ -138,18 +143,44 @@ def both_fail(of: Ranks, folder: Path) -> None:
     raise ConfigError("no process can go on")
 
 
-def main() -> int:
-    """Do what is asked as one of the processes."""
+TASKS = {"exact": exact, "fails": fails, "both_fail": both_fail, "dies": dies}
+
+
+def work(task: str, folder: Path) -> None:
+    """Do a task as one of the processes; end with what the command line tells of a failure, and its exit status."""
     torch.set_num_threads(1)
     try:
         with processes("cpu") as (of, _):
-            tasks = {"exact": exact, "fails": fails, "both_fail": both_fail, "dies": dies}
-            tasks[sys.argv[1]](of, Path(sys.argv[2]))
+            TASKS[task](of, folder)
     except FreezeframeError as error:
         sys.stderr.write(f"error: {error}\n")
-        return 2
+        raise SystemExit(2) from error
+
+
+def command(words: list[str]) -> None:
+    """Run the command line as one of the processes."""
+    torch.set_num_threads(1)
+    raise SystemExit(run_pipeline.main(words))
+
+
+def torchrun(what: Callable[..., None], *arguments: object) -> int:
+    """Let torchrun's own agent start two processes and watch over them, as `torchrun --standalone` does.
+
+    They are forked, which saves each of them the import of torch, and the agent that of `torchrun` itself.
+    """
+    config = LaunchConfig(
+        min_nodes=1,
+        max_nodes=1,
+        nproc_per_node=2,
+        run_id=str(uuid.uuid4()),
+        rdzv_backend="c10d",
+        rdzv_endpoint="localhost:0",
+        local_addr="127.0.0.1",
+        max_restarts=0,
+        start_method="fork",
+    )
+    try:
+        elastic_launch(config, what)(*arguments)
+    except ChildFailedError:
+        return 1
     return 0
-
-
-if __name__ == "__main__":
-    sys.exit(main())

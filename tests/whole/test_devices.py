@@ -60,7 +60,7 @@ def alike(here: Any, there: Any, device: str) -> None:
 
 
 def losses(name: str, items: str, device: str, run: Path) -> list[float]:
-    config = TrainConfig(epochs=2, batch_size=64, lr=1e-2)
+    config = TrainConfig(epochs=2, batch_size=64, lr=1e-2, eval_every=2)
     fitted = fit(build(name, items), SPLIT, config, seed=0, run=run, mask="hide", device=device)
     return [epoch.loss for epoch in fitted.history]
 
@@ -137,8 +137,8 @@ RUNS: list[tuple[str, str, dict[str, Any]]] = [
     *((kind, "bert-tiny", {}) for kind in ("id", "id+v", "adapter")),
     *((kind, name, {}) for kind in ("top", "e2e") for name in ("bert-tiny", "videomae-tiny", "resnet-tiny")),
     ("e2e", "resnet-tiny", {"bn_mode": "batch"}),
-    ("e2e", "swin-tiny", {"micro_batch": 4, "checkpointing": True}),
-    ("top", "clip-tiny-text", {"micro_batch": 4}),
+    ("e2e", "swin-tiny", {"micro_batch": 12, "checkpointing": True}),
+    ("top", "clip-tiny-text", {"micro_batch": 12}),
 ]
 
 
@@ -152,7 +152,7 @@ def test_runs_end_and_open_again(
     ]
     if kind == "top":
         files.append(write_activations(tmp_path / "cut.h5", name, 2))
-    made = changes(kind, name, 1, tuple(files), **more) | {"train": {"epochs": 2, "batch_size": 64}}
+    made = changes(kind, name, 1, tuple(files), **more) | {"train": {"epochs": 2, "batch_size": 64, "eval_every": 2}}
     for place in ("cpu", device):
         run_recipe(recipe(data, made), tmp_path / place, device=place, media=tower_runs.media)
     if device != "cuda":

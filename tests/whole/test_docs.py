@@ -222,6 +222,7 @@ def test_extraction_page(here: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_farm_page(here: Path) -> None:
     add_mydata(here)
     for arguments in commands(ROOT / "docs" / "farm.md"):

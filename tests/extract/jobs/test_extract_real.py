@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import json
-import os
 import random
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,18 +15,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+import run_pipeline
 from extract.encoders.inputs import PixelInput
 from extract.encoders.preprocess import preprocess
 from extract.encoders.registry import ENCODERS
-from extract.jobs.extractor import extract
+from extract.jobs.extractor import extract, prepare_all
 from extract.jobs.options import ExtractOptions
 from extract.media.catalog import build_catalog
 from extract.media.decoders import read_auto
 from extract.media.frames import parse_frame_policy
 from features.store import FeatureFile, State
 from tests.support.media import CLIPS, NO_CLIPS, pictures, write_clip, write_cover
+from tests.support.processes import Started
 
-ROOT = Path(__file__).resolve().parents[3]
 KILLS = 10
 
 
@@ -38,7 +36,7 @@ KILLS = 10
 @pytest.mark.parametrize(("name", "width"), [("videomae-base", 768), ("slowfast-r50", 2304)])
 def test_real_clips_equal_the_librarys_own_model(tmp_path: Path, name: str, width: int) -> None:
     every = build_catalog("clips", None, videos=CLIPS)
-    catalog = replace(every, items=every.items[:4])  # two batches; test_decoders.py reads all clips
+    catalog = replace(every, items=every.items[:3])  # two batches; test_decoders.py reads all clips
     run = ExtractOptions(tmp_path, weights="random", batch_size=2, dtype="float32")
     report = extract(catalog, ENCODERS[name], run)
     file = FeatureFile(report.path)
@@ -49,8 +47,8 @@ def test_real_clips_equal_the_librarys_own_model(tmp_path: Path, name: str, widt
     np.testing.assert_allclose(found[:2], stock_vectors(name, [item.video for item in catalog.items[:2]]), atol=1e-5)
     assert extract(catalog, ENCODERS[name], run).unchanged
     frames = parse_frame_policy("uniform:8")
-    other = extract(replace(catalog, items=catalog.items[:1]), ENCODERS[name], replace(run, frames=frames))
-    assert other.path != report.path
+    (other,) = prepare_all(catalog, [ENCODERS[name]], replace(run, frames=frames))
+    assert other.job.target != report.path
 
 
 def stock_vectors(name: str, clips: list[Path | None]) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
@@ -101,46 +99,40 @@ def shards_in(out: Path) -> int:
     return len(list(out.rglob("*.json"))) if out.is_dir() else 0
 
 
-def wait_for_shards(process: subprocess.Popen[bytes], out: Path, count: int) -> None:
+def wait_for_shards(process: Started, out: Path, count: int) -> None:
     """Return when `count` shards are there, or the run has ended."""
-    while process.poll() is None and shards_in(out) < count:
+    while process.ended is None and shards_in(out) < count:
         time.sleep(0.01)
 
 
 @pytest.mark.slow
-def test_ten_kills_at_random_moments_change_nothing(folder: Path, tmp_path: Path) -> None:
-    arguments = ["extract", "--data", str(folder), "--encoders", "videomae-tiny,resnet-tiny", "--weights", "random"]
-    arguments += ["--dtype", "float32", "--shard-size", "1", "--batch-size", "1", "--out"]
-    command = [sys.executable, str(ROOT / "run_pipeline.py"), *arguments]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}  # the number of threads decides the last bit of a sum
-    subprocess.run([*command, str(tmp_path / "whole")], check=True, capture_output=True, cwd=ROOT, env=environment)
+def test_ten_kills_at_random_moments_change_nothing(
+    folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["extract", "--data", str(folder), "--encoders", "videomae-tiny,resnet-tiny", "--weights", "random"]
+    line += ["--dtype", "float32", "--shard-size", "1", "--batch-size", "1", "--out"]
+    assert run_pipeline.main([*line, str(tmp_path / "whole")]) == 0
     chance = random.Random(0)
     left_behind = set()
     killed = 0
     while killed < KILLS:
-        process = subprocess.Popen(
-            [*command, str(tmp_path / "out")],
-            cwd=ROOT,
-            env=environment,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        process = Started(run_pipeline.main, [*line, str(tmp_path / "out")], told=tmp_path / "told")
         # by shards and not by the clock: how long a start takes differs tenfold between machines and moments
         wait_for_shards(process, tmp_path / "out", shards_in(tmp_path / "out") + chance.randrange(6))
         time.sleep(chance.uniform(0, 0.1))
-        process.send_signal(signal.SIGKILL)
-        if process.wait() == -signal.SIGKILL:
+        process.kill()
+        if process.ended == -signal.SIGKILL:
             killed += 1
             left_behind.add(shards_in(tmp_path / "out"))
         else:  # finished between two kills: start over, so that every kill meets a run at work
-            assert process.returncode == 0
+            assert process.ended == 0, (tmp_path / "told").read_text()
             for file in (tmp_path / "out").iterdir():
                 file.unlink()
     assert len(left_behind) > 2  # the kills met runs in different stages
-    last = subprocess.run(
-        [*command, str(tmp_path / "out"), "--json"], check=True, capture_output=True, cwd=ROOT, env=environment
-    )
-    assert [report["counts"] for report in json.loads(last.stdout)] == [{"done": 23, "missing": 0, "failed": 1}] * 2
+    capsys.readouterr()
+    assert run_pipeline.main([*line, str(tmp_path / "out"), "--json"]) == 0
+    reports = json.loads(capsys.readouterr().out)
+    assert [report["counts"] for report in reports] == [{"done": 23, "missing": 0, "failed": 1}] * 2
     names = sorted(path.name for path in (tmp_path / "whole").iterdir())
     assert len(names) == 2
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == names

@@ -32,6 +32,7 @@ from extract.media.catalog import Catalog, build_catalog
 from features.errors import ConfigError
 from features.store import FeatureFile
 from tests.support.media import pictures, write_clip, write_cover
+from tests.support.small import write
 
 NAMES = ("videomae-tiny", "resnet-tiny")
 SPECS = [ENCODERS[name] for name in NAMES]
@@ -130,6 +131,7 @@ def test_claims_are_the_same_where_one_encoder_is_finished(
     assert seen == [(len(SPECS) - 1, claims_of(prepare_all(catalog, SPECS, options(tmp_path)))._folder)]
 
 
+@pytest.mark.usefixtures("forked_workers")
 @pytest.mark.parametrize("processes", [1, 2])
 def test_the_claim_of_a_worker_killed_after_its_shard_is_cleared_away(
     tmp_path: Path, catalog: Catalog, processes: int
@@ -216,6 +218,7 @@ def test_processes_give_the_same_bytes(tmp_path: Path, catalog: Catalog, whole: 
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("forked_workers")
 def test_a_killed_process_is_replaced(tmp_path: Path, catalog: Catalog, whole: dict[str, str]) -> None:
     killed = []
 
@@ -277,26 +280,32 @@ def test_workers_and_merge_from_the_command_line(
 
 @pytest.mark.slow
 def test_the_slurm_script_does_the_job(tmp_path: Path, media: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No Slurm is needed: each array task is the script itself, and `sbatch` a stand-in that runs what it is given."""
-    out = tmp_path / "out"
+    """No Slurm is needed: each array task is the script itself, and `sbatch` a stand-in that notes what it is given.
+
+    So is Python where a task starts it, which saves two imports of torch; the merge starts the true one.
+    """
+    out, waiting, noted = tmp_path / "out", tmp_path / "merge.sh", tmp_path / "words"
+    sbatch = f'for word in "$@"; do case $word in --wrap=*) echo "${{word#--wrap=}}" > {waiting};; esac; done'
+    python = f'case "$*" in *" --engine worker") printf "%s\\n" "$PWD" "$@" > {noted};; *) {sys.executable} "$@";; esac'
+    for name, text in {"sbatch": sbatch, "python": python}.items():
+        write(tmp_path / "bin" / name, f"#!/bin/bash\n{text}\n").chmod(0o755)
     line = command(media, out)
     monkeypatch.setattr("sys.argv", [str(Path(run_pipeline.__file__)), *line, "--engine", "slurm", "--tasks=2"])
-    assert run_pipeline.main([*line, "--engine", "slurm", "--tasks=2"]) == 0
+    with monkeypatch.context() as patched:
+        patched.setattr("sys.executable", str(tmp_path / "bin" / "python"))
+        assert run_pipeline.main([*line, "--engine", "slurm", "--tasks=2"]) == 0
     script = out / "extract.sbatch"
     assert "#SBATCH --array=0-1\n" in script.read_text()
     assert script.read_text().count("--engine") == 1
-    (tmp_path / "bin").mkdir()
-    waiting = tmp_path / "merge.sh"
-    fake = tmp_path / "bin" / "sbatch"
-    fake.write_text(
-        f'#!/bin/bash\nfor word in "$@"; do case $word in --wrap=*) echo "${{word#--wrap=}}" > {waiting};; esac; done\n'
-    )
-    fake.chmod(0o755)
     path = f"{tmp_path / 'bin'}:{os.environ['PATH']}"
     for task in ("1", "0"):
         environment = os.environ | {"PATH": path, "SLURM_ARRAY_TASK_ID": task, "SLURM_ARRAY_JOB_ID": "7"}
         subprocess.run(["bash", str(script)], check=True, env=environment, capture_output=True)
         assert waiting.exists() == (task == "0")
+        folder, file, *words = noted.read_text().splitlines()
+        assert (Path(folder), Path(file)) == (Path.cwd(), Path(run_pipeline.__file__))
+        assert run_pipeline.main(words) == 0
+        noted.unlink()
     assert not list(out.glob("*.h5"))
     assert shlex.split(waiting.read_text())[0] == "cd"
     subprocess.run(["bash", str(waiting)], check=True, capture_output=True)

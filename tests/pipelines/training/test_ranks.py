@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,8 @@ from pipelines.recipe.recipe import build_recipe
 from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.processes import _device, refuse_recipe, share_model
-from tests.support.ranks_worker import CASES, ROWS, gathered, toy, train
+from tests.support.processes import Started
+from tests.support.ranks_worker import CASES, ROWS, command, gathered, torchrun, toy, train, work
 from tests.support.shared import made_once
 from tests.support.small import item_ids, plain_recipe, recipe, small_dataset, write
 from tests.support.tower_runs import TITLES, changes, losses, trained, write_activations
@@ -33,16 +35,13 @@ NAME = "clip-tiny-text"  # no dropout inside
 pytestmark = pytest.mark.skipif(not torch.distributed.is_gloo_available(), reason="torch without gloo")
 
 
-def torchrun(*arguments: str) -> subprocess.CompletedProcess[str]:
-    """Start two processes; a hang ends the test."""
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
-    env = os.environ | {"OMP_NUM_THREADS": "1"}
-    command = [*launcher, "--nproc-per-node=2", *arguments]
-    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
+def two(told: Path, what: Callable[..., None], *arguments: object) -> tuple[int | None, str]:
+    """Let two processes do the same; return the exit status of torchrun's agent and what all printed."""
+    return Started(torchrun, what, *arguments, told=told).end(300)
 
 
-def errors(done: subprocess.CompletedProcess[str]) -> list[str]:
-    return [line for line in done.stderr.splitlines() if line.startswith("error: ")]
+def errors(told: str) -> list[str]:
+    return [line for line in told.splitlines() if line.startswith("error: ")]
 
 
 @pytest.fixture(scope="module")
@@ -50,8 +49,8 @@ def found(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     """What each of two processes found."""
 
     def make(folder: Path) -> None:
-        done = torchrun("-m", "tests.support.ranks_worker", "exact", str(folder))
-        assert done.returncode == 0, done.stderr
+        status, told = two(folder / "told", work, "exact", folder)
+        assert status == 0, told
 
     folder = made_once(tmp_path_factory, "ranks", make)
     return [torch.load(folder / f"{rank}.pt", weights_only=True) for rank in (0, 1)]
@@ -153,19 +152,19 @@ def test_dropout_inside_the_encoder_differs_from_step_to_step() -> None:
 
 def test_what_would_not_be_exact_or_faster_is_refused(tmp_path: Path) -> None:
     data = small_dataset(tmp_path / "small")
-    two = Ranks(0, 2)
+    pair = Ranks(0, 2)
     of_ids, towers = recipe(data), recipe(data, changes("e2e", "bert-tiny"))
     refuse_recipe(of_ids, ALONE)
-    refuse_recipe(towers, two)
+    refuse_recipe(towers, pair)
     with pytest.raises(ConfigError, match=r"'small' trains no encoder \(items.kind is 'id'\), .*among 2 processes"):
-        refuse_recipe(of_ids, two)
+        refuse_recipe(of_ids, pair)
     lazy = replace(towers, train=replace(towers.train, optimizer="lazy"))
     with pytest.raises(ConfigError, match="'lazy' works in one process only; use 'adamw'"):
-        refuse_recipe(lazy, two)
+        refuse_recipe(lazy, pair)
     layers = nn.Sequential(nn.Flatten(1), nn.BatchNorm1d(48), nn.Linear(48, 12))
     with_norm = model(Tower(Counted(frames()), layers, (layers,)), kind="e2e")
     with pytest.raises(ConfigError, match="'small': BatchNorm in the trained part of 'toy' would see 1/2 of a batch"):
-        share_model(with_norm, towers, two)
+        share_model(with_norm, towers, pair)
     share_out(with_norm, ALONE)
     with pytest.raises(ConfigError, match="--device is 'cuda:1'; with several processes each takes a GPU of its own"):
         _device("cuda:1", 0, 2)
@@ -181,16 +180,24 @@ def test_what_would_not_be_exact_or_faster_is_refused(tmp_path: Path) -> None:
     [("fails", "error: the second process cannot go on"), ("both_fail", "error: no process can go on")],
 )
 def test_one_line_says_why_all_ended(task: str, message: str, tmp_path: Path) -> None:
-    done = torchrun("-m", "tests.support.ranks_worker", task, str(tmp_path))
-    assert done.returncode != 0
-    assert errors(done) == [message]
+    status, told = two(tmp_path / "told", work, task, tmp_path)
+    assert status == 1, told
+    assert errors(told) == [message]
 
 
 @pytest.mark.slow
 def test_a_process_that_is_killed_ends_the_others(tmp_path: Path) -> None:
-    done = torchrun("-m", "tests.support.ranks_worker", "dies", str(tmp_path))
-    assert done.returncode != 0
-    assert len(errors(done)) <= 1  # none where torchrun ends the other before it notices
+    status, told = two(tmp_path / "told", work, "dies", tmp_path)
+    assert status == 1, told
+    assert len(errors(told)) <= 1  # none where torchrun ends the other before it notices
+
+
+def from_the_shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Start two processes with the command `torchrun`; a hang ends the test."""
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--local-addr=127.0.0.1"]
+    env = os.environ | {"OMP_NUM_THREADS": "1"}
+    command = [*launcher, "--nproc-per-node=2", *arguments]
+    return subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True, timeout=300, check=False)
 
 
 @pytest.mark.slow
@@ -201,17 +208,22 @@ def test_torchrun_trains_a_recipe(kind: str, tmp_path: Path) -> None:
     plain = plain_recipe(data, changes(kind, NAME, 1, files, encoder_lr=1e-4))
     plain["train"]["epochs"] = 3
     path = write(tmp_path / "recipe.yaml", dump_yaml(plain))
-    one, two = tmp_path / "one", tmp_path / "two"
-    done = torchrun("run_pipeline.py", "train", str(path), "--out", str(two), "--device", "cpu", "--json")
-    assert done.returncode == 0, done.stderr
-    metrics = run_recipe(build_recipe(plain), one, device="cpu")
-    assert json.loads(done.stdout) == json.loads((two / "metrics.json").read_text())
-    assert json.loads(done.stdout)["test"]["all"] == pytest.approx(metrics["test"]["all"])
-    assert losses(two) == pytest.approx(losses(one), rel=NEAR)
-    assert_near(trained(one), trained(two))
-    records = [json.loads((folder / "record.json").read_text()) for folder in (one, two)]
+    alone, shared = tmp_path / "one", tmp_path / "two"
+    words = ["train", str(path), "--out", str(shared), "--device", "cpu"]
+    if kind == "top":
+        done = from_the_shell("run_pipeline.py", *words, "--json")
+        assert done.returncode == 0, done.stderr
+        assert json.loads(done.stdout) == json.loads((shared / "metrics.json").read_text())
+    else:
+        status, told = two(tmp_path / "told", command, words)
+        assert status == 0, told
+    metrics = run_recipe(build_recipe(plain), alone, device="cpu")
+    assert json.loads((shared / "metrics.json").read_text())["test"]["all"] == pytest.approx(metrics["test"]["all"])
+    assert losses(shared) == pytest.approx(losses(alone), rel=NEAR)
+    assert_near(trained(alone), trained(shared))
+    records = [json.loads((folder / "record.json").read_text()) for folder in (alone, shared)]
     assert [record["processes"] for record in records] == [1, 2]
-    assert {path.name for path in one.iterdir()} == {path.name for path in two.iterdir()}
+    assert {path.name for path in alone.iterdir()} == {path.name for path in shared.iterdir()}
 
 
 @pytest.mark.slow
@@ -225,9 +237,9 @@ def test_torchrun_trains_a_recipe(kind: str, tmp_path: Path) -> None:
 def test_torchrun_says_once_what_is_wrong(verb: str, message: str, tmp_path: Path) -> None:
     plain = plain_recipe(titled(tmp_path), changes("e2e", NAME))
     recipe_file = write(tmp_path / "recipe.yaml", dump_yaml(plain | {"train": {"epoch": 3}}))
-    done = torchrun("run_pipeline.py", verb, str(recipe_file), "--device", "cpu")
-    assert done.returncode != 0
-    (line,) = errors(done)
+    status, told = two(tmp_path / "told", command, [verb, str(recipe_file), "--device", "cpu"])
+    assert status == 1, told
+    (line,) = errors(told)
     assert message in line
 
 
