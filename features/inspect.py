@@ -172,8 +172,9 @@ def singular_shares(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
     centred /= largest
     square = centred.T @ centred if len(vectors) >= vectors.shape[1] else centred @ centred.T
     singular = np.sqrt(np.maximum(np.linalg.eigvalsh(square), 0))[::-1]
-    kept: NDArray[np.float64] = singular[singular > 1e-7 * singular.max()]  # the rest is rounding of the eigenvalues
-    return kept / singular.sum()
+    kept = singular > 1e-7 * singular.max()  # the rest is rounding of the eigenvalues
+    shares: NDArray[np.float64] = singular[kept] / singular.sum()
+    return shares
 
 
 def mean_cosine(vectors: NDArray[np.float32]) -> float:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import statistics
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,6 +71,7 @@ def _by_epoch(name: str, what: str, lines: Callable[[Axes], list[str]]) -> Marku
         axes = figure.add_subplot()
         named = lines(axes)
         axes.set(xlabel="epoch", ylabel=what)
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.6)
         name_lines(axes, named)
         if not named:
@@ -91,7 +93,8 @@ def _lines(axes: Axes, told: Sequence[tuple[str, list[tuple[float, float]]]]) ->
 def cost_chart(shown: Comparison) -> Markup:
     """Return the picture of `compare --plot`; '' where no row recorded what it cost."""
     about = "Scatter plot: accuracy of each row against its seconds of training and validation"
-    return chart("cost", about, lambda figure: draw_against_cost(figure, shown), size=(6.4, 4.2))
+    untitled = replace(shown, title=Comparison.title)  # the page has the title
+    return chart("cost", about, lambda figure: draw_against_cost(figure, untitled), size=(6.4, 4.2))
 
 
 def group_chart(name: str, found: ByGroup, metric: str, what: str) -> Markup:

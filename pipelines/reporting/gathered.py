@@ -26,7 +26,13 @@ class Gathered:
 
 
 def gather(
-    sources: Sequence[Path], *, runs: Path, overrides: Sequence[str] = (), baseline: str | None = None, title: str = ""
+    sources: Sequence[Path],
+    *,
+    runs: Path = Path("runs"),
+    overrides: Sequence[str] = (),
+    axes: Sequence[str] = (),
+    baseline: str | None = None,
+    title: str = "",
 ) -> Gathered:
     """Return the rows of run folders, or of the finished runs of recipe files and groups of them.
 
@@ -34,6 +40,7 @@ def gather(
         sources: run folders; or recipe files and groups, whose runs are looked for.
         runs: the folder where `compare` put the runs of recipes and groups.
         overrides: words `key=value` that the recipes were run with.
+        axes: words `key=value,value` that made a row of each combination.
         baseline: name of the row the others are compared with; without it the group's own, or the first.
         title: the page's title, if not the group's.
 
@@ -44,12 +51,12 @@ def gather(
     if folders and len(folders) < len(sources):
         other = next(path for path in sources if not path.is_dir())
         raise ConfigError(f"{folders[0]} is a folder and {other} is none; report run folders or recipes, not both")
-    if folders and overrides:
-        raise ConfigError(f"{folders[0]} is a run and stays as it is; --set is for recipes and groups of them")
+    if folders and (overrides or axes):
+        raise ConfigError(f"{folders[0]} is a run and stays as it is; --set and --axis are for recipes")
     made = Plan(())
     missing: list[str] = []
     if not folders:
-        made = plan(sources, overrides)
+        made = plan(sources, overrides, axes)
         folders, missing = _finished(made, runs)
     rows = finished_rows(folders)
     wanted = baseline if baseline is not None else made.baseline

@@ -98,7 +98,7 @@ class Sections:
 def tables(shown: Comparison) -> list[Table]:
     """Return the table of the comparison, of its tests where there are any, and of costs."""
     said, *remarks = shown.lines
-    found = [Table("Results", *comparison(shown.rows), [said, *remarks])]
+    found = [Table("Comparison", *comparison(shown.rows), [said, *remarks])]
     if shown.tests:
         found.append(Table("Differences", *significance(shown.tests), [tests_summary(shown.tests)], keys=2))
     return [*found, Table("Costs", *cost_table(shown.rows), [cost_summary(shown.rows)])]

@@ -20,6 +20,8 @@ class Report:
     """Folder in which `compare` made the runs of recipes and groups."""
     overrides: tuple[str, ...] = option((), flag="--set", nargs="*", metavar="key=value")
     """Settings that these recipes were run with."""
+    axes: tuple[str, ...] = option((), flag="--axis", nargs="+", metavar="key=value,value")
+    """Values that `compare --axis` made a row of each of."""
     baseline: str | None = option(None)
     """Row that the others are tested against (without it: the group's, or the first)."""
     title: str = option("")
@@ -63,6 +65,7 @@ def run(request: Report) -> None:
         request.sources,
         runs=request.runs,
         overrides=request.overrides,
+        axes=request.axes,
         baseline=request.baseline,
         title=request.title,
     )
