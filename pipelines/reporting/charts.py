@@ -68,10 +68,12 @@ def course_charts(courses: Sequence[tuple[str, str, list[dict[str, Any]]]]) -> l
 
 def _by_epoch(name: str, what: str, lines: Callable[[Axes], list[str]]) -> Markup:
     def draw(figure: Figure) -> None:
+        from matplotlib.ticker import MaxNLocator
+
         axes = figure.add_subplot()
         named = lines(axes)
         axes.set(xlabel="epoch", ylabel=what)
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.grid(alpha=0.6)
         name_lines(axes, named)
         if not named:
@@ -160,6 +162,7 @@ def feature_chart(number: int, name: str, look: Look) -> Markup:
         right.set(xlabel="direction", ylabel="share of the spectrum")
         if len(look.spectrum):
             right.set_yscale("log")
+            right.minorticks_off()  # each costs time, and none is read
         for axes in (left, right):
             axes.grid(alpha=0.6)
 

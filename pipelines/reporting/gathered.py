@@ -11,6 +11,8 @@ from features.errors import ConfigError
 from pipelines.comparing.compare import finished_rows, row_place, run_folder, run_tests
 from pipelines.comparing.result_table import Comparison, Row, Tests
 from pipelines.recipe.plan import Plan, plan
+from pipelines.recipe.recipe import difference
+from pipelines.runs.run_files import finished_recipe
 
 
 @dataclass(frozen=True)
@@ -70,7 +72,7 @@ def gather(
 
 
 def _finished(made: Plan, runs: Path) -> tuple[list[Path], list[str]]:
-    """Return the finished runs of a plan's recipes, and a line for each recipe without one."""
+    """Return the finished runs of a plan's recipes, and a line for each recipe without one or with other settings."""
     found: list[Path] = []
     missing: list[str] = []
     for recipe in made.recipes:
@@ -79,6 +81,8 @@ def _finished(made: Plan, runs: Path) -> tuple[list[Path], list[str]]:
         found += own
         if not own:
             missing.append(f"row {recipe.name}: {run_folder(runs, recipe, 0)} is no finished run")
+        elif (ran := replace(finished_recipe(own[0]), seed=recipe.seed)) != recipe:
+            missing.append(f"row {recipe.name}: its recipe; {own[0]} has other settings ({difference(ran, recipe)})")
     if not found:
         raise ConfigError(
             f"none of {len(made.recipes)} recipes has a finished run in {runs}; run them with `compare`, or name the "

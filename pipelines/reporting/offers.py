@@ -68,10 +68,14 @@ class Datasets:
     def __init__(self, place: Path | None) -> None:
         self.place = place
         self._read: dict[DataConfig, Data] = {}
+        self._recipes: dict[Path, Recipe] = {}
 
     def recipe(self, row: Row) -> Recipe:
         """Return the recipe of a row's first run, with paths that exist as seen from the current folder."""
-        return placed(finished_recipe(row.folders[0]), row.folders[0], self.place)
+        folder = row.folders[0]
+        if folder not in self._recipes:
+            self._recipes[folder] = placed(finished_recipe(folder), folder, self.place)
+        return self._recipes[folder]
 
     def data(self, row: Row) -> Data:
         """Return the data of a row's first run; errors as `load_data`."""

@@ -280,9 +280,15 @@ def test_a_recipe_with_an_axis_is_reported_by_its_finished_runs(copy: Path, caps
     capsys.readouterr()
     assert run_pipeline.main(["report", "r.yaml", *axis, "--out", "axis.html", "--json", "--device", "cpu"]) == 0
     told = json.loads(capsys.readouterr().out)
-    assert any(line.startswith("row small[dim=8]: ") for line in told["missing"])
+    assert [line for line in told["missing"] if line.startswith("row ")] == [
+        "row small[dim=8]: runs/small[dim=8]-seed0 is no finished run"
+    ]
     assert "2 seed(s)" in (copy / "axis.html").read_text(encoding="utf-8")
     assert told["bytes"] == (copy / "axis.html").stat().st_size
+    changed = ["--set", "train.lr=0.5"]
+    assert run_pipeline.main(["report", "r.yaml", *axis, *changed, "--json", "--device", "cpu"]) == 0
+    (line, _) = [line for line in json.loads(capsys.readouterr().out)["missing"] if line.startswith("row ")]
+    assert line.startswith("row small[dim=4]: its recipe; runs/small[dim=4]-seed0 has other settings (train.lr")
 
 
 @pytest.mark.parametrize(

@@ -17,8 +17,8 @@ from pipelines.reporting.offers import Offers, RowOffers, some_users
 from pipelines.reporting.people import concentration
 from pipelines.reporting.svg import chart, line_style, name_lines
 from pipelines.retrieval.retrieve import similar
-from pipelines.runs.run import open_run
 from pipelines.runs.experiment import run_recipe
+from pipelines.runs.run import open_run
 from tests.support.small import item_ids, recipe, small_dataset, write_vectors
 from tests.support.stores import write
 
