@@ -23,7 +23,9 @@ from pipelines.device import resolve_device
 from pipelines.progress import progress
 from pipelines.ranking.full_ranking import evaluate
 from pipelines.recipe.recipe import Recipe
-from pipelines.runs.kept_data import placed
+from pipelines.runs.inputs import training_facts
+from pipelines.runs.kept.kept_data import placed
+from pipelines.runs.kept.kept_vectors import kept_model
 from pipelines.runs.run import open_run
 from pipelines.runs.run_files import finished_recipe, read_array, read_metrics
 
@@ -101,9 +103,7 @@ def offers(rows: Sequence[Row], baseline: int, datasets: Datasets, *, people: in
     """
     base = rows[baseline]
     data = datasets.data(base)
-    told = tested_on(base)[0]
-    if told is not None and data.split.tested_on() != told:
-        raise ConfigError(f"dataset {data.split.dataset!r} changed since {base.folders[0]} was tested")
+    _refuse_changed_test(base, data)
     order = np.random.default_rng(seed).permutation(len(data.split.test.users))
     found = Offers(data, order[: max(MOST_USERS, people)])
     same = [row for row in rows if tested_on(row) == tested_on(base)]
@@ -139,19 +139,34 @@ def _places(folder: Path, sample: Ints) -> list[list[float]]:
 
 
 def _ranked_now(row: Row, sample: Ints, datasets: Datasets, device: str) -> NDArray[np.int32] | None:
-    """Return (n, K) lists by the model of a row's first run, seen items treated as in its test."""
-    run = open_run(row.folders[0], device=device, data=datasets.data(row), place=datasets.place)
-    split = run.data.split
+    """Return (n, K) lists by the model of a row's first run, seen items treated as in its test.
+
+    The model is built from the vectors that the run keeps, where it keeps them: its features may be gone.
+    """
+    folder, recipe, data = row.folders[0], datasets.recipe(row), datasets.data(row)
+    _refuse_changed_test(row, data)
+    place = resolve_device(device)
+    model = kept_model(folder, recipe, training_facts(data.split))
+    model = (
+        model.to(place) if model is not None else open_run(folder, device=device, data=data, place=datasets.place).model
+    )
     result = evaluate(
-        run.model,
-        some_users(split.test, sample),
-        split.train_counts,
-        mask=run.recipe.evaluate.mask,
+        model,
+        some_users(data.split.test, sample),
+        data.split.train_counts,
+        mask=recipe.evaluate.mask,
         at=(TOP,),
         lists=True,
-        device=resolve_device(device),
+        device=place,
     )
     return result.lists
+
+
+def _refuse_changed_test(row: Row, data: Data) -> None:
+    """Raise ConfigError if a row was tested on other users, targets or candidates than its dataset has now."""
+    told = tested_on(row)[0]
+    if told is not None and data.split.tested_on() != told:
+        raise ConfigError(f"dataset {data.split.dataset!r} changed since {row.folders[0]} was tested")
 
 
 def _kept_lists(folder: Path, sample: Ints) -> NDArray[np.int32] | None:

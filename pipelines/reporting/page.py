@@ -26,7 +26,7 @@ from pipelines.reporting.people import people
 from pipelines.reporting.sections import Sections, missing_of
 from pipelines.reporting.texts import clean
 from pipelines.reporting.thumbnails import Pictures, pictures, without_pillow
-from pipelines.runs.kept_data import kept_titles
+from pipelines.runs.kept.kept_data import kept_titles
 
 MB = 10**6
 MOST_PICTURES = 3000  # decoded for one page; more than fit 15 MB

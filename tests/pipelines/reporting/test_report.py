@@ -204,15 +204,24 @@ def test_a_run_without_its_data_is_reported(copy: Path) -> None:
     assert HOSTILE[0] in Parsed(page).texts  # titles that the run keeps
 
 
-def test_a_run_without_its_features_is_reported(copy: Path) -> None:
+def test_a_run_without_its_features_is_reported_from_the_vectors_that_it_keeps(copy: Path) -> None:
+    before = people_of(report(copy, items=0, features=())[1])
     (copy / "f.h5").unlink()
-    written, page = report(copy, features=())
+    written, page = report(copy, items=0, features=())
     (gone,) = [line for line in written.missing if "feature file of" in line]
     assert "no feature file matches" in gone
+    assert people_of(page) == before
+    (copy / "runs" / "v" / "vectors.json").unlink()
+    written, page = report(copy, items=0, features=())
     (left_out,) = [line for line in written.missing if "its lists are left out" in line]
     assert left_out.startswith(HOSTILE_NAME)
-    assert "This run cannot tell any more" in page
-    assert "target: place" in page
+    assert page.count("This run cannot tell any more") == 40
+    assert page.count("target: place") == 80
+
+
+def people_of(page: str) -> str:
+    (found,) = re.findall(r'<section id="people".*?<section id=', page, re.DOTALL)
+    return found
 
 
 def test_a_run_without_media_is_reported(copy: Path) -> None:
@@ -228,11 +237,12 @@ def test_lists_that_a_run_kept_serve_where_it_cannot_be_opened(copy: Path) -> No
     kept["features"] = [{"path": "f.h5", "absent": "mean"}]
     write(copy / "kept.yaml", dump_yaml(plain_recipe(copy / "data", kept)))
     assert run_pipeline.main(["train", "kept.yaml", "--out", "runs/kept", "--device", "cpu"]) == 0
-    before = re.findall(r'id="people".*?</section>\n<section id="items"', report(copy, "kept")[1], re.DOTALL)
+    before = people_of(report(copy, "kept", items=0)[1])
     (copy / "f.h5").unlink()
-    written, page = report(copy, "kept")
+    (copy / "runs" / "kept" / "vectors.json").unlink()
+    written, page = report(copy, "kept", items=0)
     assert any("its lists are those kept in the run" in line for line in written.missing)
-    assert re.findall(r'id="people".*?</section>\n<section id="items"', page, re.DOTALL) == before != []
+    assert people_of(page) == before
 
 
 def test_changed_data_are_not_passed_off_as_the_test(copy: Path) -> None:
