@@ -4,7 +4,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 LOCK := requirements-lock.txt
 
-.PHONY: demo test test-fast coverage lint format install clean
+.PHONY: demo test test-fast browser coverage lint format install clean
 
 demo: install  ## the whole job on a generated corpus, offline, into demo/
 	$(BIN)/python run_pipeline.py demo
@@ -17,6 +17,14 @@ test: install  ## all tests that need no GPU and no download, in two processes
 
 test-fast: install  ## without the slow ones
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not gpu and not weights and not slow"
+
+# tests marked `browser` are part of `make test`; without a browser they are skipped, and say so
+browser:  ## a browser for the tests marked `browser`, where there is none: Debian's Chromium, as root
+	@if command -v chromium || command -v chromium-browser || command -v google-chrome; then :; \
+	elif command -v apt-get >/dev/null && [ "$$(id -u)" = 0 ]; then \
+		{ apt-get update -q && DEBIAN_FRONTEND=noninteractive apt-get install -y -q --no-install-recommends chromium; } >/dev/null \
+		|| echo "Chromium could not be installed; tests marked 'browser' are skipped"; \
+	else echo "no browser, and no apt-get as root to install one; tests marked 'browser' are skipped"; fi
 
 coverage:  ## the lines that the last `make test COVERAGE=1` did not run
 	$(BIN)/coverage report --show-missing --skip-covered

@@ -32,6 +32,7 @@ VERBS = {
     "search": "try settings of a recipe, judged on the validation part",
     "evaluate": "test a finished run again",
     "compare": "recipes, groups of them or finished runs, in one table with the papers' numbers and tests",
+    "report": "finished runs as one page to look at: tables, curves, people with what they are offered, features",
     "recommend": "top items for a user, seen items hidden",
     "similar": "items with the most similar features (cosine)",
     "export": "datasets and features for other toolboxes",
@@ -40,7 +41,10 @@ VERBS = {
     "completion": "completion of verbs and options with the tab key, for bash, zsh or fish",
     "schema": "what a recipe may hold, as a JSON schema for editors",
 }
-TOOLS = ("completion", "schema")  # verbs for a shell or an editor, in a room of their own
+ROOMS = {  # verbs that lie in a room of their own
+    "results": ("evaluate", "compare", "report"),
+    "tools": ("completion", "schema"),  # for a shell or an editor
+}
 ID_OPTIONS = ("--user", "--item")  # take an id as the user has it
 NO_IDS = (
     *ID_OPTIONS,
@@ -197,7 +201,8 @@ def _name() -> str:
 
 def module_of(verb: str) -> ModuleType:
     """Return the module that declares a verb."""
-    return importlib.import_module(f"pipelines.commands.{'tools.' if verb in TOOLS else ''}{verb}")
+    room = next((f"{room}." for room, verbs in ROOMS.items() if verb in verbs), "")
+    return importlib.import_module(f"pipelines.commands.{room}{verb}")
 
 
 def _fill(parser: argparse.ArgumentParser, name: str) -> None:

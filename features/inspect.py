@@ -27,6 +27,19 @@ LEAST_RANK = 0.1  # share of the rank that the sample's shape allows
 MOST_ROUNDED = (1e-3, 1e-2)  # 1 - cosine, mean and max
 
 
+@dataclass(frozen=True)
+class Look:
+    """What one pass over a feature file found."""
+
+    facts: dict[str, Any]
+    """As `inspect_features` returns them."""
+    norms: NDArray[np.float64]
+    """(n,) Euclidean norms of the DONE rows; empty for pixels."""
+    spectrum: NDArray[np.float64]
+    """(s,) singular values of the sample less its mean, as shares of their sum, largest first; empty where the sample
+    is too small, or all its vectors are the same."""
+
+
 def inspect_features(file: FeatureFile) -> dict[str, Any]:
     """Return what a feature file holds and whether it looks sound, as plain data; `verdict` is one line for people.
 
@@ -43,9 +56,14 @@ def inspect_features(file: FeatureFile) -> dict[str, Any]:
     Raises:
         StoreError: the file is damaged.
     """
-    numbers = _numbers(file)
+    return look(file).facts
+
+
+def look(file: FeatureFile) -> Look:
+    """Return the facts of `inspect_features`, and the norms and singular values behind them; errors are the same."""
+    norms, shares, numbers = _numbers(file)
     told, error = file.provenance, file.cosine_error
-    return {
+    facts = {
         "verdict": _verdict(file, numbers),
         "rows": file.counts(),
         "shape": list(file.shape),
@@ -62,6 +80,7 @@ def inspect_features(file: FeatureFile) -> dict[str, Any]:
         "created": told.created,
         "seconds": dict(file.seconds) or None,
     }
+    return Look(facts, norms, shares)
 
 
 @dataclass
@@ -84,9 +103,11 @@ class _Pass:
         self.sample.append(floats[wanted])
 
 
-def _numbers(file: FeatureFile) -> dict[str, Any]:
+def _numbers(file: FeatureFile) -> tuple[NDArray[np.float64], NDArray[np.float64], dict[str, Any]]:
+    """Return the norms, the sample's singular values as shares, and the figures."""
+    none = np.zeros(0)
     if file.dtype == np.uint8:
-        return {}
+        return none, none, {}
     done = file.columns.states == State.DONE
     flat = int(np.prod(file.shape[1:]))
     sampled = _sampled(done, flat)
@@ -96,7 +117,7 @@ def _numbers(file: FeatureFile) -> dict[str, Any]:
         if here.any():
             found.add(block[here].reshape(-1, flat), sampled[start : start + len(block)][here])
     if not found.norms:
-        return {}
+        return none, none, {}
     norms = np.concatenate(found.norms)
     numbers: dict[str, Any] = {
         "norm_min": float(norms.min()),
@@ -109,9 +130,10 @@ def _numbers(file: FeatureFile) -> dict[str, Any]:
         "sampled_rows": int(sampled.sum()),
     }
     if numbers["rows_not_finite"] or numbers["sampled_rows"] < 2:
-        return numbers
+        return norms, none, numbers
     sample = np.concatenate(found.sample)
-    return numbers | {"effective_rank": effective_rank(sample), "mean_cosine": mean_cosine(sample)}
+    shares = singular_shares(sample)
+    return norms, shares, numbers | {"effective_rank": _rank(shares), "mean_cosine": mean_cosine(sample)}
 
 
 def _sampled(done: NDArray[np.bool_], flat: int) -> NDArray[np.bool_]:
@@ -130,16 +152,29 @@ def effective_rank(vectors: NDArray[np.float32]) -> float:
 
     It ranges from 1 (all on one line) to min(n - 1, F) (all directions alike); it is 0 if all vectors are the same.
     """
+    return _rank(singular_shares(vectors))
+
+
+def _rank(shares: NDArray[np.float64]) -> float:
+    return float(np.exp(-(shares * np.log(shares)).sum())) if len(shares) else 0.0
+
+
+def singular_shares(vectors: NDArray[np.float32]) -> NDArray[np.float64]:
+    """Return the singular values of (n, F) vectors less their mean, as shares of their sum, largest first.
+
+    Values that are rounding are left out; nothing is left if all vectors are the same.
+    """
     centred = vectors.astype(np.float64)
     centred -= centred.mean(axis=0)
     largest = np.abs(centred).max(initial=0)
     if largest <= 1e-7 * np.abs(vectors).max(initial=0):  # nothing is left but the rounding of the mean
-        return 0.0
+        return np.zeros(0)
     centred /= largest
     square = centred.T @ centred if len(vectors) >= vectors.shape[1] else centred @ centred.T
-    singular = np.sqrt(np.maximum(np.linalg.eigvalsh(square), 0))
-    shares = singular[singular > 1e-7 * singular.max()] / singular.sum()  # the rest is rounding of the eigenvalues
-    return float(np.exp(-(shares * np.log(shares)).sum()))
+    singular = np.sqrt(np.maximum(np.linalg.eigvalsh(square), 0))[::-1]
+    kept = singular > 1e-7 * singular.max()  # the rest is rounding of the eigenvalues
+    shares: NDArray[np.float64] = singular[kept] / singular.sum()
+    return shares
 
 
 def mean_cosine(vectors: NDArray[np.float32]) -> float:

@@ -26,6 +26,8 @@ from pipelines.mmrec.export import export_mmrec
 from pipelines.progress import progress
 from pipelines.recipe.recipe import build_recipe
 from pipelines.recipe.yaml_text import dump_yaml
+from pipelines.reporting.gathered import gather
+from pipelines.reporting.page import Choice, write_report
 from pipelines.retrieval.retrieve import show_recommended, show_similar
 from pipelines.runs.run import open_run
 
@@ -40,7 +42,7 @@ KINDS = {
 
 
 def run_demo(out: Path, *, seeds: int, items: int, users: int) -> None:
-    """Make a corpus, extract, train, compare, recommend and export, and say where things lie.
+    """Make a corpus, extract, train, compare, recommend, export and report, and say where things lie.
 
     Args:
         out: folder for the corpus and all artefacts.
@@ -65,6 +67,7 @@ def run_demo(out: Path, *, seeds: int, items: int, users: int) -> None:
     clips = FeatureFile(paths["videomae-tiny"])
     show_similar(clips, item=clips.columns.ids[0], top=5, titles=best.data.dataset.titles)
     _export(best.data.split, paths, out / "mmrec")
+    _report(out, rows, list(paths.values()), title)
     _say_where(out, paths)
     say(f"done in {time.perf_counter() - started:.0f} s")
 
@@ -127,6 +130,14 @@ def _export(split: Split, paths: Mapping[str, Path], out: Path) -> None:
     say(f"4. MMRec folder: {report.folder}, {report.users} users, {report.items} items; every rule checked")
 
 
+def _report(out: Path, rows: Sequence[Row], features: Sequence[Path], title: str) -> None:
+    found = gather([folder for row in rows for folder in row.folders], title=title)
+    written = write_report(out / "report.html", found, Choice(people=12, items=40, features=tuple(features)))
+    for line in written.missing:
+        say(f"   not in the report: {line}")
+    say(f"5. {written.line}")
+
+
 def _say_where(out: Path, paths: Mapping[str, Path]) -> None:
     say("where things lie:")
     say(f"   corpus    {out / 'corpus'}")
@@ -136,3 +147,4 @@ def _say_where(out: Path, paths: Mapping[str, Path]) -> None:
     say(f"   runs      {out / 'runs'}")
     say(f"   table     {out / 'table.md'}")
     say(f"   MMRec     {out / 'mmrec'}")
+    say(f"   report    {out / 'report.html'}   open it in a browser; it needs no network")

@@ -17,6 +17,7 @@ from pipelines.comparing.result_table import Comparison, Row, columns
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 FORMS = (".svg", ".png")
 MARKS: dict[Kind | str, str] = {
@@ -66,14 +67,27 @@ def write_plot(path: Path, shown: Comparison) -> None:
     check_plot(path)
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 5), layout="constrained")
+    FigureCanvasAgg(figure)
+    metric = draw_against_cost(figure, shown)
+    if not figure.axes:
+        raise ConfigError(f"--plot {path}: no row has both {metric} and its training cost; train the recipes again")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=150)
+
+
+def draw_against_cost(figure: Figure, shown: Comparison) -> str:
+    """Draw the picture of `write_plot` into a figure with a canvas, and return the metric.
+
+    The figure stays empty where no row has both the metric and recorded costs.
+    """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     metric = columns(shown.rows)[0][1]
     points = _points(shown.rows, metric)
     if not points:
-        raise ConfigError(f"--plot {path}: no row has both {metric} and its training cost; train the recipes again")
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    FigureCanvasAgg(figure)
+        return metric
     axes = figure.add_subplot()
     drawn: dict[str, Any] = {}
     for point in points:
@@ -90,8 +104,7 @@ def write_plot(path: Path, shown: Comparison) -> None:
     axes.legend(drawn.values(), drawn.keys(), title="items", loc="best", fontsize="small")
     figure.canvas.draw()  # positions are known only after drawing
     _name_points(axes, short_names([point.row.name for point in points]), points)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, dpi=150)
+    return metric
 
 
 @dataclass(frozen=True)

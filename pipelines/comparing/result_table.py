@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from features.errors import ConfigError
 from pipelines.comparing.significance import RESAMPLES, Compared, Interval
@@ -192,6 +192,33 @@ def _p(value: float | None) -> str:
 def by_popularity(rows: Sequence[Row], baseline: int, metric: str) -> tuple[list[str], list[list[str]]]:
     """Return header and cells of one metric by popularity of the target, and its ratio to the baseline (Figure 6).
 
+    `by_group` says which rows are left out, and what is refused.
+    """
+    found = by_group(rows, baseline, metric, "popularity")
+    base = found.means[found.rows.index(rows[baseline])]
+    header = ["training count of the target", "users", *(f"{row.name} {metric}" for row in found.rows)]
+    cells = [
+        [group, str(users), *(_ratio(row[place], base[place]) for row in found.means)]
+        for place, (group, users) in enumerate(found.groups)
+    ]
+    return header, cells
+
+
+@dataclass(frozen=True)
+class ByGroup:
+    """One metric by groups of users."""
+
+    groups: list[tuple[str, int]]
+    """Name and number of users of each group."""
+    rows: list[Row]
+    """The rows that have these groups."""
+    means: list[list[float]]
+    """For each row, the metric of each group, averaged over seeds."""
+
+
+def by_group(rows: Sequence[Row], baseline: int, metric: str, kind: Literal["popularity", "history"]) -> ByGroup:
+    """Return one metric by popularity of the target or by length of history.
+
     Rows that were tested on other users than the baseline are left out, and so are those whose training part puts the
     users into other groups, or that lack the metric.
 
@@ -199,32 +226,25 @@ def by_popularity(rows: Sequence[Row], baseline: int, metric: str) -> tuple[list
         ConfigError: a run without groups in its metrics file.
     """
     same = [row for row in rows if tested_on(row) == tested_on(rows[baseline])]
-    groups = [[metrics["test"].get("groups") for metrics in row.metrics] for row in same]
-    if not all(found for row in groups for found in row):
+    told = [[metrics["test"].get("groups") for metrics in row.metrics] for row in same]
+    if not all(found for row in told for found in row):
         raise ConfigError("--groups needs runs whose metrics.json holds groups; train the recipes again")
-    shapes = [_shape(found[0], metric) for found in groups]
-    alike = [shape == shapes[same.index(rows[baseline])] for shape in shapes]
-    same = [row for row, kept in zip(same, alike, strict=True) if kept]
-    groups = [found for found, kept in zip(groups, alike, strict=True) if kept]
+    shapes = [_shape(found[0][kind], metric) for found in told]
+    base = shapes[same.index(rows[baseline])]
+    kept = [place for place, shape in enumerate(shapes) if shape == base]
     means = [
         [
             statistics.fmean(values)
-            for values in zip(*([g[metric] for g in s["popularity"]] for s in seeds), strict=True)
+            for values in zip(*([g[metric] for g in seed[kind]] for seed in told[place]), strict=True)
         ]
-        for seeds in groups
+        for place in kept
     ]
-    base = means[same.index(rows[baseline])]
-    header = ["training count of the target", "users", *(f"{row.name} {metric}" for row in same)]
-    cells = [
-        [group["group"], str(group["users"]), *(_ratio(row[place], base[place]) for row in means)]
-        for place, group in enumerate(groups[0][0]["popularity"])
-    ]
-    return header, cells
+    return ByGroup([(name, users) for name, users, _ in base], [same[place] for place in kept], means)
 
 
-def _shape(groups: dict[str, Any], metric: str) -> list[tuple[str, int, bool]]:
+def _shape(groups: Sequence[Mapping[str, Any]], metric: str) -> list[tuple[str, int, bool]]:
     """Return name and users of each group, and whether it has the metric."""
-    return [(group["group"], group["users"], metric in group) for group in groups["popularity"]]
+    return [(group["group"], group["users"], metric in group) for group in groups]
 
 
 def _ratio(value: float, base: float) -> str:

@@ -57,6 +57,7 @@ COMMANDS = [
     "train r.yaml --out run --device cpu train.epochs=1",
     "evaluate run --device cpu --groups",
     "compare r.yaml --seeds 1 --out runs --set train.epochs=1 --device cpu",
+    "report run --out report.html --device cpu",
     "recommend run --user u03 --top 4",
     "similar f.h5 --item 001 --data my/data",
     "export mmrec --data my/data --text f.h5 --name toy --out mmrec",

@@ -55,7 +55,7 @@ def test_help_does_not_wait_for_torch() -> None:
 
 
 @pytest.mark.parametrize(
-    "verb", ["demo", "extract", "features", "train", "evaluate", "compare", "recommend", "similar"]
+    "verb", ["demo", "extract", "features", "train", "evaluate", "compare", "report", "recommend", "similar"]
 )
 def test_every_verb_explains_itself(verb: str, capsys: Capture) -> None:
     with pytest.raises(SystemExit) as left:
@@ -201,6 +201,10 @@ def test_the_demo_ends_with_a_table_and_all_artefacts(here: Path, capsys: Captur
     assert cold["id"] == cold["popularity"] == 0
     assert max(cold["v"], cold["id+v"]) > 0.05
     assert len(list((here / "demo" / "features").glob("*.h5"))) == 6
+    assert "report written to demo/report.html" in printed.replace(chr(92), "/")
+    page = (here / "demo" / "report.html").read_text(encoding="utf-8")
+    assert page.count("data:image/webp;base64,") > 100
+    assert "synthetic corpus" in page
     assert cli("demo", "--out", "demo", "--seeds", 1, "--items", 160, "--users", 300) == 0
     assert "nothing to do, all rows are there" in capsys.readouterr().out
 

@@ -332,3 +332,14 @@ def test_recipes_are_valid_and_carry_their_own_name(recipe: Path) -> None:
     from pipelines.recipe.recipe import load_recipe
 
     assert load_recipe(recipe, []).name == recipe.stem
+
+
+def test_report_page(here: Path) -> None:
+    add_mydata(here)
+    run(["extract", "--data", "mydata", "--encoders", "minilm", "--out", "data/features"], here)
+    run(["init", "mydata", "--out", "recipe.yaml"], here)
+    for arguments in commands(ROOT / "docs" / "report.md"):
+        run(arguments, here)
+    page = (here / "report.html").read_text(encoding="utf-8")
+    assert "<title>ids and vectors</title>" in page
+    assert 'class="mark hit"' in page

@@ -33,6 +33,7 @@ LINES = {  # in this order: a run is trained before it is evaluated
     "evaluate": "run --device cpu",
     "search": "r.yaml --sampler grid --space train.lr=1e-3 --trials 1 --out search --device cpu --json train.epochs=1",
     "compare": "r.yaml --seeds 1 --set train.epochs=1 --costs --device cpu",
+    "report": "run --people 2 --items 2 --out report.html --device cpu",
     "recommend": "run --user u03 --top 4",
     "similar": "f.h5 --item 001 --top 4",
     "export mmrec": "--data data --text f.h5 --name toy --out mmrec",

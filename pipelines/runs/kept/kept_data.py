@@ -136,6 +136,14 @@ def _kept_source(folder: Path, config: DataConfig) -> dict[str, Any] | None:
     return told
 
 
+def kept_titles(folder: Path) -> dict[str, str]:
+    """Return the titles that a run keeps of its dataset; none where it keeps none that can be read."""
+    try:
+        return dict(pl.read_parquet(folder / TITLES).iter_rows())
+    except (OSError, pl.exceptions.PolarsError):
+        return {}
+
+
 def _same_files(folder: Path, then: Mapping[str, Mapping[str, str]]) -> bool:
     """Return whether a dataset folder holds the files that were read; bytes decide where only a date differs."""
     now = file_marks(folder)

@@ -14,7 +14,7 @@ import pytest
 from scipy import stats
 
 from features.errors import ConfigError
-from pipelines.commands import compare as verb
+from pipelines.commands.results import compare as verb
 from pipelines.comparing.compare import compare, finished_rows, run_tests
 from pipelines.comparing.result_table import (
     Comparison,

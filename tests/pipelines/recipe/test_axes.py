@@ -14,7 +14,7 @@ import pytest
 
 from features.errors import ConfigError
 from models.shared.representation import ItemsConfig, Kind
-from pipelines.commands import compare as verb
+from pipelines.commands.results import compare as verb
 from pipelines.comparing.compare import finished_rows
 from pipelines.comparing.cost_table import cost_summary, cost_table, costs, frozen_row
 from pipelines.comparing.plot import MARKS, check_plot, short_names, write_plot

@@ -10,7 +10,7 @@ import pytest
 
 import run_pipeline
 from features.errors import ConfigError
-from pipelines.commands import compare as verb
+from pipelines.commands.results import compare as verb
 from pipelines.comparing.result_table import Row, notes
 from pipelines.recipe.collections import Group, Member, load_group
 from pipelines.recipe.plan import plan

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from features.errors import ConfigError
-from pipelines.commands import compare as verb
+from pipelines.commands.results import compare as verb
 from pipelines.comparing.cost_table import cost_summary
 from pipelines.comparing.result_table import Row
 from pipelines.recipe.recipe import load_recipe
