@@ -12,7 +12,7 @@ import multiprocessing
 import os
 import sys
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextlib import chdir
 from multiprocessing import forkserver
 from pathlib import Path
@@ -40,7 +40,8 @@ def ready() -> None:
 def forked_workers(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the workers of `extract --processes` be forked from the server, where the product starts them by spawn."""
     ready()
-    monkeypatch.setattr("extract.jobs.farm.multiprocessing.get_context", lambda _: SimpleNamespace(Process=_worker))
+    forked = SimpleNamespace(get_context=lambda _: SimpleNamespace(Process=_worker))
+    monkeypatch.setattr("extract.jobs.farm.multiprocessing", forked)
 
 
 def _worker(*, target: Callable[..., None], args: tuple[Any, ...]) -> Any:
@@ -54,20 +55,17 @@ def _of_the_server(work: Callable[..., None], order: Any, _: int, threads: int) 
 class Started:
     """A process at work."""
 
-    def __init__(
-        self, run: Callable[..., int], *arguments: Any, told: Path, environment: Mapping[str, str] | None = None
-    ) -> None:
+    def __init__(self, run: Callable[..., int], *arguments: Any, told: Path) -> None:
         """Start `run`, whose result is the exit status.
 
         Args:
             run: a function of a module, which the other process imports.
             arguments: what it is called with.
             told: the file for all that it prints.
-            environment: variables that it gets beside those of this process's first `Started`.
         """
         ready()
         self._told = told
-        self._process = context.Process(target=_run, args=(run, arguments, told, Path.cwd(), dict(environment or {})))
+        self._process = context.Process(target=_run, args=(run, arguments, told, Path.cwd()))
         self._process.start()
 
     @property
@@ -91,14 +89,11 @@ class Started:
         return self._process.exitcode, self._told.read_text()
 
 
-def _run(
-    run: Callable[..., int], arguments: tuple[Any, ...], told: Path, here: Path, environment: Mapping[str, str]
-) -> NoReturn:
+def _run(run: Callable[..., int], arguments: tuple[Any, ...], told: Path, here: Path) -> NoReturn:
     import torch
 
     torch.set_num_threads(1)
     os.chdir(here)
-    os.environ.update(environment)
     with told.open("w") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
