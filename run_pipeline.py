@@ -45,9 +45,15 @@ ROOMS = {  # verbs that lie in a room of their own
     "results": ("evaluate", "compare", "report"),
     "tools": ("completion", "schema"),  # for a shell or an editor
 }
-ID_OPTIONS = ("--user", "--item")  # take an id as the user has it
+ID_OPTIONS = ("--user", "--item", "--history")  # take ids as the user has them
 NO_IDS = (
     *ID_OPTIONS,
+    "--users",
+    "--histories",
+    "--out",
+    "--only",
+    "--not",
+    "--seen",
     "--top",
     "--data",
     "--columns",

@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.items.build import ItemRepresentation, LearnedItems
-from models.shared.graph import GraphRecommender, Pair, distinct_edges, fuse_of, join, sum_of_powers, unit
+from models.shared.graphs.graph import GraphRecommender, Pair, distinct_edges, fuse_of, join, sum_of_powers, unit
+from models.shared.graphs.sparse import Adjacency
 from models.shared.objective import Loss
 from models.shared.pairwise import PairConfig
 from models.shared.recommender import TrainingFacts
-from models.shared.sparse import Adjacency
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 from torch import Tensor, nn
 
-from models.shared.graph import GraphRecommender, distinct_edges, sum_of_powers
+from models.shared.graphs.graph import GraphRecommender, distinct_edges, sum_of_powers
+from models.shared.graphs.sparse import Adjacency
 from models.shared.objective import Loss
 from models.shared.pairwise import PairConfig
 from models.shared.recommender import TrainingFacts
 from models.shared.representation import ItemRepresentation
-from models.shared.sparse import Adjacency
 
 
 @dataclass(frozen=True)

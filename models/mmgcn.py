@@ -33,11 +33,11 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.items.build import ItemRepresentation, LearnedItems
-from models.shared.graph import MOST, GraphRecommender, distinct_edges, fuse_of, join, rows_of, unit
+from models.shared.graphs.graph import MOST, GraphRecommender, distinct_edges, fuse_of, join, rows_of, unit
+from models.shared.graphs.sparse import Adjacency, Part
 from models.shared.objective import Loss
 from models.shared.pairwise import PairConfig
 from models.shared.recommender import TrainingFacts
-from models.shared.sparse import Adjacency, Part
 
 
 @dataclass(frozen=True)

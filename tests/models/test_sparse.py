@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from models.shared import sparse
-from models.shared.graph import SHORT, distinct_edges, unit
+from models.shared.graphs.graph import SHORT, distinct_edges, unit
+from models.shared.graphs.sparse import Adjacency
 from models.shared.recommender import PairBatch
-from models.shared.sparse import Adjacency
 from tests.support.toy_graph import EDGES, GRAPH_MODELS, ITEMS, USERS, facts, make, parts
 
 

@@ -12,10 +12,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from models.shared.graphs.sparse import Adjacency, Part
 from models.shared.pairwise import PairRecommender
 from models.shared.recommender import TrainingFacts
 from models.shared.representation import ItemRepresentation
-from models.shared.sparse import Adjacency, Part
 
 SHORT = 0.01  # vectors shorter than this are divided by it, not by their length
 MOST = 0.75  # share of a graph: a part that holds more costs more to pick out than it saves
