@@ -21,7 +21,7 @@ from pipelines.feature_files.extraction import dataset_catalog
 from pipelines.reporting import charts, sections, svg
 from pipelines.reporting.feature_look import examine, feature_paths
 from pipelines.reporting.gathered import Gathered
-from pipelines.reporting.offers import GONE, Datasets, Offers, offers
+from pipelines.reporting.offers import GONE, Datasets, offers
 from pipelines.reporting.people import people
 from pipelines.reporting.sections import Sections, missing_of
 from pipelines.reporting.texts import clean
@@ -149,11 +149,10 @@ def _sections(found: Gathered, choice: Choice, missing: list[str]) -> tuple[Sect
     missing += gone
     if not svg.installed():
         missing.append(f"charts: they need matplotlib; {install_extra('plot')}")
-    offered: Offers | None = missing_of(
+    offered = missing_of(
         "people and what they are offered",
         lambda: offers(rows, found.baseline, datasets, people=choice.people, seed=choice.seed, device=choice.device),
         missing,
-        None,
     )
     if offered is not None:
         missing += offered.missing
@@ -176,7 +175,7 @@ def _media(found: Gathered, datasets: Datasets, missing: list[str]) -> _Media:
     except GONE as error:
         missing.append(f"pictures: {error}")
         return _Media(kept_titles(base.folders[0]))
-    catalog = missing_of("pictures", lambda: dataset_catalog(dataset), missing, None)
+    catalog = missing_of("pictures", lambda: dataset_catalog(dataset), missing)
     return _Media(dataset.titles, catalog)
 
 

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from markupsafe import Markup
@@ -23,6 +23,7 @@ from pipelines.runs.results import TITLES, course_in_words, items_in_words
 from pipelines.runs.run_files import read_object, read_text
 
 NEIGHBOURS = 5
+Made = TypeVar("Made")
 
 
 @dataclass(frozen=True)
@@ -228,10 +229,10 @@ def _facts(row: Row, folder: Path) -> RunFacts:
     return RunFacts(str(folder), facts, read_text(folder / "config.yaml"))
 
 
-def missing_of(what: str, make: Any, missing: list[str], default: Any) -> Any:
-    """Return what `make()` returns; where something it needs is gone, the default, with a line in `missing`."""
+def missing_of(what: str, make: Callable[[], Made], missing: list[str]) -> Made | None:
+    """Return what `make()` returns; where something it needs is gone, None, with a line in `missing`."""
     try:
         return make()
     except GONE as error:
         missing.append(f"{what}: {error}")
-        return default
+        return None

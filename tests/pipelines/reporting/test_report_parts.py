@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,12 @@ import pytest
 
 from features.inspect import effective_rank, look
 from features.store import FeatureFile
-from pipelines.data.load import load_data
+from pipelines.data.load import Data, load_data
 from pipelines.data.split import ManyTargets
 from pipelines.ranking.full_ranking import evaluate
 from pipelines.reporting.neighbours import nearest_items
 from pipelines.reporting.offers import Offers, RowOffers, some_users
-from pipelines.reporting.people import concentration
+from pipelines.reporting.people import STRIP, Shown, concentration, people
 from pipelines.reporting.svg import chart, line_style, name_lines
 from pipelines.retrieval.retrieve import similar
 from pipelines.runs.experiment import run_recipe
@@ -74,6 +75,33 @@ def test_the_spread_of_offers_by_hand(tmp_path: Path) -> None:
     assert found.curve[0] == 0
     assert found.curve[-1] == pytest.approx(1)
     assert found.cold_share == pytest.approx(float((data.split.train_counts[lists[lists >= 0]] == 0).mean()))
+
+
+def test_a_person_has_the_newest_history_the_targets_and_marks_of_hits_and_cold_items(tmp_path: Path) -> None:
+    folder = small_dataset(tmp_path / "data")
+    long = {"folder": str(folder), "keep_last": None, "max_length": 20}
+    data = load_data(recipe(folder, {"data": long}).data)
+    part, ids = data.split.test, data.split.items.ids
+    user = int(np.argmax(np.diff(part.seen_offsets)))
+    target, others = int(part.targets[user]), [item for item in range(len(ids)) if item != part.targets[user]][:2]
+    counts = data.split.train_counts.copy()
+    counts[[target, others[1]]] = 0
+    lists = np.array([[others[0], target, others[1], -1]], dtype=np.int32)
+    row = type("Row", (), {"name": "r"})()
+    split = replace(data.split, train_counts=counts)
+    found = Offers(Data(data.dataset, split), np.array([user]), [RowOffers(row, lists, [[2.0]])])
+    (person,) = people(found, 5)
+    assert person.user == split.users.ids[part.users[user]]
+    seen = part.seen[part.seen_offsets[user] : part.seen_offsets[user + 1]].tolist()
+    assert person.seen == len(seen) > STRIP
+    assert [shown.item for shown in person.history] == [ids[item] for item in seen[-STRIP:]]
+    assert person.targets == [Shown(ids[target], cold=True)]
+    assert person.columns[0].place == "place 2"
+    assert person.columns[0].items == [
+        Shown(ids[others[0]], cold=bool(counts[others[0]] == 0)),
+        Shown(ids[target], hit=True, cold=True),
+        Shown(ids[others[1]], cold=True),
+    ]
 
 
 def test_a_chart_is_the_same_twice_and_brings_no_colours_and_no_ids_of_its_own() -> None:
