@@ -95,9 +95,10 @@ def measure(arguments: argparse.Namespace) -> None:
 
     import torch
 
-    from benchmarks.gpu_stages.measuring import card_facts, set_tf32
+    from benchmarks.gpu_stages.measuring import card_facts
     from benchmarks.gpu_stages.reporting import Budget, Report
     from benchmarks.gpu_stages.sizes import FULL, TINY
+    from pipelines.device import tf32
 
     sizes = TINY if arguments.tiny else FULL
     budget = Budget(arguments.seconds, sizes.row_s)
@@ -108,8 +109,7 @@ def measure(arguments: argparse.Namespace) -> None:
     report = Report(stage_file(arguments.out, arguments.measure), arguments.measure, module.TITLE, tiny=arguments.tiny)
     report.facts = card_facts(device)
     report.save()
-    set_tf32(False)  # the product's float32 is measured as float32
-    with tempfile.TemporaryDirectory(dir=arguments.out) as folder:
+    with tf32(False), tempfile.TemporaryDirectory(dir=arguments.out) as folder:
         module.run(report, sizes, Path(folder), device, budget)
     report.save()
 

@@ -18,7 +18,6 @@ import torch
 from benchmarks.difference import Difference, Trained, difference, vectors_of
 from benchmarks.gpu_stages.corpus import NAME, build, default_settings, drawn_split, tower_over
 from benchmarks.gpu_stages.extraction import pixel_catalog
-from benchmarks.gpu_stages.measuring import set_tf32
 from benchmarks.gpu_stages.reporting import Budget, Report
 from benchmarks.gpu_stages.sizes import Sizes
 from benchmarks.noise import write_pixels
@@ -26,6 +25,7 @@ from extract.encoders.registry import get_encoder
 from extract.jobs.extractor import extract
 from extract.jobs.options import ExtractOptions
 from models.shared.representation import ItemsConfig
+from pipelines.device import tf32
 from pipelines.training.fit import fit
 from pipelines.training.train_config import TrainConfig
 
@@ -69,15 +69,11 @@ class Bench:
         """Return how far the kinds are apart in one arithmetic, and the run of 'e2e'."""
         if not self._files:
             self._files = self._make_files()
-        set_tf32(setting == "tf32")
-        try:
+        with tf32(setting == "tf32"):
             top, e2e = (self._train(kind, setting) for kind in ("top", "e2e"))
-        finally:
-            set_tf32(False)
         return difference(top, e2e), e2e
 
     def _make_files(self) -> dict[str, Path]:
-        set_tf32(False)
         pixels = self._folder / "exact-pixels.h5"
         write_pixels(pixels, self._spec, self._ids)
         options = ExtractOptions(
@@ -94,7 +90,9 @@ class Bench:
         per_epoch = -(-len(self._split.train.users) // BATCH)
         epochs = max(1, self._sizes.exact_steps // per_epoch)
         precision = "bfloat16" if setting == "bfloat16" else "float32"
-        config = TrainConfig(epochs=epochs, batch_size=BATCH, eval_every=epochs, precision=precision)
+        config = TrainConfig(
+            epochs=epochs, batch_size=BATCH, eval_every=epochs, precision=precision, tf32=setting == "tf32"
+        )
         vectors = vectors_of(model)
         found = fit(model, self._split, config, seed=0, run=None, mask="hide", device=self._device)
         state = {name: tensor.detach().cpu() for name, tensor in model.state_dict().items()}

@@ -18,6 +18,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.gpu_stages.reporting import one_line
 from benchmarks.gpu_stages.sizes import Sizes
+from pipelines.device import tf32
 
 OPERATORS = 10  # of a profile
 DTYPES = {"float32": torch.float32, "tf32": torch.float32, "bfloat16": torch.bfloat16}
@@ -50,21 +51,13 @@ def rate(work: Callable[[], object], device: torch.device, seconds: float, *, wa
         step = max(1, min(2 * step, int(count * (seconds - spent) / spent)))  # rarely waits for the device
 
 
-def set_tf32(on: bool) -> None:
-    """Let float32 products and convolutions of a GPU use TF32, or not."""
-    torch.set_float32_matmul_precision("high" if on else "highest")
-    torch.backends.cudnn.allow_tf32 = on
-
-
 def product_rate(device: torch.device, kind: str, sizes: Sizes) -> float:
     """Return FLOP/s of the product of two square matrices of random numbers in 'float32', 'tf32' or 'bfloat16'."""
-    set_tf32(kind == "tf32")
     side = sizes.product
     one, two = (torch.randn(side, side, device=device, dtype=DTYPES[kind]) for _ in range(2))
     made = torch.empty_like(one)
-    found = 2 * side**3 * rate(lambda: torch.mm(one, two, out=made), device, min(0.3, sizes.row_s), warm=3)
-    set_tf32(False)
-    return found
+    with tf32(kind == "tf32"):
+        return 2 * side**3 * rate(lambda: torch.mm(one, two, out=made), device, min(0.3, sizes.row_s), warm=3)
 
 
 def count_flops(work: Callable[[], object]) -> int:

@@ -4,26 +4,16 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from importlib import metadata
 from pathlib import Path
 from typing import Any
+
+from features.provenance import library_versions
 
 LIBRARIES = (
     "torch", "transformers", "torchvision", "numpy", "h5py", "pytorchvideo", "open_clip_torch", "faiss-gpu",
     "faiss-cpu", "av", "decord", "polars", "pydantic", "ruamel.yaml",
 )  # fmt: skip
 DRY = "**Dry run with tiny sizes: these figures show that the command works, and nothing about speed.**"
-
-
-def libraries() -> dict[str, str]:
-    """Return the installed versions of the libraries that stages use; 'absent' for others."""
-    found = {}
-    for name in LIBRARIES:
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            found[name] = "absent"
-    return found
 
 
 def write_page(folder: Path, stages: Sequence[str], ended: dict[str, str], command: str) -> Path:
@@ -40,7 +30,7 @@ def write_page(folder: Path, stages: Sequence[str], ended: dict[str, str], comma
         "Synthetic inputs, random weights. Columns are explained at the top of each stage's",
     ]
     lines += ["module in `benchmarks/gpu_stages/`.", ""]
-    lines += _table([{"": name, "value": value} for name, value in (facts | libraries()).items()])
+    lines += _table([{"": name, "value": value} for name, value in (facts | library_versions(LIBRARIES)).items()])
     lines += _goals([goal for one in found.values() for goal in one["goals"]])
     for stage in stages:
         lines += _stage(stage, found.get(stage), ended.get(stage, ""))

@@ -174,10 +174,19 @@ def histories(sequences: Sequences, users: Ints, ends: Ints, length: int) -> tup
     """
     starts = sequences.offsets[users]
     items, mask = _slots(sequences.flat, starts, ends - 1, length)
+    return items, mask, *pieces(sequences.flat, starts, ends)
+
+
+def pieces(flat: Ints, starts: Ints, ends: Ints) -> tuple[Ints, Ints]:
+    """Return the pieces of `flat` from `starts` (N,) to `ends` (N,), in a row (S,), and their offsets (N + 1,).
+
+    >>> pieces(np.array([5, 6, 7, 8]), np.array([2, 0]), np.array([4, 1]))
+    (array([7, 8, 5]), array([0, 2, 3]))
+    """
     sizes = ends - starts
     offsets = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
     within = np.arange(offsets[-1]) - np.repeat(offsets[:-1], sizes)
-    return items, mask, sequences.flat[np.repeat(starts, sizes) + within], offsets
+    return flat[np.repeat(starts, sizes) + within], offsets
 
 
 def _slots(flat: Ints, start: Ints, last: Ints, width: int) -> tuple[Ints, Bools]:

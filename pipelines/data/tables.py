@@ -227,9 +227,7 @@ def find_column(table: pl.DataFrame, what: str, asked: str | int | None, path: P
         if name not in table.columns:
             raise ConfigError(f"{path} has no column {name!r} for {what}; {nearest(name, table.columns)}")
         return name
-    plain = {name: name.partition(":")[0].lower().replace("_", "") for name in table.columns}
-    found = [name for name, short in plain.items() if short == NAMES[what][0]]
-    found = found or [name for name, short in plain.items() if short in NAMES[what]]
+    found = columns_for(table, what)
     if len(found) == 1:
         return found[0]
     if found:
@@ -244,6 +242,13 @@ def find_column(table: pl.DataFrame, what: str, asked: str | int | None, path: P
     if what == "time":
         hint += "; if there are no times and rows are in the order of events, give time=none"
     raise ConfigError(f"{path} has no column {own!r}; {nearest(own, table.columns)}; {hint}")
+
+
+def columns_for(table: pl.DataFrame, what: str) -> list[str]:
+    """Return the columns with our own name for `what` (a key of `NAMES`), or else those with a common one."""
+    plain = {name: name.partition(":")[0].lower().replace("_", "") for name in table.columns}
+    found = [name for name, short in plain.items() if short == NAMES[what][0]]
+    return found or [name for name, short in plain.items() if short in NAMES[what]]
 
 
 def _looks_like_data(name: str) -> bool:

@@ -6,6 +6,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
 
+import numpy as np
+from numpy.typing import NDArray
+
 from features.errors import ConfigError, nearest
 
 
@@ -37,6 +40,10 @@ class Vocabulary:
             close = nearest(raw, self.ids[:2000]).split("Known:")[0]
             raise ConfigError(f"unknown {self.what} {raw!r} among {len(self)}; {close}ids look like {self.ids[0]!r}")
         return self._index[raw]
+
+    def numbers(self, raw: Iterable[str]) -> NDArray[np.int64]:
+        """Return the dense indices of raw ids, (n,); -1 for those that are unknown."""
+        return np.fromiter((self._index.get(item, -1) for item in raw), np.int64)
 
     def known(self, raw: Iterable[str]) -> list[int]:
         """Return the dense indices of the raw ids that are known, in order."""

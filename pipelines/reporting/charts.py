@@ -16,7 +16,7 @@ from features.inspect import Look
 from pipelines.comparing.plot import draw_against_cost, short_names
 from pipelines.comparing.result_table import ByGroup, Comparison, Row
 from pipelines.reporting.people import Concentration
-from pipelines.reporting.svg import SERIES, chart, line_style, name_lines
+from pipelines.reporting.svg import LINE, PAPER, SERIES, chart, line_style, name_lines
 from pipelines.runs.run_files import read_text
 from pipelines.training.epoch_log import LOG
 
@@ -123,9 +123,7 @@ def warm_cold_chart(rows: Sequence[Row], metric: str) -> Markup:
         for number, group in enumerate(("warm", "cold")):
             means = [statistics.fmean(row.values(group, metric) or [0.0]) for row in rows]
             heights = [place + 0.2 - 0.4 * number for place in range(len(rows))]
-            axes.barh(
-                heights, means, 0.36, color=f"C{number}", label=group, hatch=("", "//")[number], edgecolor="#010205"
-            )
+            axes.barh(heights, means, 0.36, color=f"C{number}", label=group, hatch=("", "//")[number], edgecolor=PAPER)
         axes.set_yticks(range(len(rows)), short_names([row.name for row in rows]))
         axes.invert_yaxis()
         axes.set_xlabel(metric)
@@ -142,7 +140,7 @@ def offer_chart(spread: Sequence[Concentration]) -> Markup:
         axes = figure.add_subplot()
         for number, one in enumerate(spread):
             axes.plot(range(101), [100 * share for share in one.curve], **line_style(number))
-        axes.plot([0, 100], [0, 100], color="#010204", linewidth=1)
+        axes.plot([0, 100], [0, 100], color=LINE, linewidth=1)
         axes.set(xlabel="% of the items, most offered first", ylabel="% of all places in lists")
         axes.grid(alpha=0.6)
         name_lines(axes, [one.row for one in spread])

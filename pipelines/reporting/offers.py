@@ -18,7 +18,7 @@ from pipelines.comparing.result_table import Row, tested_on
 from pipelines.comparing.significance import load_ranks
 from pipelines.data.data_config import DataConfig
 from pipelines.data.load import Data, load_data
-from pipelines.data.split import EvalPart, Ints, ManyTargets
+from pipelines.data.split import EvalPart, Ints, ManyTargets, pieces
 from pipelines.device import resolve_device
 from pipelines.progress import progress
 from pipelines.ranking.full_ranking import evaluate
@@ -183,15 +183,7 @@ def _kept_lists(folder: Path, sample: Ints) -> NDArray[np.int32] | None:
 
 def some_users(part: EvalPart, rows: Ints) -> EvalPart:
     """Return a part with the users in `rows` (n,) alone, in that order."""
-    seen, seen_offsets = _pieces(part.seen, part.seen_offsets, rows)
-    targets, bounds = _pieces(part.targets, part.bounds, rows)
+    seen, seen_offsets = pieces(part.seen, part.seen_offsets[rows], part.seen_offsets[rows + 1])
+    targets, bounds = pieces(part.targets, part.bounds[rows], part.bounds[rows + 1])
     common = (part.users[rows], part.items[rows], part.mask[rows], targets, seen, seen_offsets)
     return ManyTargets(*common, bounds) if isinstance(part, ManyTargets) else EvalPart(*common)
-
-
-def _pieces(flat: Ints, offsets: Ints, rows: Ints) -> tuple[Ints, Ints]:
-    """Return the pieces of `flat` that belong to `rows`, one after the other, and the offsets of each."""
-    sizes = (offsets[1:] - offsets[:-1])[rows]
-    ends = np.concatenate([[0], np.cumsum(sizes)]).astype(np.int64)
-    within = np.arange(ends[-1]) - np.repeat(ends[:-1], sizes)
-    return flat[np.repeat(offsets[rows], sizes) + within], ends

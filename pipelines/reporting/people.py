@@ -63,20 +63,22 @@ def _person(found: Offers, number: int) -> Person:
     part, user = split.test, int(found.sample[number])
     targets = part.targets[part.bounds[user] : part.bounds[user + 1]].tolist()
 
-    def shown(item: int) -> Shown:
-        return Shown(split.items.ids[item], item in targets, bool(split.train_counts[item] == 0))
+    def shown(item: int, *, hit: bool = False) -> Shown:
+        return Shown(split.items.ids[item], hit, bool(split.train_counts[item] == 0))
 
     history = part.items[user][part.mask[user]].tolist()[-STRIP:]
     return Person(
         split.users.ids[part.users[user]],
-        [Shown(split.items.ids[item], cold=bool(split.train_counts[item] == 0)) for item in history],
+        [shown(item) for item in history],
         int(part.seen_offsets[user + 1] - part.seen_offsets[user]),
-        [Shown(split.items.ids[item], cold=bool(split.train_counts[item] == 0)) for item in targets],
+        [shown(item) for item in targets],
         [
             Column(
                 one.row.name,
                 _place(one, number),
-                None if one.lists is None else [shown(item) for item in one.lists[number].tolist() if item >= 0],
+                None
+                if one.lists is None
+                else [shown(item, hit=item in targets) for item in one.lists[number].tolist() if item >= 0],
             )
             for one in found.rows
         ],

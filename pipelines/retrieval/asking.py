@@ -10,13 +10,14 @@ import polars as pl
 
 from features.errors import ConfigError
 from pipelines.console import note, print_json, say
-from pipelines.data.dataset import interactions_from_table
-from pipelines.data.tables import NO_TIME, Columns, read_lines
+from pipelines.data.dataset import typed_interactions
+from pipelines.data.tables import NO_TIME, Columns, columns_for, read_lines, read_table
 from pipelines.progress import progress
 from pipelines.retrieval.list_files import check_ending, writing
 from pipelines.retrieval.many import Choice, Lister, rows_of_users
-from pipelines.retrieval.retrieve import Hit, print_hits, show_recommended
+from pipelines.retrieval.retrieve import Hit, number_of, print_hits, show_recommended
 from pipelines.retrieval.searchable import check_top
+from pipelines.runs.kept.kept_data import by_user
 from pipelines.runs.run import Run, open_to_serve
 
 FEW = 3  # ids that a message lists
@@ -46,15 +47,13 @@ class Wishes:
         """Return the same with the ids in the files.
 
         Raises:
-            ConfigError: the run knows none of the ids to choose from, or has fewer items than are asked for.
+            ConfigError: the run knows none of the ids in a file, or has fewer items than are asked for.
         """
         check_top(self.top, len(run.data.split.items))
-        only = None if self.only is None else _known_items(run, self.only)
-        if only is not None and not only:
-            ids = run.data.split.items.ids
-            raise ConfigError(f"{self.only} names no item that the run knows; its ids look like {ids[0]!r}")
-        never = () if self.never is None else _known_items(run, self.never)
-        return Choice(self.top, only, never, self.hide_seen)
+        only, never = (
+            None if path is None else _known_items(run, _ids(path), str(path)) for path in (self.only, self.never)
+        )
+        return Choice(self.top, only, never or (), self.hide_seen)
 
 
 def recommend_to_one(
@@ -67,7 +66,7 @@ def recommend_to_one(
     run = open_to_serve(folder, place=data, only_user=user, rows=False)
     lister = Lister(run, wishes.choice(run))
     if user is not None:
-        run.data.split.users.index(user)
+        number_of(run, user)
         rows = run.data.dataset.interactions.filter(pl.col("user") == user)
     else:
         rows = _one_history(run, history or "")
@@ -82,13 +81,7 @@ def recommend_to_one(
 def _one_history(run: Run, text: str) -> pl.DataFrame:
     """Return the interactions of somebody whose items are given as text."""
     _refuse_numbers(run, "--history")
-    items = [item.strip() for item in text.split(",") if item.strip()]
-    strange = [item for item in items if not run.data.split.items.known([item])]
-    if len(strange) == len(items):
-        ids = run.data.split.items.ids
-        raise ConfigError(f"--history is {text!r}, of which the model knows no item; ids look like {ids[0]!r}")
-    if strange:
-        note(f"--history: {len(strange)} of {len(items)} items are unknown to the model, {_some(strange)}")
+    items = _known_items(run, [item.strip() for item in text.split(",") if item.strip()], f"--history {text!r}")
     return pl.DataFrame({"user": [SOMEBODY] * len(items), "item": items})
 
 
@@ -135,11 +128,9 @@ def recommend_to_many(
 def _strangers(run: Run, path: Path) -> pl.DataFrame:
     """Return the interactions of people who are not in the data, user after user; without times, in file order."""
     _refuse_numbers(run, "--histories")
-    try:
-        rows, _ = interactions_from_table(path, Columns())
-    except ConfigError:  # without times, rows are in the order of events; another fault is found again
-        rows, _ = interactions_from_table(path, Columns(time=NO_TIME))
-    return rows.sort("user", maintain_order=True).select("user", "item")
+    table = read_table(path)
+    rows, _ = typed_interactions(table, path, Columns(time=None if columns_for(table, "time") else NO_TIME))
+    return by_user(rows).select("user", "item")
 
 
 def _refuse_numbers(run: Run, option: str) -> None:
@@ -168,13 +159,16 @@ def _unknown(asked: Sequence[str] | None, met: set[str]) -> list[str]:
     return [user for user in asked or () if user not in met]
 
 
-def _known_items(run: Run, path: Path) -> list[str]:
-    ids = _ids(path)
-    known = [item for item in ids if run.data.split.items.known([item])]
-    if len(known) < len(ids):
-        strange = [item for item in ids if not run.data.split.items.known([item])]
-        note(f"{path}: {len(strange)} of {len(ids)} items are unknown to the model, {_some(strange)}")
-    return known
+def _known_items(run: Run, ids: Sequence[str], where: str) -> list[str]:
+    """Return the ids that the model knows, and say which it does not; ConfigError if it knows none."""
+    numbers = run.data.split.items.numbers(ids).tolist()
+    strange = [item for item, number in zip(ids, numbers, strict=True) if number < 0]
+    if len(strange) == len(ids):
+        first = run.data.split.items.ids[0]
+        raise ConfigError(f"{where} names no item that the model knows; its ids look like {first!r}")
+    if strange:
+        note(f"{where}: {len(strange)} of {len(ids)} items are unknown to the model, {_some(strange)}")
+    return [item for item, number in zip(ids, numbers, strict=True) if number >= 0]
 
 
 def _ids(path: Path) -> list[str]:

@@ -41,15 +41,13 @@ def histories_of(run: Run, rows: pl.DataFrame) -> Histories:
     """
     split, config = run.data.split, run.recipe.data
     users = rows["user"].unique(maintain_order=True)
-    numbers = [split.users.known([user])[0] if split.users.known([user]) else -1 for user in users]
-    ids = pl.DataFrame({"item": split.items.ids, "number": np.arange(len(split.items))})
-    known = rows.join(ids, on="item", how="inner", maintain_order="left")
+    known = rows.with_columns(pl.Series("number", split.items.numbers(rows["item"]))).filter(pl.col("number") >= 0)
     read = known
     if split.protocol in ONE_HISTORY:
         read = without_repeats(read, config)
     if split.protocol == "leave-one-out":
         read = newest(read, config)
-    return Histories(users.to_list(), np.array(numbers, np.int64), _sequences(read, users), _sequences(known, users))
+    return Histories(users.to_list(), split.users.numbers(users), _sequences(read, users), _sequences(known, users))
 
 
 def _sequences(rows: pl.DataFrame, users: pl.Series) -> Sequences:
@@ -57,4 +55,4 @@ def _sequences(rows: pl.DataFrame, users: pl.Series) -> Sequences:
     sizes = rows.group_by("user").len()
     counts = users.to_frame("user").join(sizes, on="user", how="left", maintain_order="left")["len"].fill_null(0)
     offsets = np.concatenate([[0], counts.to_numpy().cumsum()]).astype(np.int64)
-    return Sequences(rows["number"].to_numpy().astype(np.int64), offsets)
+    return Sequences(rows["number"].to_numpy(), offsets)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from itertools import count
 from pathlib import Path
 from uuid import uuid4
 
@@ -58,10 +59,10 @@ def _advice(error: Exception) -> str:
 
 
 def _parquet_parts(folder: Path) -> Write:
-    count = iter(range(10**9))
+    number = count()
 
     def write(rows: pl.DataFrame) -> None:
-        rows.write_parquet(folder / f"part-{next(count):09}.parquet")
+        rows.write_parquet(folder / f"part-{next(number):09}.parquet")
 
     return write
 

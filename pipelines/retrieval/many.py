@@ -1,13 +1,13 @@
-"""The best items for many people at once, in bounded memory.
+"""The best items for many people at once.
 
-Every score is computed, so the lists are exact, however many items somebody has had.
+Every score is computed, so the lists are exact, however many items somebody has had. Interactions are read, and scores
+held, some at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import polars as pl
@@ -16,10 +16,9 @@ from numpy.typing import NDArray
 
 from features.errors import ConfigError
 from models.shared.recommender import UserBatch
-from pipelines.data.load import load_data
-from pipelines.data.split import histories
+from pipelines.data.split import histories, pieces
 from pipelines.retrieval.histories import Histories, histories_of
-from pipelines.retrieval.searchable import check_top, item_vectors
+from pipelines.retrieval.searchable import check_top, searchable_vectors
 from pipelines.runs.kept.kept_data import by_user, kept_rows
 from pipelines.runs.run import Run
 
@@ -65,7 +64,7 @@ class Lister:
         self.run, self.choice, self.unserved = run, choice, Unserved()
         items = run.data.split.items
         check_top(choice.top)
-        vectors = torch.from_numpy(item_vectors(run.model))
+        vectors = torch.from_numpy(searchable_vectors(run.model))
         rows = np.arange(len(items)) if choice.only is None else np.unique(items.known(choice.only))
         self.rows = np.setdiff1d(rows, items.known(choice.never))
         if not len(self.rows):
@@ -74,15 +73,15 @@ class Lister:
         self.place[self.rows] = np.arange(len(self.rows))
         self.vectors = vectors[torch.from_numpy(self.rows)].T.contiguous() if len(self.rows) < len(items) else vectors.T
         self.names = np.array(items.ids, dtype=object)[self.rows]
-        self._scores = torch.empty(0)
+        self._step = max(1, min(USERS_AT_A_TIME, SCORES_AT_A_TIME // len(self.rows)))
+        self._scores = torch.empty(self._step, len(self.rows))  # the same every time: new memory is slow to touch
 
     def lists(self, rows: pl.DataFrame) -> Iterator[pl.DataFrame]:
         """Yield the lists of the people in interactions (as `histories_of` takes them), as columns of SCHEMA."""
         found = histories_of(self.run, rows)
         served = self._served(found)
-        step = max(1, min(USERS_AT_A_TIME, SCORES_AT_A_TIME // len(self.rows)))
-        for start in range(0, len(served), step):
-            yield self._some(found, served[start : start + step])
+        for start in range(0, len(served), self._step):
+            yield self._some(found, served[start : start + self._step])
 
     def _served(self, found: Histories) -> NDArray[np.int64]:
         if self.run.model.reads_history:
@@ -98,12 +97,11 @@ class Lister:
         numbers = np.maximum(found.numbers[people], 0)
         with torch.inference_mode():
             batch = UserBatch(torch.from_numpy(numbers), torch.from_numpy(items), torch.from_numpy(mask))
-            scores = self._room(len(people))
+            scores = self._scores[: len(people)]
             torch.mm(self.run.model.user_vectors(batch).float(), self.vectors, out=scores)
             if self.choice.hide_seen:
-                sizes = found.had.offsets[people + 1] - found.had.offsets[people]
-                had = np.concatenate([found.had.flat[slice(*found.had.offsets[one : one + 2])] for one in people])
-                columns, lines = self.place[had], np.repeat(np.arange(len(people)), sizes)
+                had, offsets = pieces(found.had.flat, found.had.offsets[people], found.had.offsets[people + 1])
+                columns, lines = self.place[had], np.repeat(np.arange(len(people)), np.diff(offsets))
                 scores[torch.from_numpy(lines[columns >= 0]), torch.from_numpy(columns[columns >= 0])] = -torch.inf
             best = scores.topk(min(self.choice.top, len(self.rows)))
         values, places = best.values.numpy(), best.indices.numpy()
@@ -119,12 +117,6 @@ class Lister:
             schema=SCHEMA,
         )
 
-    def _room(self, people: int) -> torch.Tensor:
-        """Return memory for scores (people, choices); the same every time, since new memory is slow to touch."""
-        if not len(self._scores):
-            self._scores = torch.empty(people, len(self.rows))
-        return self._scores[:people] if len(self._scores) >= people else torch.empty(people, len(self.rows))
-
 
 def rows_of_users(run: Run, users: Iterable[str] | None) -> Iterator[pl.DataFrame]:
     """Yield the interactions of users, those of one user never apart; None: of all users.
@@ -132,14 +124,7 @@ def rows_of_users(run: Run, users: Iterable[str] | None) -> Iterator[pl.DataFram
     They are read from the run, some at a time, unless the dataset has changed since.
     """
     wanted = None if users is None else pl.Series(list(users), dtype=pl.String)
-    path = kept_rows(run.folder, run.recipe.data)
-    if path is None:
-        whole = run.data.dataset.interactions
-        if whole.is_empty():
-            whole = load_data(run.recipe.data).dataset.interactions
-        parts: Iterable[pl.DataFrame] = [by_user(whole).select("user", "item")]
-    else:
-        parts = _parts(path)
+    parts = kept_rows(run.folder, run.recipe.data, ROWS_AT_A_TIME) or [by_user(run.data.dataset.interactions)]
     held = None
     for part in parts:
         joined = part if held is None else pl.concat([held, part])
@@ -150,14 +135,8 @@ def rows_of_users(run: Run, users: Iterable[str] | None) -> Iterator[pl.DataFram
         yield from _wanted(held, wanted)
 
 
-def _parts(path: Path) -> Iterator[pl.DataFrame]:
-    scan = pl.scan_parquet(path).select("user", "item")
-    total = scan.select(pl.len()).collect().item()
-    for start in range(0, total, ROWS_AT_A_TIME):
-        yield scan.slice(start, ROWS_AT_A_TIME).collect()
-
-
 def _wanted(rows: pl.DataFrame, users: pl.Series | None) -> Iterator[pl.DataFrame]:
+    """Yield the rows of `users`, or all; nothing where there are none."""
     found = rows if users is None else rows.filter(pl.col("user").is_in(users.implode()))
     if len(found):
         yield found

@@ -33,7 +33,7 @@ from pipelines.console import note, print_json, say, table
 from pipelines.data.split import Sequences, histories
 from pipelines.retrieval.exact_index import USES_FAISS, ExactIndex, scale_to_length_1
 from pipelines.retrieval.histories import Histories, histories_of
-from pipelines.retrieval.searchable import check_top, item_vectors
+from pipelines.retrieval.searchable import check_top, searchable_vectors
 from pipelines.runs.kept.kept_data import ITEM_ROWS, id_lines
 from pipelines.runs.run import Run
 
@@ -80,7 +80,7 @@ def recommend(run: Run, user: str, top: int) -> list[Hit]:
     """Return the best items for a user, given the user's whole history in the dataset; seen items are hidden."""
     split = run.data.split
     check_top(top)
-    number = _number(run, user)
+    number = number_of(run, user)
     index = _run_index(run)
     found = _history(run, user)
     if run.model.reads_history and not len(found.read.flat):
@@ -97,7 +97,7 @@ def recommend(run: Run, user: str, top: int) -> list[Hit]:
     return [Hit(split.items.ids[row], score, titles.get(split.items.ids[row], "")) for row, score in hits]
 
 
-def _number(run: Run, user: str) -> int:
+def number_of(run: Run, user: str) -> int:
     """Return a user's number; 0 for a user it was not trained on, if the model looks at histories alone.
 
     Raises:
@@ -129,7 +129,7 @@ def _history(run: Run, user: str) -> Histories:
 def _run_index(run: Run) -> Any:
     """Return the index in a run's folder; build it on first use, and again where its vectors or ids have changed."""
     path = run.folder / "index.faiss"
-    vectors, ids = item_vectors(run.model), id_lines(run.data.split.items.ids)
+    vectors, ids = searchable_vectors(run.model), id_lines(run.data.split.items.ids)
     if not USES_FAISS:
         return build_index(vectors)
     made_from = {

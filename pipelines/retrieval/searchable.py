@@ -2,26 +2,21 @@
 
 from __future__ import annotations
 
-import numpy as np
-import torch
-from numpy.typing import NDArray
-
 from features.errors import ConfigError
 from models.shared.recommender import Recommender
+from pipelines.runs.kept.kept_vectors import Floats, item_vectors
 
-Floats = NDArray[np.float32]
 TOP = 10  # items in a list unless another number is asked for; fine for the smallest catalogue, too
 
 
-def item_vectors(model: Recommender) -> Floats:
+def searchable_vectors(model: Recommender) -> Floats:
     """Return the model's (I, D) item vectors; ConfigError for a model whose scores are no inner products."""
-    if not model.inner_product:
+    vectors = item_vectors(model)
+    if vectors is None:
         raise ConfigError(
             f"{type(model).__name__}'s score is no inner product of a user and an item vector, so FAISS cannot search "
             "it; rank with `evaluate`, or train a model that the verb `models` lists as searchable"
         )
-    with torch.inference_mode():
-        vectors: Floats = model.item_vectors().float().cpu().numpy()
     return vectors
 
 

@@ -41,7 +41,7 @@ from pipelines.recipe.yaml_text import dump_yaml
 from pipelines.runs.costs import files_read, run_costs
 from pipelines.runs.inputs import Inputs, build, open_features, read_inputs
 from pipelines.runs.kept.kept_data import ITEM_ROWS, USER_ROWS, keep, write_row_ids
-from pipelines.runs.kept.kept_vectors import ITEM_VECTORS, USER_VECTORS, forget_vectors, keep_vectors, vectors_to_keep
+from pipelines.runs.kept.kept_vectors import ITEM_VECTORS, USER_VECTORS, forget_vectors, item_vectors, keep_vectors
 from pipelines.runs.memory import peaks, start_peaks
 from pipelines.runs.processes import refuse_recipe, share_model
 from pipelines.runs.record import begin_record, finish_record
@@ -113,9 +113,10 @@ def run_recipe(
             progress=watch,
             ranks=ranks,
         )
+    model.eval()
     with tf32(False), held_tables(model):  # encoders run once over all items, for the test and for what is kept
         result = evaluate_test(model, recipe, split, place)
-        vectors = vectors_to_keep(model)
+        vectors = item_vectors(model)
     metrics = as_metrics(result, split) | {"valid": fitted.best}
     log.write(fitted.history)  # whole also where nothing was left to train
     if ranks.first:

@@ -15,7 +15,7 @@ from models.shared.objective import DRAWN
 from models.shared.recommender import Recommender, TrainBatch, UserBatch
 from models.shared.sequential import SequentialRecommender
 from pipelines.ranking.full_ranking import evaluate
-from pipelines.retrieval.retrieve import item_vectors
+from pipelines.retrieval.searchable import searchable_vectors
 from pipelines.training.fit import FitResult, fit
 from pipelines.training.train_config import TrainConfig
 from tests.support.checkerboard import (
@@ -88,7 +88,7 @@ def test_shapes_and_types(name: str, items: str) -> None:
         assert users.dtype == table.dtype == torch.float32
         torch.testing.assert_close(scores, users @ table.T)
     else:
-        for vectors in (lambda: model.user_vectors(batch), model.item_vectors, lambda: item_vectors(model)):
+        for vectors in (lambda: model.user_vectors(batch), model.item_vectors, lambda: searchable_vectors(model)):
             with pytest.raises((ValueError, ConfigError), match="score is no inner product"):
                 vectors()
 

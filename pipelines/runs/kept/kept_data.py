@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -94,6 +94,8 @@ def kept_user(folder: Path, config: DataConfig, user: str | None) -> Data | None
     told = _kept_source(folder, config)
     if told is None:
         return None
+    if not here(config.folder).exists():
+        note(f"dataset folder {config.folder} does not exist any more; the interactions that {folder} keeps are used")
     try:
         rows = (
             pl.scan_parquet(folder / ROWS).filter(pl.lit(False) if user is None else pl.col("user") == user).collect()
@@ -106,13 +108,19 @@ def kept_user(folder: Path, config: DataConfig, user: str | None) -> Data | None
     return None if split is None else Data(dataset, split)
 
 
-def kept_rows(folder: Path, config: DataConfig) -> Path | None:
-    """Return the Parquet file of the interactions that a run keeps, user after user.
+def kept_rows(folder: Path, config: DataConfig, at_a_time: int) -> Iterator[pl.DataFrame] | None:
+    """Return users and items of the interactions that a run keeps, user after user, in parts; None as in `kept_user`.
 
-    None as in `kept_user`, and for a run of an earlier version, which kept the rows in the order of the dataset.
+    A run of an earlier version keeps them in the order of the dataset; they come in one part.
     """
     told = _kept_source(folder, config)
-    return folder / ROWS if told is not None and told.get("by_user") else None
+    if told is None:
+        return None
+    kept = pl.scan_parquet(folder / ROWS).select("user", "item")
+    if not told.get("by_user"):
+        return iter([by_user(kept.collect())])
+    total = kept.select(pl.len()).collect().item()
+    return (kept.slice(start, at_a_time).collect() for start in range(0, total, at_a_time))
 
 
 def by_user(rows: pl.DataFrame) -> pl.DataFrame:
@@ -131,8 +139,6 @@ def _kept_source(folder: Path, config: DataConfig) -> dict[str, Any] | None:
             return None
     except (ConfigError, KeyError):
         return None
-    if not there.exists():
-        note(f"dataset folder {there} does not exist any more; the interactions that {folder} keeps are used")
     return told
 
 

@@ -36,12 +36,8 @@ USERS_AT_A_TIME = 4096
 Floats = NDArray[np.float32]
 
 
-def vectors_to_keep(model: Recommender) -> Floats | None:
-    """Return the (I, D) item vectors of a model, None for one without; all processes that train it must call this.
-
-    The model is in eval mode afterwards.
-    """
-    model.eval()
+def item_vectors(model: Recommender) -> Floats | None:
+    """Return the (I, D) item vectors of a model, None for one without; all processes that train it must call this."""
     if not model.inner_product:
         return None
     with torch.inference_mode():
@@ -54,8 +50,8 @@ def keep_vectors(folder: Path, model: Recommender, items: Floats | None, n_users
 
     Args:
         folder: the run folder.
-        model: the model, as `vectors_to_keep` left it.
-        items: what `vectors_to_keep` returned; None: nothing is written.
+        model: the model, in eval mode.
+        items: what `item_vectors` returned; None: nothing is written.
         n_users: number of users, U.
 
     Raises:

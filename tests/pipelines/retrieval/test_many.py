@@ -157,6 +157,48 @@ def test_somebody_elses_history_counts_as_a_users_does(folder: Path, tmp_path: P
     assert "1 of 2 items are unknown to the model, such as 'strange'" in " ".join(capsys.readouterr().err.split())
 
 
+def test_times_in_a_table_of_other_people_count(folder: Path, tmp_path: Path, capsys: Capture) -> None:
+    table = tmp_path / "people.csv"
+    lists = []
+    for rows in ("x,003,2\nx,007,1\n", "x,007,1\nx,003,2\n"):
+        write(table, f"user,item,timestamp\n{rows}")
+        assert cli("recommend", folder, "--histories", table, "--out", tmp_path / "x.parquet") == 0
+        lists.append(pl.read_parquet(tmp_path / "x.parquet"))
+    assert lists[0].equals(lists[1])
+    write(table, "user,item,timestamp\nx,003,2\nx,007,soon\n")  # not the order of the file in silence
+    assert cli("recommend", folder, "--histories", table, "--out", tmp_path / "x.parquet") == 2
+    assert "time that is neither a number nor an ISO 8601 date" in " ".join(capsys.readouterr().err.split())
+
+
+def test_a_user_who_came_later_has_choices_too(tmp_path: Path, capsys: Capture) -> None:
+    run = trained(tmp_path, "sasrec")
+    with (tmp_path / "small" / "interactions.tsv").open("a") as handle:
+        handle.write("fresh\t003\t1\n")
+    assert cli("recommend", run, "--user", "fresh", "--seen", "keep", "--json") == 0
+    told = capsys.readouterr()
+    assert len(json.loads(told.out)) == 10
+    assert "user 'fresh' was not trained on; sasrec ranks by the history alone" in " ".join(told.err.split())
+
+
+def test_a_dataset_that_is_gone_is_named_once(tmp_path: Path, capsys: Capture) -> None:
+    run = trained(tmp_path, "sasrec")
+    (tmp_path / "small").rename(tmp_path / "elsewhere")
+    assert cli("recommend", run, "--users", "all", "--out", tmp_path / "lists.csv") == 0
+    assert " ".join(capsys.readouterr().err.split()).count("does not exist any more") == 1
+
+
+def test_a_run_that_keeps_rows_in_another_order_gives_the_same_lists(tmp_path: Path) -> None:
+    """Earlier versions kept them in the order of the dataset, and said nothing about it."""
+    run = trained(tmp_path, "sasrec")
+    expected = lists_of(open_to_serve(run, rows=False), Choice(5))
+    rows = pl.read_parquet(run / "interactions.parquet")
+    rows.sort("timestamp", maintain_order=True).write_parquet(run / "interactions.parquet")
+    told = json.loads((run / "dataset.json").read_text())
+    del told["by_user"]
+    (run / "dataset.json").write_text(json.dumps(told))
+    assert lists_of(open_to_serve(run, rows=False), Choice(5)) == expected
+
+
 def test_choices_of_one_user(folder: Path, tmp_path: Path, capsys: Capture) -> None:
     only = write(tmp_path / "only.txt", "003\n004\n005\nzzz\n")
     never = write(tmp_path / "not.txt", "004\n")
@@ -177,12 +219,12 @@ WRONG = {
     "above it for many": (("--users", "all", "--out", "x.csv", "--top", "31"), "at most the 30 that there are"),
     "a user of nobody": (("--user", "u99"), "unknown user 'u99'"),
     "the same with a choice": (("--user", "u99", "--seen", "keep"), "unknown user 'u99'"),
-    "unknown items": (("--history", "a,b"), "of which the model knows no item"),
-    "no items": (("--history", " , "), "of which the model knows no item"),
+    "unknown items": (("--history", "a,b"), "names no item that the model knows"),
+    "no items": (("--history", " , "), "names no item that the model knows"),
     "no such file": (("--users", "missing.txt", "--out", "x.csv"), "missing.txt does not exist"),
     "nobody known": (("--users", "strangers.txt", "--out", "x.csv"), "nobody got a list: 1 users unknown"),
     "an empty file": (("--users", "empty.txt", "--out", "x.csv"), "empty.txt holds no ids"),
-    "only unknown items": (("--user", "u01", "--only", "strangers.txt"), "names no item that the run knows"),
+    "only unknown items": (("--user", "u01", "--only", "strangers.txt"), "names no item that the model knows"),
     "a folder": (("--users", "all", "--out", "folder.csv"), "which is a folder"),
 }
 

@@ -19,7 +19,8 @@ from features.store import FeatureFile
 from models.shared.recommender import UserBatch
 from pipelines.retrieval import retrieve
 from pipelines.retrieval.histories import histories_of
-from pipelines.retrieval.retrieve import build_index, item_vectors, recommend, search, show_recommended, similar
+from pipelines.retrieval.retrieve import build_index, recommend, search, show_recommended, similar
+from pipelines.retrieval.searchable import searchable_vectors
 from pipelines.runs.experiment import run_recipe
 from pipelines.runs.kept.kept_data import by_user
 from pipelines.runs.run import Run, open_run
@@ -78,7 +79,9 @@ def test_item_ids_stand_beside_the_index_and_are_made_again_with_it(run: Run, ca
     assert ids.read_text().split("\n") == [*run.data.split.items.ids, ""]
     assert json.loads((run.folder / "metrics.json").read_text())["files"]["items.txt"] == file_sha256(ids)
     row = faiss.read_index(str(path)).reconstruct(3)
-    assert np.array_equal(row, item_vectors(run.model)[run.data.split.items.index(ids.read_text().split("\n")[3])])
+    assert np.array_equal(
+        row, searchable_vectors(run.model)[run.data.split.items.index(ids.read_text().split("\n")[3])]
+    )
     kept = ids.read_bytes()
     for spoil in (lambda: ids.write_bytes(kept[4:]), ids.unlink):
         spoil()
@@ -108,7 +111,7 @@ def test_without_faiss_the_same_is_found(run: Run, tmp_path: Path, monkeypatch: 
 def test_an_index_of_another_run_is_refused(run: Run, wrong: str) -> None:
     recommend(run, "u01", 5)
     path = run.folder / "index.faiss"
-    kept, items = path.read_bytes(), item_vectors(run.model)
+    kept, items = path.read_bytes(), searchable_vectors(run.model)
     try:
         if wrong == "bytes":
             path.write_bytes(kept[:40])
@@ -194,7 +197,7 @@ def test_search_hides_rows_without_shortening_lists() -> None:
 
 
 def test_item_vectors_are_those_of_the_model(run: Run) -> None:
-    vectors = item_vectors(run.model)
+    vectors = searchable_vectors(run.model)
     assert vectors.shape == (len(run.data.split.items), 8)
     assert vectors.dtype == np.float32
 
