@@ -14,6 +14,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -85,8 +86,8 @@ def build(
     facts = TrainingFacts(
         len(split.users), len(split.items), torch.from_numpy(split.train_counts), torch.from_numpy(split.train_edges)
     )
-    towers_module.SAMPLE = SAMPLED
-    made = build_items(items, len(split.items), vectors or {}, generator, {}, towers or {}, {})
+    with patch.object(towers_module, "SAMPLE", SAMPLED):  # for this model alone
+        made = build_items(items, len(split.items), vectors or {}, generator, {}, towers or {}, {})
     return build_recommender(name, settings, made, facts, generator)
 
 

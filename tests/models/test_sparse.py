@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from models.shared import sparse
+from models.shared.graphs import sparse
 from models.shared.graphs.graph import SHORT, distinct_edges, unit
 from models.shared.graphs.sparse import Adjacency
 from models.shared.recommender import PairBatch

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from models import build_recommender, mmgcn, recommenders
 from models.items.build import ItemsConfig, build_items
-from models.shared import graph
+from models.shared.graphs import graph
 from models.shared.graphs.graph import SHORT, GraphRecommender
 from models.shared.recommender import Recommender, TrainingFacts
 
